@@ -1,0 +1,2 @@
+//! Records that the kernel programs send to userspace.
+#![no_std]

@@ -1,0 +1,365 @@
+//! What decoders deliver: requests, and replies reduced to what matters of them.
+
+use std::fmt;
+
+/// The protocol spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// Redis and its relatives: RESP2, RESP3, inline commands.
+    Redis,
+    /// Memcached, any of its dialects.
+    Memcached,
+}
+
+impl Protocol {
+    /// Value of `db.system.name`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Redis => "redis",
+            Protocol::Memcached => "memcached",
+        }
+    }
+}
+
+/// The class of an operation, value of `cache.operation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// Reads stored data.
+    Get,
+    /// Any write that stores data.
+    Set,
+    /// Removes data.
+    Delete,
+    /// Renews without reading.
+    Touch,
+    /// Counts up or down.
+    Increment,
+    /// Asks whether something is there.
+    Exists,
+    /// Sets or asks for a time to live.
+    Expire,
+    /// Walks the key space or a collection.
+    Scan,
+    /// Publishes or subscribes.
+    Pubsub,
+    /// Runs a script or function.
+    Script,
+    /// MULTI, EXEC and relatives.
+    Transaction,
+    /// Concerns the connection itself.
+    Connection,
+    /// Concerns the server.
+    Admin,
+    /// Not known to the command table.
+    Other,
+}
+
+impl Class {
+    /// Every class, in declaration order.
+    pub const ALL: [Class; 14] = [
+        Class::Get,
+        Class::Set,
+        Class::Delete,
+        Class::Touch,
+        Class::Increment,
+        Class::Exists,
+        Class::Expire,
+        Class::Scan,
+        Class::Pubsub,
+        Class::Script,
+        Class::Transaction,
+        Class::Connection,
+        Class::Admin,
+        Class::Other,
+    ];
+
+    /// Value of `cache.operation`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Get => "get",
+            Class::Set => "set",
+            Class::Delete => "delete",
+            Class::Touch => "touch",
+            Class::Increment => "increment",
+            Class::Exists => "exists",
+            Class::Expire => "expire",
+            Class::Scan => "scan",
+            Class::Pubsub => "pubsub",
+            Class::Script => "script",
+            Class::Transaction => "transaction",
+            Class::Connection => "connection",
+            Class::Admin => "admin",
+            Class::Other => "other",
+        }
+    }
+}
+
+/// A short ASCII word taken from the wire, kept without allocation: a command name, an error prefix.
+///
+/// Longer input is cut at [`Word::CAPACITY`] bytes. Letters are upper-cased; a byte that is neither an ASCII letter
+/// nor a digit nor one of `_ - .` becomes `?`, so that a word is always safe to print and to use as an attribute.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Word {
+    length: u8,
+    bytes: [u8; Word::CAPACITY],
+}
+
+impl Word {
+    /// Most bytes kept.
+    pub const CAPACITY: usize = 31;
+
+    /// Takes a word from the wire.
+    #[must_use]
+    pub fn new(wire: &[u8]) -> Self {
+        let mut bytes = [0; Self::CAPACITY];
+        let length = wire.len().min(Self::CAPACITY);
+        for (to, from) in bytes.iter_mut().zip(wire) {
+            *to = match from {
+                b'a'..=b'z' => from.to_ascii_uppercase(),
+                b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'.' => *from,
+                _ => b'?',
+            };
+        }
+        Self {
+            length: length as u8,
+            bytes,
+        }
+    }
+
+    /// The word.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or("?")
+    }
+}
+
+impl fmt::Debug for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+/// The name of an operation, value of `db.operation.name`: upper-case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// In the command table of its protocol.
+    Known {
+        /// Index into that table: dense, so that series can be kept in an array.
+        index: u16,
+        /// The name.
+        name: &'static str,
+    },
+    /// As it came over the wire.
+    Other(Word),
+}
+
+impl Operation {
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Operation::Known { name, .. } => name,
+            Operation::Other(word) => word.as_str(),
+        }
+    }
+}
+
+/// What the server sends back for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// One reply.
+    One,
+    /// None at all: noreply, CLIENT REPLY SKIP.
+    None,
+    /// One confirmation for each channel, then pushes (RESP2 SUBSCRIBE and relatives).
+    Subscriptions(u32),
+}
+
+/// What a successful request does to its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Effect {
+    /// Nothing.
+    #[default]
+    None,
+    /// SELECT of this database.
+    Select(u32),
+    /// MULTI: the commands that follow are queued until EXEC or DISCARD.
+    Multi,
+    /// EXEC or DISCARD.
+    EndMulti,
+    /// RESET: back to the state of a new connection.
+    Reset,
+    /// CLIENT REPLY ON: replies again, beginning with its own.
+    ReplyOn,
+    /// CLIENT REPLY OFF: no reply, from this one on.
+    ReplyOff,
+    /// CLIENT REPLY SKIP: no reply to this one and to the next.
+    ReplySkip,
+    /// MONITOR, SYNC, PSYNC: what follows the reply is a stream, not replies.
+    Stream,
+    /// QUIT: the server closes after its reply.
+    Quit,
+}
+
+/// What is kept of a request for spans. Holds no values and no secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Detail {
+    /// `db.query.text`: keys stay, values are `?`. Printable: other bytes are escaped as `\xNN`.
+    pub text: String,
+    /// The first keys, at most [`Detail::MAX_KEYS`], each printable and of at most [`Detail::MAX_KEY_BYTES`] bytes of the wire.
+    pub keys: Vec<String>,
+    /// SHA-1 or name of a script or function.
+    pub stored_procedure: Option<String>,
+}
+
+impl Detail {
+    /// Most keys kept.
+    pub const MAX_KEYS: usize = 16;
+    /// Most bytes kept of a key.
+    pub const MAX_KEY_BYTES: usize = 512;
+}
+
+/// One request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// Its name.
+    pub operation: Operation,
+    /// Its class.
+    pub class: Class,
+    /// Keys it names.
+    pub key_count: u32,
+    /// Bytes of the value or values that it writes; exact even when they were not captured. `None` when it writes none.
+    pub value_size: Option<u64>,
+    /// Time to live that it sets, seconds. `None` when it sets none.
+    pub ttl: Option<i64>,
+    /// What comes back.
+    pub answer: Answer,
+    /// What it does to its connection.
+    pub effect: Effect,
+    /// Whether the server may hold the reply back until something happens (BLPOP and relatives).
+    pub blocking: bool,
+    /// How hits and misses are read off the reply.
+    pub hit_rule: HitRule,
+    /// For spans, when the decoder was asked to keep it.
+    pub detail: Option<Box<Detail>>,
+}
+
+/// How hits and misses are read off a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HitRule {
+    /// The request reads no key or field, or its reply does not tell.
+    #[default]
+    None,
+    /// A null reply is a miss, any other a hit.
+    Null,
+    /// Each null among the top-level elements is a miss, each other element a hit. A null reply misses all.
+    NullElements {
+        /// Keys or fields asked for.
+        asked: u32,
+    },
+    /// An empty aggregate (or a null) is a miss.
+    Empty,
+    /// An integer: how many of those asked for are there.
+    Count {
+        /// Keys or fields asked for.
+        asked: u32,
+    },
+    /// An array of integers, each 0 for a miss.
+    ZeroElements {
+        /// Keys or fields asked for.
+        asked: u32,
+    },
+    /// A negative integer is a miss if it is -2 (TTL and relatives: no such key).
+    MinusTwo,
+    /// Memcached retrieval: values that came against keys asked for.
+    Values {
+        /// Keys asked for.
+        asked: u32,
+    },
+    /// Memcached: NOT_FOUND is a miss, success a hit (incr, decr, touch).
+    Found,
+}
+
+/// What a reply says, as far as its request's meaning goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// Keys or fields found.
+    pub hits: u32,
+    /// Keys or fields not found.
+    pub misses: u32,
+    /// Bytes of the value or values read; exact even when they were not captured. `None` when none was read.
+    pub value_size: Option<u64>,
+    /// Error prefix or status: `WRONGTYPE`, `SERVER_ERROR`.
+    pub error: Option<Word>,
+    /// Where MOVED or ASK points; such a reply is no error of the application.
+    pub redirect: Option<Redirect>,
+    /// Keys or fields removed.
+    pub deleted: Option<u64>,
+    /// The command was queued by MULTI: its own outcome comes with EXEC.
+    pub queued: bool,
+}
+
+/// The target of MOVED or ASK.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Redirect {
+    length: u8,
+    bytes: [u8; Redirect::CAPACITY],
+}
+
+impl Redirect {
+    /// Most bytes of `host:port` kept.
+    pub const CAPACITY: usize = 62;
+
+    /// `None` when it is longer than [`Self::CAPACITY`] or is not graphic ASCII.
+    #[must_use]
+    pub fn new(target: &[u8]) -> Option<Self> {
+        if target.len() > Self::CAPACITY || !target.iter().all(u8::is_ascii_graphic) {
+            return None;
+        }
+        let mut bytes = [0; Self::CAPACITY];
+        bytes[..target.len()].copy_from_slice(target);
+        Some(Self {
+            length: target.len() as u8,
+            bytes,
+        })
+    }
+
+    /// `host:port`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or("?")
+    }
+}
+
+impl fmt::Debug for Redirect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a byte stream cannot be read on: the decoder's third answer, beside "complete" and "incomplete".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Malformed {
+    /// A byte that no message can have here.
+    #[error("a byte that the protocol does not allow here")]
+    Syntax,
+    /// Deeper nesting than [`redis` budgets](crate::protocol::redis) allow.
+    #[error("nesting deeper than the budget")]
+    Depth,
+    /// A length or count beyond what the server itself accepts.
+    #[error("a length beyond the protocol's limit")]
+    Length,
+    /// A line longer than the budget.
+    #[error("a line longer than the budget")]
+    Line,
+    /// A well-formed beginning of another protocol, such as HTTP.
+    #[error("another protocol")]
+    Foreign,
+}
+
+/// A gap that fell outside a value of declared length: framing is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a gap outside a value: where the next message begins is not known")]
+pub struct FramingLost;

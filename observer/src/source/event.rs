@@ -1,0 +1,136 @@
+//! What every source delivers: one event for each piece of payload or change of a connection.
+
+use std::net::SocketAddr;
+
+/// Nanoseconds on the source's clock: monotonic for live traffic, since the Unix epoch for captures.
+///
+/// [`Clock`] turns it into Unix time.
+pub type Nanos = u64;
+
+/// Turns a source's [`Nanos`] into nanoseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Clock {
+    /// Unix time minus source time, nanoseconds.
+    pub offset: i64,
+}
+
+impl Clock {
+    /// Nanoseconds since the Unix epoch for a time of this source.
+    #[must_use]
+    pub fn unix_nanos(self, time: Nanos) -> u64 {
+        time.saturating_add_signed(self.offset)
+    }
+}
+
+/// One socket, that is, one end of a connection.
+///
+/// Addresses alone do not identify it: namespaces repeat them. A kernel `sock` pointer alone does not
+/// either: the kernel reuses it. Together they do, from establishment to close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SocketId {
+    /// Address of the kernel's `struct sock`; a number of the source's own for captures.
+    pub sk: u64,
+    /// Inode of the network namespace; 0 for captures.
+    pub netns: u32,
+    /// This end. IPv4-mapped addresses are given as IPv4.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+}
+
+/// The thread that made the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Task {
+    /// Process id in the initial pid namespace (the kernel's `tgid`).
+    pub pid: u32,
+    /// Thread id (the kernel's `pid`).
+    pub tid: u32,
+    /// Id of the cgroup in the v2 hierarchy; 0 when there is none.
+    pub cgroup: u64,
+    /// The thread's name, NUL-padded.
+    pub comm: [u8; 16],
+}
+
+/// Which way bytes crossed the observed socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Out of the observed process.
+    Send,
+    /// Into the observed process.
+    Receive,
+}
+
+/// Which end of the connection the observed socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum End {
+    /// It sent the SYN.
+    Client,
+    /// It accepted the connection.
+    Server,
+}
+
+/// Why payload that the application moved was not captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Uncaptured {
+    /// Beyond the capture limit of one call, or beyond a capture file's snapshot length.
+    Limit,
+    /// Moved by a call whose buffer cannot be read there: io_uring, splice, sendfile, sendmmsg and the like.
+    Unreadable,
+    /// The buffer was not mapped when the hook read it.
+    Fault,
+}
+
+/// One event of a source.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Event<'a> {
+    /// When the call returned, or the packet was captured.
+    pub time: Nanos,
+    /// The socket it happened on.
+    pub socket: SocketId,
+    /// The thread that made the call. `None` where the source cannot know (captures, softirq).
+    pub task: Option<Task>,
+    /// What happened.
+    pub kind: EventKind<'a>,
+}
+
+/// What happened on a socket.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum EventKind<'a> {
+    /// Payload moved.
+    Data(Data<'a>),
+    /// `connect` was called. Local port and address may still be unset: match it by `sk`.
+    Connecting,
+    /// The handshake is complete.
+    Established {
+        /// Which end this socket is.
+        end: End,
+        /// TCP sequence number of the first byte that this end will send, if known.
+        send_position: Option<u32>,
+        /// TCP sequence number of the first byte that this end will receive, if known.
+        receive_position: Option<u32>,
+    },
+    /// The connection is gone; the socket sends and receives no more.
+    Closed,
+}
+
+/// One piece of payload: `length` bytes of the stream, of which the first `payload.len()` are here.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Data<'a> {
+    /// Which way.
+    pub direction: Direction,
+    /// When the call began, where the source knows; else equal to [`Event::time`].
+    pub started: Nanos,
+    /// TCP sequence number of the first byte.
+    pub position: u32,
+    /// The position of the other direction at that moment: for a send the next byte to receive, for a
+    /// receive the next byte to send. `None` where the source cannot know.
+    pub opposite: Option<u32>,
+    /// Bytes of the stream that this event stands for, at least `payload.len()`.
+    pub length: u32,
+    /// The bytes captured.
+    pub payload: &'a [u8],
+    /// Why `payload` is shorter than `length`; `None` when it is not.
+    pub uncaptured: Option<Uncaptured>,
+    /// Whether this is a further piece of the same call as the event before it on this socket.
+    pub continued: bool,
+}

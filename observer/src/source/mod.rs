@@ -1,0 +1,3 @@
+//! Where bytes come from: [`event`] is what every source delivers.
+
+pub mod event;

@@ -1,0 +1,169 @@
+//! The observer's own counters: what it saw, what it lost and why.
+//!
+//! One shared [`Telemetry`]; every stage counts into it, the sinks export it. All counters only grow, except
+//! the one that is called a gauge.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Counts `n` more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Takes over a total kept elsewhere, such as in the kernel.
+    pub fn set(&self, total: u64) {
+        self.0.store(total, Ordering::Relaxed);
+    }
+
+    /// The total.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Declares an enum of reasons with its attribute values, and a set of counters indexed by it.
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            /// Every reason, in declaration order.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+
+            /// Value of the `reason` (or `outcome`) attribute.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why an event did not arrive: `observer.events.lost`.
+    Lost {
+        /// The ring buffer was full.
+        RingFull = "ring_full",
+        /// The kernel skipped the hook because it was already running on that CPU.
+        Recursion = "recursion",
+        /// The record could not be understood.
+        Record = "record",
+    }
+}
+
+reasons! {
+    /// Why payload bytes were not read: `observer.payload.skipped`.
+    Skipped {
+        /// Beyond the capture limit of one call, or the snapshot length of a capture file.
+        Limit = "limit",
+        /// A call whose buffer cannot be read at the hook (io_uring, splice, sendfile …).
+        Unreadable = "unreadable",
+        /// The buffer was not mapped when the hook read it.
+        Fault = "fault",
+        /// Missing from the stream: the events or packets that held it were lost.
+        Missing = "missing",
+        /// Overlapping positions that cannot be ordered.
+        Race = "race",
+        /// Encrypted.
+        Tls = "tls",
+        /// Not the protocol of that port.
+        Foreign = "foreign",
+        /// A dialect that is not decoded.
+        Dialect = "dialect",
+        /// Seen while waiting for a sure boundary.
+        Unsynchronized = "unsynchronized",
+        /// Which end is the client is not known.
+        Role = "role",
+        /// After MONITOR, SYNC or PSYNC: a stream, not replies.
+        Stream = "stream",
+        /// Beyond the budget for data that arrived out of order.
+        Budget = "budget",
+    }
+}
+
+reasons! {
+    /// Why a connection was resynchronised: `observer.resynchronizations`.
+    Resync {
+        /// Bytes were missing outside a value.
+        Gap = "gap",
+        /// Bytes that the protocol does not allow.
+        Malformed = "malformed",
+        /// A reply that no request waits for.
+        Orphan = "orphan",
+        /// More outstanding requests than the budget.
+        Budget = "budget",
+        /// Overlapping positions that cannot be ordered.
+        Race = "race",
+    }
+}
+
+reasons! {
+    /// What became of a span: `observer.spans`.
+    SpanOutcome {
+        /// Accepted by the exporter's peer, or written.
+        Exported = "exported",
+        /// Left out by the span policy.
+        SampledOut = "sampled_out",
+        /// Dropped: queue full, or the collector refused or was away.
+        Dropped = "dropped",
+    }
+}
+
+/// The observer's own counters.
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    /// `observer.events`: events that arrived from the source.
+    pub events: Counter,
+    /// `observer.payload.captured`: payload bytes that arrived.
+    pub captured: Counter,
+    /// `observer.connections`, a gauge: connections tracked now.
+    pub connections: Counter,
+    /// Connections seen so far.
+    pub connections_seen: Counter,
+    /// `observer.replies.orphaned`: replies that no request waited for.
+    pub orphaned: Counter,
+    /// Replies out of turn that belong to no request: pub/sub messages and other pushes.
+    pub pushes: Counter,
+    /// Requests whose reply had to come and did not.
+    pub unanswered: Counter,
+    /// Bytes of the streams that were neither decoded nor bridged, whatever the reason.
+    pub lost_bytes: Counter,
+    lost: [Counter; Lost::ALL.len()],
+    skipped: [Counter; Skipped::ALL.len()],
+    resyncs: [[Counter; Resync::ALL.len()]; 2],
+    spans: [Counter; SpanOutcome::ALL.len()],
+}
+
+impl Telemetry {
+    /// `observer.events.lost`, by reason.
+    #[must_use]
+    pub fn lost(&self, reason: Lost) -> &Counter {
+        &self.lost[reason as usize]
+    }
+
+    /// `observer.payload.skipped` in bytes, by reason.
+    #[must_use]
+    pub fn skipped(&self, reason: Skipped) -> &Counter {
+        &self.skipped[reason as usize]
+    }
+
+    /// `observer.resynchronizations`, by protocol and reason.
+    #[must_use]
+    pub fn resyncs(&self, protocol: crate::protocol::Protocol, reason: Resync) -> &Counter {
+        &self.resyncs[protocol as usize][reason as usize]
+    }
+
+    /// `observer.spans`, by what became of them.
+    #[must_use]
+    pub fn spans(&self, outcome: SpanOutcome) -> &Counter {
+        &self.spans[outcome as usize]
+    }
+}
