@@ -98,6 +98,8 @@ reasons! {
         Malformed = "malformed",
         /// A reply that no request waits for.
         Orphan = "orphan",
+        /// A reply that cannot answer the request it would pair with.
+        Mismatch = "mismatch",
         /// More outstanding requests than the budget.
         Budget = "budget",
         /// Overlapping positions that cannot be ordered.
@@ -132,9 +134,7 @@ pub struct Telemetry {
     pub orphaned: Counter,
     /// Replies out of turn that belong to no request: pub/sub messages and other pushes.
     pub pushes: Counter,
-    /// Requests whose reply had to come and did not.
-    pub unanswered: Counter,
-    /// Bytes of the streams that were neither decoded nor bridged, whatever the reason.
+    /// Bytes of the streams that were neither decoded nor bridged: lost, or passed over until a sure boundary.
     pub lost_bytes: Counter,
     lost: [Counter; Lost::ALL.len()],
     skipped: [Counter; Skipped::ALL.len()],
