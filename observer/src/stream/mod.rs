@@ -10,6 +10,8 @@
 pub mod flows;
 pub mod pairing;
 pub mod reassembly;
+#[cfg(test)]
+mod tests;
 
 pub use flows::{Flow, Flows, Handler, Options, Ports, Role};
 

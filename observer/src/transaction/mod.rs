@@ -9,6 +9,9 @@
 pub mod conversation;
 pub mod matcher;
 
+#[cfg(test)]
+mod tests;
+
 pub use conversation::Conversation;
 
 use crate::protocol::{Outcome, Protocol, Request};
