@@ -34,7 +34,7 @@ pub(super) struct Engine {
 pub(super) struct Reporter {
     pub(super) enricher: Enricher,
     pub(super) aggregator: Aggregator,
-    pub(super) sinks: Option<Sinks>,
+    pub(super) sinks: Arc<Sinks>,
     pub(super) clock: Clock,
 }
 
@@ -71,12 +71,8 @@ impl Engine {
         }
     }
 
-    pub(super) fn into_reporter(self) -> Reporter {
-        self.reporter
-    }
-
-    pub(super) fn reporter_mut(&mut self) -> &mut Reporter {
-        &mut self.reporter
+    pub(super) fn reporter(&self) -> &Reporter {
+        &self.reporter
     }
 
     /// Runs the conversation of a session, and reports what comes out unless it is not decided yet.
@@ -120,6 +116,9 @@ impl Reporter {
         let bound = match &mut caller.bound {
             Some(bound) if bound.pid == pid => bound,
             bound => {
+                if let Some(old) = bound.take() {
+                    self.aggregator.release(old.series);
+                }
                 let service = self.enricher.service(transaction.task.as_ref());
                 let series = self
                     .aggregator
@@ -132,10 +131,8 @@ impl Reporter {
             }
         };
         self.aggregator.record(bound.series, &transaction);
-        if let Some(sinks) = &self.sinks
-            && transaction.ending != Ending::Unresolved
-        {
-            sinks.submit(Observation {
+        if self.sinks.wants_spans() && transaction.ending != Ending::Unresolved {
+            self.sinks.submit(Observation {
                 transaction,
                 endpoint: Arc::clone(&caller.endpoint),
                 service: Arc::clone(&bound.service),
@@ -159,7 +156,7 @@ impl Handler for Engine {
                 protocol,
                 end: flow.end,
                 from_start: flow.from_start,
-                keep_detail: self.reporter.sinks.is_some(),
+                keep_detail: self.reporter.sinks.wants_spans(),
             }),
             caller: Caller {
                 protocol,
@@ -193,15 +190,17 @@ impl Handler for Engine {
     }
 
     fn close(&mut self, flow: &Flow, mut session: Session, close: Close, time: Nanos) {
-        if flow.verdict == Verdict::Redundant {
-            return;
+        if flow.verdict != Verdict::Redundant {
+            let ending = match close {
+                Close::Closed => Ending::Unanswered,
+                Close::Abandoned => Ending::Unresolved,
+            };
+            self.converse(flow, &mut session, |conversation, telemetry, out| {
+                conversation.close(ending, time, telemetry, out);
+            });
         }
-        let ending = match close {
-            Close::Closed => Ending::Unanswered,
-            Close::Abandoned => Ending::Unresolved,
-        };
-        self.converse(flow, &mut session, |conversation, telemetry, out| {
-            conversation.close(ending, time, telemetry, out);
-        });
+        if let Some(bound) = session.caller.bound {
+            self.reporter.aggregator.release(bound.series);
+        }
     }
 }
