@@ -1,1 +1,11 @@
-//! Shared parts of the tests.
+//! What the tests share: real servers and clients, the built observer, a collector, network namespaces.
+//!
+//! Everything that a test starts is stopped when its value is dropped. Nothing is skipped: a program or a
+//! privilege that is missing is an error, which names the command that provides it.
+
+pub mod client;
+pub mod collector;
+pub mod namespace;
+pub mod observer;
+pub mod process;
+pub mod server;

@@ -1,2 +1,53 @@
-//! Tasks of this workspace.
-fn main() {}
+//! Tasks of this workspace: `cargo xtask TASK`.
+//!
+//! One module a task. [`shell`] runs other programs, [`setup`] sees to it that they are there.
+
+mod bench;
+mod build;
+mod demo;
+mod lint;
+mod run;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Set up, run, test, check and measure the cache observer.
+#[derive(Debug, Parser)]
+#[command(name = "xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Install what is missing to build; the other tasks do it themselves.
+    Setup(setup::Options),
+    /// Build the release binary: target/release/cache-observer.
+    Build,
+    /// Build, become root, observe this host.
+    Run(run::Options),
+    /// Run all tests; those with real servers as root.
+    Test(test::Options),
+    /// Check format, lints, dependencies and the house rules.
+    Lint,
+    /// Measure the overhead and the pipeline; writes target/bench.json.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Task::parse() {
+        Task::Setup(options) => setup::task(&options),
+        Task::Build => build::task().map(drop),
+        Task::Run(options) => return exit(run::task(&options)),
+        Task::Test(options) => test::task(&options),
+        Task::Lint => lint::task(),
+        Task::Bench(options) => bench::task(&options),
+    };
+    exit(done.map(|()| ExitCode::SUCCESS))
+}
+
+fn exit(done: anyhow::Result<ExitCode>) -> ExitCode {
+    done.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,218 @@
+//! Small clients, for when a test must know each byte it sends.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+/// A reply of Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// A status such as `OK`.
+    Status(String),
+    /// An error.
+    Error(String),
+    /// A number.
+    Integer(i64),
+    /// A value; `None` when there is none.
+    Bulk(Option<Vec<u8>>),
+    /// Several.
+    Array(Vec<Reply>),
+}
+
+/// A connection, shared by both clients.
+#[derive(Debug)]
+struct Connection {
+    reader: BufReader<TcpStream>,
+}
+
+impl Connection {
+    fn connect(address: impl ToSocketAddrs) -> Result<Self> {
+        let stream = TcpStream::connect(address).context("cannot connect")?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        Ok(Self {
+            reader: BufReader::new(stream),
+        })
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.reader.get_mut().write_all(bytes)?)
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = Vec::new();
+        self.reader.read_until(b'\n', &mut line)?;
+        match line.strip_suffix(b"\r\n") {
+            Some(line) => Ok(String::from_utf8_lossy(line).into_owned()),
+            None => bail!("the server closed the connection"),
+        }
+    }
+
+    fn value(&mut self, length: usize) -> Result<Vec<u8>> {
+        let mut value = vec![0; length + 2];
+        self.reader.read_exact(&mut value)?;
+        value.truncate(length);
+        Ok(value)
+    }
+}
+
+/// A Redis client.
+#[derive(Debug)]
+pub struct Redis(Connection);
+
+impl Redis {
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there.
+    pub fn connect(address: impl ToSocketAddrs) -> Result<Self> {
+        Ok(Self(Connection::connect(address)?))
+    }
+
+    /// Sends one command and reads its reply.
+    ///
+    /// # Errors
+    ///
+    /// When the connection ends.
+    pub fn command<T: AsRef<[u8]>>(&mut self, words: &[T]) -> Result<Reply> {
+        self.send(&encode(words))?;
+        self.reply()
+    }
+
+    /// Sends bytes as they are.
+    ///
+    /// # Errors
+    ///
+    /// When the connection has ended.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.0.send(bytes)
+    }
+
+    /// Reads one RESP2 reply.
+    ///
+    /// # Errors
+    ///
+    /// When the connection ends, or it is none.
+    pub fn reply(&mut self) -> Result<Reply> {
+        let line = self.0.line()?;
+        let (kind, rest) = line.split_at_checked(1).context("an empty reply")?;
+        Ok(match kind {
+            "+" => Reply::Status(rest.to_owned()),
+            "-" => Reply::Error(rest.to_owned()),
+            ":" => Reply::Integer(rest.parse()?),
+            "$" if rest == "-1" => Reply::Bulk(None),
+            "$" => Reply::Bulk(Some(self.0.value(rest.parse()?)?)),
+            "*" => {
+                let count = rest.parse::<i64>()?;
+                Reply::Array((0..count).map(|_| self.reply()).collect::<Result<_>>()?)
+            }
+            _ => bail!("not a reply: {line}"),
+        })
+    }
+}
+
+/// A command as clients send it.
+#[must_use]
+pub fn encode<T: AsRef<[u8]>>(words: &[T]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words.iter().map(AsRef::as_ref) {
+        bytes.extend(format!("${}\r\n", word.len()).into_bytes());
+        bytes.extend(word);
+        bytes.extend(b"\r\n");
+    }
+    bytes
+}
+
+/// A Memcached client for the text protocol.
+#[derive(Debug)]
+pub struct Memcached(Connection);
+
+impl Memcached {
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there.
+    pub fn connect(address: impl ToSocketAddrs) -> Result<Self> {
+        Ok(Self(Connection::connect(address)?))
+    }
+
+    /// Sends bytes as they are.
+    ///
+    /// # Errors
+    ///
+    /// When the connection has ended.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.0.send(bytes)
+    }
+
+    /// Sends a line and reads a line.
+    ///
+    /// # Errors
+    ///
+    /// When the connection ends.
+    pub fn line(&mut self, line: &str) -> Result<String> {
+        self.send(format!("{line}\r\n").as_bytes())?;
+        self.0.line()
+    }
+
+    /// `set`, `add` or another of that family, and its answer.
+    ///
+    /// # Errors
+    ///
+    /// When the connection ends.
+    pub fn store(
+        &mut self,
+        command: &str,
+        key: &str,
+        value: &[u8],
+        seconds: u32,
+    ) -> Result<String> {
+        let mut bytes = format!("{command} {key} 0 {seconds} {}\r\n", value.len()).into_bytes();
+        bytes.extend(value);
+        bytes.extend(b"\r\n");
+        self.send(&bytes)?;
+        self.0.line()
+    }
+
+    /// The values found for these keys.
+    ///
+    /// # Errors
+    ///
+    /// When the connection ends, or the answer is none to `get`.
+    pub fn get(&mut self, keys: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
+        self.send(format!("get {}\r\n", keys.join(" ")).as_bytes())?;
+        let mut found = Vec::new();
+        loop {
+            let line = self.0.line()?;
+            match line.split(' ').collect::<Vec<_>>()[..] {
+                ["END"] => return Ok(found),
+                ["VALUE", key, _, length] => {
+                    found.push((key.to_owned(), self.0.value(length.parse()?)?))
+                }
+                _ => bail!("not an answer to get: {line}"),
+            }
+        }
+    }
+
+    /// A number of the server's `stats`.
+    ///
+    /// # Errors
+    ///
+    /// When the connection ends, or the server does not count it.
+    pub fn stat(&mut self, wanted: &str) -> Result<u64> {
+        self.send(b"stats\r\n")?;
+        let mut number = None;
+        loop {
+            let line = self.0.line()?;
+            match line.split(' ').collect::<Vec<_>>()[..] {
+                ["END"] => return number.with_context(|| format!("no {wanted} in stats")),
+                ["STAT", name, value] if name == wanted => number = Some(value.parse()?),
+                _ => {}
+            }
+        }
+    }
+}

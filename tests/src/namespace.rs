@@ -1,0 +1,75 @@
+//! Two network namespaces joined by a cable: two hosts on one kernel.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::Result;
+
+use crate::process::output;
+
+/// The pair; gone when dropped.
+#[derive(Debug)]
+pub struct Pair {
+    names: [String; 2],
+}
+
+impl Pair {
+    /// Addresses of the two ends.
+    pub const ADDRESSES: [&str; 2] = ["10.231.7.1", "10.231.7.2"];
+
+    /// Makes both namespaces and the cable.
+    ///
+    /// # Errors
+    ///
+    /// When this process may not.
+    pub fn new() -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = |end: &str| format!("co{}x{number}{end}", std::process::id());
+        let pair = Self {
+            names: [name("a"), name("b")],
+        };
+        let [a, b] = &pair.names;
+        ip(&["netns", "add", a])?;
+        ip(&["netns", "add", b])?;
+        // Names of links are short: they live inside the namespaces from the start.
+        ip(&[
+            "-n", a, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", b,
+        ])?;
+        for (name, address) in pair.names.iter().zip(Self::ADDRESSES) {
+            ip(&[
+                "-n",
+                name,
+                "address",
+                "add",
+                &format!("{address}/24"),
+                "dev",
+                "cable",
+            ])?;
+            ip(&["-n", name, "link", "set", "cable", "up"])?;
+            ip(&["-n", name, "link", "set", "lo", "up"])?;
+        }
+        Ok(pair)
+    }
+
+    /// A program to be run inside one of them, 0 or 1.
+    #[must_use]
+    pub fn inside(&self, end: usize, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.names[end], program]);
+        command
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for name in &self.names {
+            // May never have been made.
+            let _ = ip(&["netns", "delete", name]);
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<String> {
+    output("ip", arguments)
+}

@@ -1,0 +1,136 @@
+//! Real servers, each on a port and in a folder of its own.
+
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::process::{Folder, Running, eventually};
+
+/// A server that is ready; stopped when dropped.
+#[derive(Debug)]
+pub struct Server {
+    /// Its port on loopback.
+    pub port: u16,
+    /// The process.
+    pub process: Running,
+    /// Held for its end.
+    _folder: Folder,
+}
+
+impl Server {
+    /// A redis-server on a free port.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed or does not start.
+    pub fn redis() -> Result<Self> {
+        Self::redis_on(free_port()?, &[])
+    }
+
+    /// A redis-server on this port, with further options.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed or does not start.
+    pub fn redis_on(port: u16, options: &[&str]) -> Result<Self> {
+        let mut command = Command::new("redis-server");
+        command.args([
+            "--port",
+            &port.to_string(),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]);
+        // Both loopback addresses, where there are both.
+        command.args(["--bind", "127.0.0.1", "-::1", "--protected-mode", "no"]);
+        command.args(options);
+        Self::start(command, port)
+    }
+
+    /// A memcached on a free port.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed or does not start.
+    pub fn memcached() -> Result<Self> {
+        Self::memcached_on(free_port()?, &[])
+    }
+
+    /// A memcached on this port, with further options.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed or does not start.
+    pub fn memcached_on(port: u16, options: &[&str]) -> Result<Self> {
+        let mut command = Command::new("memcached");
+        command.args([
+            "-p",
+            &port.to_string(),
+            "-U",
+            "0",
+            "-l",
+            "127.0.0.1",
+            "-t",
+            "2",
+        ]);
+        if rustix::process::geteuid().is_root() {
+            // It refuses to be root without being told so.
+            command.args(["-u", "root"]);
+        }
+        command.args(options);
+        Self::start(command, port)
+    }
+
+    fn start(mut command: Command, port: u16) -> Result<Self> {
+        let folder = Folder::new()?;
+        command
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let mut process = Running::start(&mut command)?;
+        eventually(
+            Duration::from_secs(10),
+            "the server accepts connections",
+            || {
+                if let Some(status) = process.child().try_wait()? {
+                    bail!(
+                        "{} on port {port} ended at once: {status}",
+                        command.get_program().to_string_lossy()
+                    );
+                }
+                Ok(TcpStream::connect(("127.0.0.1", port)).is_ok())
+            },
+        )?;
+        Ok(Self {
+            port,
+            process,
+            _folder: folder,
+        })
+    }
+}
+
+/// A port that nobody listens on, outside the range that the kernel gives to clients.
+///
+/// # Errors
+///
+/// When there is none.
+pub fn free_port() -> Result<u16> {
+    const FIRST: u32 = 15_000;
+    const COUNT: u32 = 15_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..COUNT {
+        // Processes that run at the same time begin at different places.
+        let number = std::process::id().wrapping_mul(61) + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = (FIRST + number % COUNT) as u16;
+        let free = |host: &str| TcpListener::bind((host, port)).is_ok();
+        if free("127.0.0.1") && free("0.0.0.0") {
+            return Ok(port);
+        }
+    }
+    bail!("no free port from {FIRST} on")
+}

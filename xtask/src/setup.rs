@@ -1,0 +1,104 @@
+//! `setup`: installs what is missing, and nothing else.
+//!
+//! Every part is first looked for by what it does, not by which package it would come from, so that a tool
+//! installed in another way counts, and a second run takes no time.
+
+mod bpf;
+mod packages;
+mod python;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::shell;
+pub(crate) use bpf::{builds_core as bpf_builds_core, clippy as bpf_clippy};
+pub(crate) use python::folder as python_folder;
+
+/// What to set up beside the toolchain.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Also what the tests need: real servers, Python clients, a collector.
+    #[arg(long)]
+    tests: bool,
+    /// Also what `run --demo` needs: a Redis and a Memcached server.
+    #[arg(long)]
+    demo: bool,
+    /// Also what `lint` needs.
+    #[arg(long)]
+    lint: bool,
+}
+
+/// A version that builds with the workspace's compiler.
+const CARGO_DENY: &str = "0.20.2";
+
+pub(crate) fn task(options: &Options) -> Result<()> {
+    toolchain()?;
+    if options.demo {
+        demo()?;
+    }
+    if options.tests {
+        tests()?;
+    }
+    if options.lint {
+        lint()?;
+    }
+    eprintln!("setup: all there");
+    Ok(())
+}
+
+/// What builds the eBPF programs.
+pub(crate) fn toolchain() -> Result<()> {
+    bpf::compiler()?;
+    bpf::linker()
+}
+
+/// Real servers to look at.
+pub(crate) fn demo() -> Result<()> {
+    packages::programs(
+        &[
+            ("redis-server", "redis-server"),
+            ("redis-cli", "redis-tools"),
+            ("memcached", "memcached"),
+        ],
+        "servers to observe",
+    )
+}
+
+/// What the tests and the bench talk to.
+pub(crate) fn tests() -> Result<()> {
+    demo()?;
+    packages::programs(
+        &[
+            ("redis-benchmark", "redis-tools"),
+            ("ip", "iproute2"),
+            ("setpriv", "util-linux"),
+            ("python3", "python3"),
+        ],
+        "the tests use it",
+    )?;
+    python::environment()
+}
+
+/// What `lint` calls.
+pub(crate) fn lint() -> Result<()> {
+    if shell::output("cargo", ["deny", "--version"]).is_some() {
+        return Ok(());
+    }
+    shell::step(
+        &format!("cargo install cargo-deny {CARGO_DENY}"),
+        "checks licences and sources of dependencies; a few minutes",
+        || {
+            shell::run_quietly(
+                shell::program("cargo").args([
+                    "install",
+                    "cargo-deny",
+                    "--version",
+                    CARGO_DENY,
+                    "--locked",
+                ]),
+                Duration::from_secs(1800),
+            )
+        },
+    )
+}

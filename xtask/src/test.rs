@@ -1,0 +1,120 @@
+//! `test`: unit tests, then the tests in `tests/` with the built binary, real servers and the real kernel, as root.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{build, setup, shell};
+
+/// Which tests to run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Only those that need neither root nor a server.
+    #[arg(long, conflicts_with = "live")]
+    unit: bool,
+    /// Only those with the built binary.
+    #[arg(long)]
+    live: bool,
+    /// Passed to every test program: a part of a test's name, `--nocapture` …
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+pub(crate) fn task(options: &Options) -> Result<()> {
+    let begun = Instant::now();
+    setup::toolchain()?;
+    if !options.live {
+        unit(options)?;
+    }
+    if !options.unit {
+        setup::tests()?;
+        let binary = build::task()?;
+        live(options, binary)?;
+    }
+    eprintln!("test: all passed in {} s", begun.elapsed().as_secs());
+    Ok(())
+}
+
+fn unit(options: &Options) -> Result<()> {
+    // The eBPF programs themselves build only for their own target.
+    let parts: [&[&str]; 3] = [
+        &[
+            "--workspace",
+            "--exclude",
+            "observer-ebpf",
+            "--exclude",
+            "tests",
+        ],
+        &["--package", "observer-ebpf", "--lib"],
+        &["--package", "tests", "--lib"],
+    ];
+    for part in parts {
+        let mut cargo = shell::program("cargo");
+        cargo
+            .arg("test")
+            .args(part)
+            .arg("--")
+            .args(&options.arguments);
+        shell::run(&mut cargo)?;
+    }
+    Ok(())
+}
+
+fn live(options: &Options, binary: PathBuf) -> Result<()> {
+    let mut failed = Vec::new();
+    for (name, program) in programs()? {
+        eprintln!("test: {name}, as root");
+        let mut command = shell::as_root("env")?;
+        command
+            .arg(format!("CACHE_OBSERVER_BIN={}", binary.display()))
+            .arg(format!(
+                "CACHE_OBSERVER_TOOLS={}",
+                setup::python_folder().display()
+            ))
+            .arg(program)
+            // Each test runs servers and an observer of its own.
+            .arg("--test-threads=2")
+            .args(&options.arguments);
+        if let Err(error) = shell::run(&mut command) {
+            eprintln!("test: {error:#}");
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Builds the test programs as the present user and tells where they are.
+fn programs() -> Result<Vec<(String, PathBuf)>> {
+    let mut cargo = shell::program("cargo");
+    cargo.args([
+        "test",
+        "--package",
+        "tests",
+        "--test",
+        "*",
+        "--no-run",
+        "--message-format=json-render-diagnostics",
+    ]);
+    let output = cargo.stderr(Stdio::inherit()).output()?;
+    if !output.status.success() {
+        bail!("the tests do not build");
+    }
+    let mut programs = Vec::new();
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let message: Value = serde_json::from_str(line).context("cargo's messages are JSON")?;
+        if let (Some(program), Some(name)) = (
+            message["executable"].as_str(),
+            message["target"]["name"].as_str(),
+        ) {
+            programs.push((name.to_owned(), PathBuf::from(program)));
+        }
+    }
+    programs.sort();
+    Ok(programs)
+}
