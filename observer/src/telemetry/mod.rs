@@ -3,6 +3,8 @@
 //! One shared [`Telemetry`]; every stage counts into it, the sinks export it. All counters only grow, except
 //! the one that is called a gauge.
 
+pub mod names;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A counter that only grows.
@@ -136,6 +138,12 @@ pub struct Telemetry {
     pub pushes: Counter,
     /// Bytes of the streams that were neither decoded nor bridged: lost, or passed over until a sure boundary.
     pub lost_bytes: Counter,
+    /// Processes whose metrics went to the overflow service, because the budget for services was used up.
+    pub services_overflowed: Counter,
+    /// Metric series beyond a cardinality limit: they share one series marked `otel.metric.overflow`.
+    pub series_overflowed: Counter,
+    /// Metric exports that failed: a resource's points of one interval. Cumulative points arrive with the next.
+    pub metric_exports_failed: Counter,
     lost: [Counter; Lost::ALL.len()],
     skipped: [Counter; Skipped::ALL.len()],
     resyncs: [[Counter; Resync::ALL.len()]; 2],
