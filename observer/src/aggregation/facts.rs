@@ -39,7 +39,7 @@ pub fn redirected(transaction: &Transaction) -> bool {
 pub fn failure(transaction: &Transaction) -> Option<Failure> {
     match transaction.ending {
         Ending::Unanswered => Some(Failure::Closed),
-        Ending::NoReply => None,
+        Ending::NoReply | Ending::Unresolved => None,
         Ending::Replied => {
             let word = transaction.outcome.error?;
             (!redirected(transaction)).then_some(Failure::Reply(word))
@@ -63,5 +63,6 @@ pub fn value_size(transaction: &Transaction) -> Option<u64> {
 /// the reply back on purpose, and there is none when no reply was to come.
 #[must_use]
 pub fn has_latency(transaction: &Transaction) -> bool {
-    !transaction.request.blocking && transaction.ending != Ending::NoReply
+    !transaction.request.blocking
+        && matches!(transaction.ending, Ending::Replied | Ending::Unanswered)
 }

@@ -107,6 +107,7 @@ pub struct Summary {
     transactions: u64,
     unanswered: u64,
     no_reply: u64,
+    unresolved: u64,
     operations: [Operations; 2],
 }
 
@@ -118,6 +119,7 @@ struct Line<'a> {
     transactions: u64,
     unanswered: u64,
     no_reply: u64,
+    unresolved: u64,
     orphaned_replies: u64,
     pushes: u64,
     lost_bytes: u64,
@@ -132,6 +134,7 @@ impl Summary {
             Ending::Replied => {}
             Ending::NoReply => self.no_reply += 1,
             Ending::Unanswered => self.unanswered += 1,
+            Ending::Unresolved => self.unresolved += 1,
         }
         self.operations[transaction.protocol as usize]
             .totals(&transaction.request.operation)
@@ -143,6 +146,7 @@ impl Summary {
         self.transactions += other.transactions;
         self.unanswered += other.unanswered;
         self.no_reply += other.no_reply;
+        self.unresolved += other.unresolved;
         for (mine, theirs) in self.operations.iter_mut().zip(&other.operations) {
             for (index, (name, totals)) in theirs.known.iter().enumerate() {
                 if totals.count > 0 {
@@ -199,6 +203,7 @@ impl Summary {
             transactions: self.transactions,
             unanswered: self.unanswered,
             no_reply: self.no_reply,
+            unresolved: self.unresolved,
             orphaned_replies: telemetry.orphaned.get(),
             pushes: telemetry.pushes.get(),
             lost_bytes: telemetry.lost_bytes.get(),
