@@ -12,7 +12,7 @@ use super::{Exporting, Failure, Pipeline, watched};
 use crate::config::cli::{BackendArgument, RoleArgument};
 use crate::config::{Config, LiveConfig};
 use crate::sinks::Overflow;
-use crate::source::live::{BackendChoice, Live, Options};
+use crate::source::live::{BackendChoice, Live, Options, monotonic};
 use crate::stream::reassembly::Limits;
 
 /// How long the reader sleeps at most when nothing comes.
@@ -91,11 +91,15 @@ fn observe(
     let mut looked = Instant::now();
     let mut result = Ok(());
     while !stop.load(Ordering::Relaxed) {
-        if let Err(error) = source.poll(POLL, &mut |event| pipeline.event(&event)) {
-            result = Err(Failure::Runtime(error.to_string()));
-            break;
+        match source.poll(POLL, &mut |event| pipeline.event(&event)) {
+            // Only when the ring is empty is it later than the last event says.
+            Ok(seen) if seen < Live::BATCH => pipeline.tick(monotonic()),
+            Ok(_) => {}
+            Err(error) => {
+                result = Err(Failure::Runtime(error.to_string()));
+                break;
+            }
         }
-        pipeline.tick(source.now());
         if looked.elapsed() >= LOSSES {
             looked = Instant::now();
             if let Err(error) = source.read_losses(telemetry) {
@@ -103,11 +107,10 @@ fn observe(
             }
         }
     }
-    // Detached first, so that what is in the ring is all there is.
-    source.detach();
-    let _ = source.poll(Duration::ZERO, &mut |event| pipeline.event(&event));
-    let _ = source.read_losses(telemetry);
-    pipeline.finish(source.now());
+    if let Err(error) = source.finish(&mut |event| pipeline.event(&event)) {
+        warn!(%error, "the kernel's loss counters cannot be read");
+    }
+    pipeline.finish(monotonic());
     (pipeline, result)
 }
 

@@ -19,7 +19,7 @@ pub use live::run;
 
 use crate::aggregation::{Aggregator, Metrics};
 use crate::config::cli::{Exporter, RoleArgument};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Output};
 use crate::enrichment::Enricher;
 use crate::sinks::{self, Overflow, SinkError, SinkOptions, Sinks};
 use crate::source::event::{Clock, Event, Nanos};
@@ -211,7 +211,10 @@ impl Exporting {
         let options = SinkOptions {
             traces: config.traces.iter().filter_map(exporter).collect(),
             metrics: config.metrics.iter().filter_map(exporter).collect(),
-            output: config.output.clone(),
+            output: match &config.output {
+                Output::Stdout => sinks::Output::Stdout,
+                Output::File(path) => sinks::Output::File(path.clone()),
+            },
             idle,
             overflow,
             ..SinkOptions::from_env(|name| std::env::var(name).ok())?
