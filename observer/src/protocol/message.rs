@@ -110,6 +110,12 @@ impl Word {
     /// Most bytes kept.
     pub const CAPACITY: usize = 31;
 
+    /// No word.
+    pub const EMPTY: Self = Self {
+        length: 0,
+        bytes: [0; Self::CAPACITY],
+    };
+
     /// Takes a word from the wire.
     #[must_use]
     pub fn new(wire: &[u8]) -> Self {
@@ -132,6 +138,24 @@ impl Word {
     #[must_use]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or("?")
+    }
+
+    /// The word as bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
+    /// Whether there is no word.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+}
+
+impl Default for Word {
+    fn default() -> Self {
+        Self::EMPTY
     }
 }
 
