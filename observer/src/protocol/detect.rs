@@ -167,3 +167,104 @@ fn incomplete(bytes: &[u8], longest: usize) -> Detected {
         Detected::Foreign
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Detected::{Dialect, Foreign, NeedMore, Speaks, Tls};
+
+    #[test]
+    fn first_bytes_of_redis() {
+        for (first, expected) in [
+            (&b""[..], NeedMore),
+            (b"*", NeedMore),
+            (b"*1", Speaks),
+            (b"*2\r\n$3\r\nGET\r\n", Speaks),
+            (b"*2\r\n$3\r\n", Speaks),
+            (b"*2\r\n$", Speaks),
+            (b"*2\rx", Foreign),
+            (b"*2\r\n+OK", Foreign),
+            (b"*2\r\n$3\r\n\x00", Foreign),
+            (b"*02\r\n", Foreign),
+            (b"*99999999999", Foreign),
+            (b"*x", Foreign),
+            (b"P", NeedMore),
+            (b"PING", NeedMore),
+            (b"PING\r\n", Speaks),
+            (b"get k", Speaks),
+            (b"hunter2\r\n", Foreign),
+            (b"hello there", Speaks),
+            (b"GET / HTT", NeedMore),
+            (b"GET / HTTP/1.1\r\n", Foreign),
+            (b"GET /key\r\n", Speaks),
+            (b"POST / HTTP/1.1\r\n", Foreign),
+            (b"PRI * HTTP/2.0\r\n", Foreign),
+            (b"SSH-2.0-OpenSSH\r\n", Foreign),
+            (b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", Foreign),
+            (b"\x16", NeedMore),
+            (b"\x16\x03\x01", Tls),
+            (b"\x16\x04", Foreign),
+            (b"\x80\x00", Foreign),
+            (b"$5\r\nhello", Foreign),
+        ] {
+            assert_eq!(
+                detect(Protocol::Redis, first),
+                expected,
+                "{}",
+                first.escape_ascii()
+            );
+        }
+    }
+
+    #[test]
+    fn first_bytes_of_memcached() {
+        for (first, expected) in [
+            (&b""[..], NeedMore),
+            (b"ge", NeedMore),
+            (b"get", NeedMore),
+            (b"get k\r\n", Speaks),
+            (b"version\r\n", Speaks),
+            (b"mg k v\r\n", Dialect),
+            (b"mn\r\n", Dialect),
+            (b"\x80\x0a", Dialect),
+            (b"GET / HTTP/1.1\r\n", Foreign),
+            (b"nosuch k\r\n", Foreign),
+            (b"VALUE k 0 1\r\n", Foreign),
+            (b"\x16\x03\x03", Tls),
+            (b"\x00\x01", Foreign),
+        ] {
+            assert_eq!(
+                detect(Protocol::Memcached, first),
+                expected,
+                "{}",
+                first.escape_ascii()
+            );
+        }
+    }
+
+    #[test]
+    fn beginnings_are_strict() {
+        for (protocol, bytes, expected) in [
+            (Protocol::Redis, &b"*1\r\n$4\r\nPING\r\n"[..], true),
+            (Protocol::Redis, b"*3", true),
+            (Protocol::Redis, b"*", false),
+            (Protocol::Redis, b"* 1", false),
+            (Protocol::Redis, b"*1\r\n:1\r\n", false),
+            (Protocol::Redis, b"PING\r\n", true),
+            (Protocol::Redis, b"PIN", false),
+            (Protocol::Redis, b"value bytes", false),
+            (Protocol::Redis, b"", false),
+            (Protocol::Memcached, b"get k", true),
+            (Protocol::Memcached, b"get", false),
+            (Protocol::Memcached, b"getter k", false),
+            (Protocol::Memcached, b"mg k", false),
+        ] {
+            assert_eq!(
+                begins_request(protocol, bytes),
+                expected,
+                "{}",
+                bytes.escape_ascii()
+            );
+        }
+    }
+}

@@ -116,6 +116,16 @@ impl Word {
         bytes: [0; Self::CAPACITY],
     };
 
+    /// Stands for a command name that is not in the table of a text dialect: the line may as well be a value or a
+    /// password that was taken for a command, so it is not repeated.
+    pub const UNKNOWN: Self = {
+        let mut word = Self::EMPTY;
+        let name = b"UNKNOWN";
+        word.length = name.len() as u8;
+        word.bytes.split_at_mut(name.len()).0.copy_from_slice(name);
+        word
+    };
+
     /// Takes a word from the wire.
     #[must_use]
     pub fn new(wire: &[u8]) -> Self {

@@ -1,7 +1,7 @@
 //! Frames requests: arrays of counted strings, or inline commands.
 
 use super::super::line::Line;
-use super::super::message::{FramingLost, Malformed, Request};
+use super::super::message::{FramingLost, Malformed, Operation, Request, Word};
 use super::super::number::{Decimal, Number};
 use super::arguments::{Arguments, KEEP_KEYS, KEEP_WORDS};
 use super::command::interpret;
@@ -229,7 +229,16 @@ impl RequestDecoder {
             return Ok(None);
         }
         self.check_inline()?;
-        Ok(Some(self.end_request()))
+        let known = find(self.arguments.prefix(0)).is_some();
+        let mut request = self.end_request();
+        if !known {
+            // A line that was taken for a command can be anything: do not repeat it.
+            request.operation = Operation::Other(Word::UNKNOWN);
+            if let Some(detail) = &mut request.detail {
+                detail.text = Word::UNKNOWN.as_str().to_owned();
+            }
+        }
+        Ok(Some(request))
     }
 
     /// Refuses HTTP, as the server does (`securityWarningCommand`), and lines that begin with no name of a command.

@@ -396,6 +396,9 @@ fn inline_commands() {
         request(b"set k \"a b\" ex 60\r\n").detail.unwrap().text,
         "SET k ? EX 60"
     );
+    // A line that is no known command may be anything.
+    assert_eq!(request(b"hunter2 x\r\n").operation.name(), "UNKNOWN");
+    assert_eq!(request(b"hunter2 x\r\n").detail.unwrap().text, "UNKNOWN");
     let mut decoder = RequestDecoder::new(false);
     assert_eq!(decoder.decode(&mut &b"\r\n\r\n*0\r\n*-1\r\n"[..]), Ok(None));
     assert!(decoder.at_boundary());

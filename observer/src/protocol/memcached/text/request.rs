@@ -196,7 +196,7 @@ fn read_line(line: &[u8], keep_detail: bool) -> Result<(Request, Option<u64>), M
             if first.is_empty() || line.iter().any(u8::is_ascii_control) {
                 return Err(Malformed::Syntax);
             }
-            let mut request = request(Operation::Other(Name::new(first)), Class::Other);
+            let mut request = request(Operation::Other(Name::UNKNOWN), Class::Other);
             if keep_detail {
                 let mut writer = Writer::new(request.operation.name());
                 for _ in words.take(super::super::super::text::MAX_TEXT) {
