@@ -118,13 +118,15 @@ impl Word {
 
     /// Stands for a command name that is not in the table of a text dialect: the line may as well be a value or a
     /// password that was taken for a command, so it is not repeated.
-    pub const UNKNOWN: Self = {
+    pub const UNKNOWN: Self = Self::literal(b"UNKNOWN");
+
+    /// A word of ours, at most [`Self::CAPACITY`] bytes, upper-case.
+    pub(super) const fn literal(name: &'static [u8]) -> Self {
         let mut word = Self::EMPTY;
-        let name = b"UNKNOWN";
         word.length = name.len() as u8;
         word.bytes.split_at_mut(name.len()).0.copy_from_slice(name);
         word
-    };
+    }
 
     /// Takes a word from the wire.
     #[must_use]

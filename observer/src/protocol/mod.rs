@@ -92,6 +92,10 @@ impl RequestDecoder {
 
 /// Decodes what a server sends.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "600 bytes at most, held once a connection; a box would cost the common case an indirection"
+)]
 pub enum ReplyDecoder {
     /// Redis: RESP2 and RESP3.
     Redis(redis::ReplyDecoder),
@@ -139,6 +143,14 @@ impl ReplyDecoder {
         match self {
             Self::Redis(decoder) => decoder.at_boundary(),
             Self::Memcached(decoder) => decoder.at_boundary(),
+        }
+    }
+
+    /// Delivers the next reply in parts if it is an array: its head, then each element as a reply of its own. For the
+    /// reply to EXEC; see [`redis::ReplyDecoder::unfold`]. Does nothing for Memcached.
+    pub fn unfold(&mut self) {
+        if let Self::Redis(decoder) = self {
+            decoder.unfold();
         }
     }
 }

@@ -95,6 +95,21 @@ impl Number {
     }
 }
 
+/// A short number with its CRLF at the front of `input`: its value, and what comes after. The common case of a length
+/// or count; `None` leaves all others, and what is malformed, to [`Number::read`].
+#[inline]
+pub(super) fn short(input: &[u8]) -> Option<(u64, &[u8])> {
+    let digit = |byte: u8| Some(u64::from(byte.wrapping_sub(b'0'))).filter(|digit| *digit < 10);
+    match input {
+        [a, b'\r', b'\n', rest @ ..] => Some((digit(*a)?, rest)),
+        [a @ b'1'..=b'9', b, b'\r', b'\n', rest @ ..] => Some((digit(*a)? * 10 + digit(*b)?, rest)),
+        [a @ b'1'..=b'9', b, c, b'\r', b'\n', rest @ ..] => {
+            Some(((digit(*a)? * 10 + digit(*b)?) * 10 + digit(*c)?, rest))
+        }
+        _ => None,
+    }
+}
+
 /// A whole decimal number, optionally negative; `None` for anything else.
 pub(super) fn parse(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
@@ -144,6 +159,13 @@ mod tests {
             let mut input = wire;
             let result = Number::default().read(&mut input).map(|n| n.unwrap());
             assert_eq!(result, expected, "{wire:?}");
+            if let Some((value, rest)) = short(wire) {
+                assert_eq!(
+                    (Ok(Decimal::Value(value as i64)), rest),
+                    (expected, &b""[..]),
+                    "{wire:?}"
+                );
+            }
             // One byte at a time gives the same.
             let mut number = Number::default();
             let mut slow = Ok(None);

@@ -187,7 +187,7 @@ fn read_line(line: &[u8], keep_detail: bool) -> Result<(Request, Option<u64>), M
         Word::Unknown => {
             if words
                 .clone()
-                .last()
+                .next_back()
                 .is_some_and(|last| last.starts_with(b"HTTP/"))
                 || first.ends_with(b":")
             {
