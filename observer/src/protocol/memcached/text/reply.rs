@@ -71,7 +71,12 @@ impl ReplyDecoder {
                     let Some(line) = self.line.read(input, MAX_LINE)? else {
                         return Ok(None);
                     };
-                    let line = line.strip_suffix(b"\r").ok_or(Malformed::Syntax)?;
+                    let line = match line.strip_suffix(b"\r") {
+                        Some(line) => line,
+                        // `lru_crawler metadump` ends its lines with LF alone.
+                        None if line.starts_with(b"key=") => &line,
+                        None => return Err(Malformed::Syntax),
+                    };
                     if Self::read_line(&mut self.reply, &mut self.list, &mut self.state, line)? {
                         self.list = false;
                         return Ok(Some(std::mem::take(&mut self.reply)));

@@ -288,6 +288,13 @@ fn replies() {
             1,
             0,
         ),
+        (
+            b"key=a exp=-1 la=1 cas=2\nkey=b exp=5\nEND\r\n",
+            ReplyKind::Aggregate,
+            "",
+            2,
+            0,
+        ),
         (b"STORED\r\n", ReplyKind::Simple, "STORED", 0, 0),
         (b"NOT_FOUND\r\n", ReplyKind::Simple, "NOT_FOUND", 0, 0),
         (b"VERSION 1.6.18\r\n", ReplyKind::Simple, "VERSION", 0, 0),
