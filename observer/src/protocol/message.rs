@@ -110,6 +110,24 @@ impl Word {
     /// Most bytes kept.
     pub const CAPACITY: usize = 31;
 
+    /// No word.
+    pub const EMPTY: Self = Self {
+        length: 0,
+        bytes: [0; Self::CAPACITY],
+    };
+
+    /// Stands for a command name that is not in the table of a text dialect: the line may as well be a value or a
+    /// password that was taken for a command, so it is not repeated.
+    pub const UNKNOWN: Self = Self::literal(b"UNKNOWN");
+
+    /// A word of ours, at most [`Self::CAPACITY`] bytes, upper-case.
+    pub(super) const fn literal(name: &'static [u8]) -> Self {
+        let mut word = Self::EMPTY;
+        word.length = name.len() as u8;
+        word.bytes.split_at_mut(name.len()).0.copy_from_slice(name);
+        word
+    }
+
     /// Takes a word from the wire.
     #[must_use]
     pub fn new(wire: &[u8]) -> Self {
@@ -132,6 +150,24 @@ impl Word {
     #[must_use]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or("?")
+    }
+
+    /// The word as bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
+    /// Whether there is no word.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+}
+
+impl Default for Word {
+    fn default() -> Self {
+        Self::EMPTY
     }
 }
 

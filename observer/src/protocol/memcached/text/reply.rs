@@ -1,0 +1,235 @@
+//! Frames replies: single lines, values up to END, statistics up to END.
+
+use super::super::super::line::Line;
+use super::super::super::message::{FramingLost, Malformed, Word};
+use super::super::super::number;
+use super::super::super::reply::{Reply, ReplyKind};
+use super::{MAX_DATA, MAX_LINE};
+
+/// What comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// A line.
+    Line,
+    /// This many bytes of a value, at least one.
+    Data(u64),
+    /// CR after the value.
+    Cr,
+    /// LF after the value.
+    Lf,
+}
+
+/// Decodes what a Memcached server sends in the classic text dialect. A reply delimits itself, whatever was asked.
+#[derive(Debug)]
+pub struct ReplyDecoder {
+    state: State,
+    line: Line,
+    reply: Reply,
+    /// Inside a list of values or statistics that ends at END.
+    list: bool,
+}
+
+impl Default for ReplyDecoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ReplyDecoder {
+    /// A decoder at a message boundary.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            state: State::Line,
+            line: Line::default(),
+            reply: Reply::default(),
+            list: false,
+        }
+    }
+
+    /// See [`ReplyDecoder::decode`](crate::protocol::ReplyDecoder::decode).
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`]: no reply of the classic dialect looks like this.
+    pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Reply>, Malformed> {
+        loop {
+            let Some((&byte, rest)) = input.split_first() else {
+                return Ok(None);
+            };
+            match self.state {
+                State::Line => {
+                    if self.line.is_empty() && !byte.is_ascii_graphic() {
+                        // 0x81: the binary protocol; 0x15, 0x16: TLS.
+                        let foreign = matches!(byte, 0x81 | 0x15 | 0x16);
+                        return Err(if foreign {
+                            Malformed::Foreign
+                        } else {
+                            Malformed::Syntax
+                        });
+                    }
+                    let Some(line) = self.line.read(input, MAX_LINE)? else {
+                        return Ok(None);
+                    };
+                    let line = match line.strip_suffix(b"\r") {
+                        Some(line) => line,
+                        // `lru_crawler metadump` ends its lines with LF alone.
+                        None if line.starts_with(b"key=") => &line,
+                        None => return Err(Malformed::Syntax),
+                    };
+                    if Self::read_line(&mut self.reply, &mut self.list, &mut self.state, line)? {
+                        self.list = false;
+                        return Ok(Some(std::mem::take(&mut self.reply)));
+                    }
+                }
+                State::Data(remaining) => {
+                    let take = usize::try_from(remaining)
+                        .unwrap_or(usize::MAX)
+                        .min(input.len());
+                    *input = &input[take..];
+                    self.state = match remaining - take as u64 {
+                        0 => State::Cr,
+                        remaining => State::Data(remaining),
+                    };
+                }
+                State::Cr => {
+                    if byte != b'\r' {
+                        return Err(Malformed::Syntax);
+                    }
+                    *input = rest;
+                    self.state = State::Lf;
+                }
+                State::Lf => {
+                    if byte != b'\n' {
+                        return Err(Malformed::Syntax);
+                    }
+                    *input = rest;
+                    self.state = State::Line;
+                }
+            }
+        }
+    }
+
+    /// See [`ReplyDecoder::skip`](crate::protocol::ReplyDecoder::skip). A value never ends a reply (END does), so this
+    /// is never `Some`.
+    ///
+    /// # Errors
+    ///
+    /// [`FramingLost`]: the gap is not inside a value (and its CRLF).
+    pub fn skip(&mut self, length: u64) -> Result<Option<Reply>, FramingLost> {
+        if length == 0 {
+            return Ok(None);
+        }
+        let (data, tail) = match self.state {
+            State::Data(remaining) => (remaining, 2),
+            State::Cr => (0, 2),
+            State::Lf => (0, 1),
+            State::Line => return Err(FramingLost),
+        };
+        self.state = match length.checked_sub(data) {
+            None => State::Data(data - length),
+            Some(past) if past == tail => State::Line,
+            Some(0) => State::Cr,
+            Some(1) if tail == 2 => State::Lf,
+            Some(_) => return Err(FramingLost),
+        };
+        Ok(None)
+    }
+
+    /// See [`ReplyDecoder::at_boundary`](crate::protocol::ReplyDecoder::at_boundary).
+    #[must_use]
+    pub fn at_boundary(&self) -> bool {
+        self.state == State::Line && !self.list && self.line.is_empty()
+    }
+
+    /// Reads a line. `true` when it ends the reply.
+    fn read_line(
+        reply: &mut Reply,
+        list: &mut bool,
+        state: &mut State,
+        line: &[u8],
+    ) -> Result<bool, Malformed> {
+        let first = line.split(|byte| *byte == b' ').next().unwrap_or(line);
+        match first {
+            b"VALUE" => {
+                let length = value_length(line)?;
+                reply.elements += 1;
+                reply.value_size = reply.value_size.saturating_add(length);
+                *list = true;
+                *state = if length == 0 {
+                    State::Cr
+                } else {
+                    State::Data(length)
+                };
+                return Ok(false);
+            }
+            b"END" if first.len() == line.len() => {
+                reply.kind = ReplyKind::Aggregate;
+                return Ok(true);
+            }
+            // stats; stats cachedump; stats detail dump.
+            b"STAT" | b"ITEM" | b"PREFIX" => {
+                reply.elements += 1;
+                *list = true;
+                return Ok(false);
+            }
+            // An error may also break a list off (`SERVER_ERROR out of memory writing get response`).
+            b"ERROR" | b"CLIENT_ERROR" | b"SERVER_ERROR" => {
+                *reply = Reply {
+                    kind: ReplyKind::Error,
+                    error: Some(Word::new(first)),
+                    ..Reply::default()
+                };
+                return Ok(true);
+            }
+            // lru_crawler metadump.
+            _ if first.starts_with(b"key=") => {
+                reply.elements += 1;
+                *list = true;
+                return Ok(false);
+            }
+            _ => {}
+        }
+        if *list {
+            return Err(Malformed::Syntax);
+        }
+        match first {
+            b"STORED" | b"NOT_STORED" | b"EXISTS" | b"NOT_FOUND" | b"DELETED" | b"TOUCHED"
+            | b"OK" | b"RESET" | b"VERSION" | b"BUSY" | b"BADCLASS" | b"NOSPARE" | b"NOTFULL"
+            | b"UNSAFE" | b"SAME" => {
+                reply.kind = ReplyKind::Simple;
+                reply.word = Word::new(first);
+                Ok(true)
+            }
+            // Meta replies: not of this dialect, and `VA` has a data block.
+            b"HD" | b"VA" | b"EN" | b"NF" | b"NS" | b"EX" | b"MN" | b"ME" => {
+                Err(Malformed::Foreign)
+            }
+            b"HTTP/1.0" | b"HTTP/1.1" => Err(Malformed::Foreign),
+            _ => {
+                // A counter: up to 20 digits; a client may be sent trailing spaces (doc/protocol.txt, decr).
+                let digits = line.trim_ascii_end();
+                if digits.is_empty() || digits.len() > 20 || !digits.iter().all(u8::is_ascii_digit)
+                {
+                    return Err(Malformed::Syntax);
+                }
+                reply.kind = ReplyKind::Integer;
+                reply.integer = number::parse(digits);
+                Ok(true)
+            }
+        }
+    }
+}
+
+/// `VALUE <key> <flags> <bytes> [<cas unique>]`
+fn value_length(line: &[u8]) -> Result<u64, Malformed> {
+    let bytes = line
+        .split(|byte| *byte == b' ')
+        .nth(3)
+        .ok_or(Malformed::Syntax)?;
+    let length = number::parse(bytes).ok_or(Malformed::Syntax)?;
+    u64::try_from(length)
+        .ok()
+        .filter(|length| *length <= MAX_DATA)
+        .ok_or(Malformed::Length)
+}

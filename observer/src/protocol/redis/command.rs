@@ -1,0 +1,439 @@
+//! Reads a request's meaning out of its arguments, by the command table.
+
+use super::super::message::{Answer, Class, Effect, HitRule, Operation, Request, Word};
+use super::super::number;
+use super::super::text::Writer;
+use super::arguments::{Arguments, MAX_KEPT, RESIDUES};
+use super::commands::{Command, Hit, Shape, Special, Ttl, find};
+use super::options::{option, subcommand};
+
+/// Most digits of a number that is shown: seconds, milliseconds, counts, indexes. Longer ones may identify someone.
+const MAX_SHOWN_DIGITS: usize = 10;
+/// Longest option or subcommand.
+const MAX_WORD: usize = 24;
+
+/// The request that `arguments` (at least the name) make.
+pub(super) fn interpret(arguments: &Arguments, keep_detail: bool) -> Request {
+    let name = arguments.prefix(0);
+    let known = arguments.whole(0).and_then(find);
+    let (operation, class) = match known {
+        Some((index, command)) => (
+            Operation::Known {
+                index,
+                name: command.name,
+            },
+            command.class,
+        ),
+        None => (Operation::Other(Word::new(name)), Class::Other),
+    };
+    let mut request = Request {
+        operation,
+        class,
+        key_count: 0,
+        value_size: None,
+        ttl: None,
+        answer: Answer::One,
+        effect: Effect::None,
+        blocking: false,
+        hit_rule: HitRule::None,
+        detail: None,
+    };
+    let writer = keep_detail.then(|| Writer::new(operation.name()));
+    let mut walk = Walk::new(arguments, writer);
+    match known {
+        Some((_, command)) => {
+            walk.shape(&command.shape);
+            walk.fill(&mut request, command);
+        }
+        None => walk.shape(&Shape::UNKNOWN),
+    }
+    request.detail = walk.writer.map(Writer::finish);
+    request
+}
+
+/// One pass over the arguments.
+struct Walk<'a> {
+    arguments: &'a Arguments,
+    writer: Option<Writer>,
+    /// Arguments, the name included.
+    total: usize,
+    /// The next argument.
+    at: usize,
+    keys: u64,
+    value_size: Option<u64>,
+    ttl: Option<i64>,
+    /// The integer after FIELDS.
+    fields: u32,
+    get: bool,
+    block: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn new(arguments: &'a Arguments, writer: Option<Writer>) -> Self {
+        Self {
+            arguments,
+            writer,
+            total: usize::try_from(arguments.count()).unwrap_or(usize::MAX),
+            at: 1,
+            keys: 0,
+            value_size: None,
+            ttl: None,
+            fields: 0,
+            get: false,
+            block: false,
+        }
+    }
+
+    /// Follows the head, the cycle, the tail.
+    fn shape(&mut self, shape: &Shape) {
+        for &letter in shape.head {
+            if self.at >= self.total {
+                return;
+            }
+            match letter {
+                b'#' => self.counted(false),
+                b'P' => self.counted(true),
+                b'O' => while self.at < self.total && self.option(letter) {},
+                b'X' => self.streams(),
+                _ => self.one(letter),
+            }
+        }
+        let end = self.total.saturating_sub(shape.tail.len()).max(self.at);
+        self.cycle(shape.cycle, end);
+        for &letter in shape.tail {
+            if self.at < self.total {
+                self.one(letter);
+            }
+        }
+    }
+
+    /// One argument.
+    fn one(&mut self, letter: u8) {
+        let arguments = self.arguments;
+        match letter {
+            b'k' => self.key(),
+            b'm' if arguments.length(self.at) > 0 => self.key(),
+            b'v' => {
+                let length = arguments.length(self.at);
+                self.add_value(length);
+                self.hidden();
+            }
+            b'n' => self.number(),
+            b'w' => {
+                let word = self
+                    .upper(self.at)
+                    .and_then(|upper| subcommand(upper.as_bytes()));
+                match (&mut self.writer, word) {
+                    (Some(writer), Some(word)) => writer.word(word),
+                    (Some(writer), None) => writer.hidden(),
+                    (None, _) => {}
+                }
+                self.at += 1;
+            }
+            b'S' => {
+                if let Some(writer) = &mut self.writer {
+                    writer.stored_procedure(arguments.prefix(self.at));
+                }
+                self.at += 1;
+            }
+            _ => self.hidden(),
+        }
+    }
+
+    fn key(&mut self) {
+        self.keys += 1;
+        if let Some(writer) = &mut self.writer
+            && self.at < self.arguments.kept()
+        {
+            writer.key(self.arguments.prefix(self.at));
+        }
+        self.at += 1;
+    }
+
+    fn hidden(&mut self) {
+        if let Some(writer) = &mut self.writer {
+            writer.hidden();
+        }
+        self.at += 1;
+    }
+
+    fn number(&mut self) {
+        if let Some(writer) = &mut self.writer {
+            let shown = self
+                .arguments
+                .whole(self.at)
+                .filter(|text| text.len() <= MAX_SHOWN_DIGITS)
+                .and_then(number::parse);
+            match shown {
+                Some(number) => writer.number(number),
+                None => writer.hidden(),
+            }
+        }
+        self.at += 1;
+    }
+
+    fn add_value(&mut self, length: u64) {
+        self.value_size = Some(self.value_size.unwrap_or(0).saturating_add(length));
+    }
+
+    /// A count, and that many keys or pairs.
+    fn counted(&mut self, pairs: bool) {
+        let count = self
+            .integer(self.at)
+            .and_then(|count| usize::try_from(count).ok())
+            .unwrap_or(0);
+        self.number();
+        let rest = self.total - self.at;
+        let (cycle, length): (&[u8], _) = if pairs {
+            (b"kv", count.saturating_mul(2))
+        } else {
+            (b"k", count)
+        };
+        let end = self.at + length.min(rest);
+        if pairs && end > MAX_KEPT && end < self.total {
+            // The sums cannot tell these values from what follows.
+            self.cycle(b"k?", end);
+            self.value_size = None;
+        } else {
+            self.cycle(cycle, end);
+        }
+    }
+
+    /// Options up to STREAMS, then keys and as many ids.
+    fn streams(&mut self) {
+        while self.at < self.arguments.kept() {
+            let streams = self
+                .upper(self.at)
+                .is_some_and(|upper| upper.as_bytes() == b"STREAMS");
+            if !self.option(b'X') {
+                self.hidden();
+            }
+            if streams {
+                let keys = (self.total - self.at) / 2;
+                self.cycle(b"k", self.at + keys);
+                return;
+            }
+        }
+    }
+
+    /// Repeats `cycle` up to `end`; past the kept arguments by arithmetic, so a million pairs cost nothing.
+    fn cycle(&mut self, cycle: &[u8], end: usize) {
+        let start = self.at;
+        if cycle.is_empty() {
+            return;
+        }
+        let kept = end.min(self.arguments.kept());
+        if let [b'o' | b's' | b'g'] = cycle {
+            while self.at < kept {
+                if !self.option(cycle[0]) {
+                    self.hidden();
+                }
+            }
+        } else if self.writer.is_none() && cycle == b"?" {
+            self.at = self.at.max(kept);
+        } else {
+            let mut letters = cycle.iter().cycle();
+            while self.at < kept {
+                if let Some(&letter) = letters.next() {
+                    self.one(letter);
+                }
+            }
+        }
+        if end > self.at {
+            self.past_kept(cycle, start, end);
+        }
+    }
+
+    /// Accounts for the arguments from `self.at` to `end`, of which only sums are known.
+    fn past_kept(&mut self, cycle: &[u8], start: usize, end: usize) {
+        let period = cycle.len();
+        for (offset, letter) in cycle.iter().enumerate() {
+            // Arguments `i` in `self.at..end` with `(i - start) % period == offset`.
+            let before =
+                |limit: usize| (limit.saturating_sub(start) + period - 1 - offset) / period;
+            match letter {
+                b'k' => self.keys += (before(end) - before(self.at)) as u64,
+                b'v' => {
+                    for (residue, sum) in self.arguments.sums().iter().enumerate() {
+                        // RESIDUES is a multiple of every period, so an argument's residue tells its offset.
+                        if (residue + RESIDUES * period - start % RESIDUES) % period == offset {
+                            self.add_value(*sum);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        if let Some(writer) = &mut self.writer {
+            writer.cut();
+        }
+        self.at = end;
+    }
+
+    /// An option and what follows it. `false`, and nothing taken, if the next argument is none.
+    fn option(&mut self, region: u8) -> bool {
+        let Some((word, follow)) = self
+            .upper(self.at)
+            .and_then(|upper| option(upper.as_bytes(), region))
+        else {
+            return false;
+        };
+        if let Some(writer) = &mut self.writer {
+            writer.word(word);
+        }
+        self.at += 1;
+        let integer = self.integer(self.at);
+        match word {
+            "EX" => self.ttl = integer,
+            "PX" => self.ttl = integer.map(seconds),
+            "FIELDS" => {
+                self.fields = integer
+                    .and_then(|count| u32::try_from(count).ok())
+                    .unwrap_or(0)
+            }
+            "GET" => self.get = true,
+            "BLOCK" => self.block = true,
+            _ => {}
+        }
+        for _ in 0..follow.integers {
+            if self.at < self.total && self.integer(self.at).is_some() {
+                self.number();
+            }
+        }
+        for _ in 0..follow.hidden {
+            if self.at < self.total {
+                self.hidden();
+            }
+        }
+        if follow.threshold {
+            if let Some(sign @ (b"=" | b"~")) = self.arguments.whole(self.at) {
+                if let Some(writer) = &mut self.writer {
+                    writer.word(if sign == b"=" { "=" } else { "~" });
+                }
+                self.at += 1;
+            }
+            if self.at < self.total {
+                self.number();
+            }
+        }
+        if follow.key && self.at < self.total {
+            self.key();
+        }
+        if follow.keys {
+            self.cycle(b"k", self.total);
+        }
+        true
+    }
+
+    fn integer(&self, index: usize) -> Option<i64> {
+        self.arguments.whole(index).and_then(number::parse)
+    }
+
+    /// An argument as a word, upper-case.
+    fn upper(&self, index: usize) -> Option<Upper> {
+        let text = self.arguments.whole(index)?;
+        if text.is_empty() || text.len() > MAX_WORD {
+            return None;
+        }
+        let mut upper = Upper {
+            length: text.len(),
+            bytes: [0; MAX_WORD],
+        };
+        for (to, from) in upper.bytes.iter_mut().zip(text) {
+            *to = from.to_ascii_uppercase();
+        }
+        Some(upper)
+    }
+
+    /// What was found, and what the table says beside.
+    fn fill(&self, request: &mut Request, command: &Command) {
+        let count = |keys: u64| u32::try_from(keys).unwrap_or(u32::MAX);
+        let keys = count(self.keys);
+        let after_key = count((self.total as u64).saturating_sub(2));
+        request.key_count = keys;
+        request.value_size = self.value_size;
+        request.ttl = match command.ttl {
+            Ttl::No => self.ttl,
+            Ttl::Seconds(at) => self.integer(usize::from(at)),
+            Ttl::Millis(at) => self.integer(usize::from(at)).map(seconds),
+        };
+        if matches!(command.name, "RESTORE" | "RESTORE-ASKING") {
+            // 0 is no time to live there, and with ABSTTL it is a point in time.
+            let absolute = (4..self.arguments.kept()).any(|index| {
+                self.upper(index)
+                    .is_some_and(|upper| upper.as_bytes() == b"ABSTTL")
+            });
+            request.ttl = request.ttl.filter(|ttl| *ttl > 0 && !absolute);
+        }
+        request.blocking = command.blocking || self.block;
+        request.hit_rule = match command.hit {
+            Hit::No => HitRule::None,
+            Hit::Null => HitRule::Null,
+            Hit::NullIfGet if self.get => HitRule::Null,
+            Hit::NullIfGet => HitRule::None,
+            Hit::NullKeys => HitRule::NullElements { asked: keys },
+            Hit::NullFields => HitRule::NullElements { asked: after_key },
+            Hit::NullCounted => HitRule::NullElements { asked: self.fields },
+            Hit::Empty => HitRule::Empty,
+            Hit::CountKeys => HitRule::Count { asked: keys },
+            Hit::CountOne => HitRule::Count { asked: 1 },
+            Hit::ZeroFields => HitRule::ZeroElements { asked: after_key },
+            Hit::MinusTwo => HitRule::MinusTwo,
+        };
+        match command.special {
+            Special::No => {}
+            Special::Select => {
+                if let Some(database) = self.integer(1).and_then(|index| u32::try_from(index).ok())
+                {
+                    request.effect = Effect::Select(database);
+                }
+            }
+            Special::Multi => request.effect = Effect::Multi,
+            Special::EndMulti => request.effect = Effect::EndMulti,
+            Special::Reset => request.effect = Effect::Reset,
+            Special::Stream => request.effect = Effect::Stream,
+            Special::Quit => request.effect = Effect::Quit,
+            Special::Subscribe => {
+                // Without channels, UNSUBSCRIBE answers once for each channel there is; one is what can be known here.
+                let channels = (self.total as u64).saturating_sub(1).max(1);
+                request.answer = Answer::Subscriptions(count(channels));
+            }
+            Special::Client => self.client(request),
+        }
+    }
+
+    /// CLIENT REPLY (`redis/src/networking.c`, `clientCommand`): OFF and SKIP are not answered.
+    fn client(&self, request: &mut Request) {
+        let word = |index, expected: &[u8]| {
+            self.upper(index)
+                .is_some_and(|upper| upper.as_bytes() == expected)
+        };
+        if self.total != 3 || !word(1, b"REPLY") {
+            return;
+        }
+        if word(2, b"ON") {
+            request.effect = Effect::ReplyOn;
+        } else if word(2, b"OFF") {
+            (request.effect, request.answer) = (Effect::ReplyOff, Answer::None);
+        } else if word(2, b"SKIP") {
+            (request.effect, request.answer) = (Effect::ReplySkip, Answer::None);
+        }
+    }
+}
+
+/// Milliseconds as seconds, rounded up: a key that lives for 200 ms does not live for 0 s.
+fn seconds(millis: i64) -> i64 {
+    millis.div_euclid(1000) + i64::from(millis.rem_euclid(1000) > 0)
+}
+
+/// An upper-cased word.
+struct Upper {
+    length: usize,
+    bytes: [u8; MAX_WORD],
+}
+
+impl Upper {
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}

@@ -1,0 +1,51 @@
+//! What the first bytes of lines and strings say: statuses, errors, kinds of messages.
+
+use super::super::message::{Redirect, Word};
+
+/// The prefix of an error, and where it points. `whole`: nothing of it is missing.
+///
+/// `-MOVED 3999 127.0.0.1:6381`, `-ASK 3999 127.0.0.1:6381` (Redis cluster specification). The host is empty when the
+/// server does not know it: it is then the one that was asked.
+pub(super) fn prefix(head: &[u8], whole: bool) -> (Word, Option<Redirect>) {
+    let mut words = head.split(|byte| *byte == b' ');
+    let first = words.next().unwrap_or(&[]);
+    let complete = whole || first.len() < head.len();
+    let plain = |byte: &u8| {
+        byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-')
+    };
+    if !complete || first.is_empty() || !first.iter().all(plain) {
+        return (Word::new(b"ERR"), None);
+    }
+    let redirect = if whole && matches!(first, b"MOVED" | b"ASK") {
+        words
+            .nth(1)
+            .filter(|target| !target.is_empty())
+            .and_then(Redirect::new)
+    } else {
+        None
+    };
+    (Word::new(first), redirect)
+}
+
+/// First elements of RESP2 pub/sub messages (`redis/src/pubsub.c`).
+pub(super) const MESSAGES: [&[u8]; 9] = [
+    b"message",
+    b"pmessage",
+    b"smessage",
+    b"subscribe",
+    b"psubscribe",
+    b"ssubscribe",
+    b"unsubscribe",
+    b"punsubscribe",
+    b"sunsubscribe",
+];
+
+/// Up to the first space.
+pub(super) fn first_word(text: &[u8]) -> &[u8] {
+    text.split(|byte| *byte == b' ').next().unwrap_or(text)
+}
+
+/// Bytes of doubles and big numbers, `inf` and `nan` among them.
+pub(super) fn is_numeric(byte: u8) -> bool {
+    byte.is_ascii_digit() || b"+-.eEinfa".contains(&byte)
+}

@@ -1,0 +1,4 @@
+//! Byte tables: complete messages, every cut of them, gaps, malformed input, budgets.
+
+mod replies;
+mod requests;

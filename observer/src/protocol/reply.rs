@@ -1,0 +1,256 @@
+//! Replies, reduced to what matters of them, and what they mean for their requests.
+
+use super::message::{Class, HitRule, Outcome, Redirect, Request, Word};
+
+/// The shape of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReplyKind {
+    /// A status line: `+OK`, `STORED`.
+    #[default]
+    Simple,
+    /// An error, from a line or (RESP3) a counted string.
+    Error,
+    /// An integer or a boolean.
+    Integer,
+    /// A counted string, a double, a big number.
+    Value,
+    /// A null of either RESP version.
+    Null,
+    /// An array, set or map; the values of a Memcached retrieval.
+    Aggregate,
+    /// RESP3 out-of-band data: it answers no request.
+    Push,
+}
+
+/// One reply. Holds no values: [`Reply::word`] is a status or the kind of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reply {
+    /// Its shape.
+    pub kind: ReplyKind,
+    /// The prefix of an error reply: `WRONGTYPE`, `MOVED`, `SERVER_ERROR`. A first word that does not look like
+    /// a prefix (upper-case letters, digits, `_`, `-`) is reported as `ERR`, since a script can put anything there.
+    pub error: Option<Word>,
+    /// Where MOVED or ASK points. [`Reply::error`] is then set too.
+    pub redirect: Option<Redirect>,
+    /// The integer; 0 or 1 for a boolean.
+    pub integer: Option<i64>,
+    /// Top-level elements; a map counts keys and values, so that RESP2 and RESP3 agree. Memcached: values, or
+    /// lines of statistics.
+    pub elements: u64,
+    /// Null elements at the top level.
+    pub nulls: u64,
+    /// Integer elements at the top level that are 0.
+    pub zeros: u64,
+    /// Error elements at the top level (EXEC).
+    pub errors: u64,
+    /// Bytes of strings (and doubles and big numbers) at any depth, exact even when they were not captured.
+    pub value_size: u64,
+    /// A status (`OK`, `QUEUED`); the first element of a push or of a RESP2 subscription message (`MESSAGE`,
+    /// `SUBSCRIBE`); for an aggregate with errors in it, the prefix of the first. Else empty.
+    pub word: Word,
+}
+
+/// What a reply means for its request.
+///
+/// Hits and misses follow the server's `keyspace_hits` and `keyspace_misses` where the reply tells, with
+/// fields counted like keys (`redis/src/db.c`, `lookupKeyReadWithFlags`).
+#[must_use]
+pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
+    let mut outcome = Outcome::default();
+    match reply.kind {
+        ReplyKind::Error => {
+            outcome.error = reply.error;
+            outcome.redirect = reply.redirect;
+            return outcome;
+        }
+        ReplyKind::Simple if reply.word.as_bytes() == b"QUEUED" => {
+            outcome.queued = true;
+            return outcome;
+        }
+        // Errors inside EXEC: the first stands for the transaction.
+        ReplyKind::Aggregate if reply.errors > 0 && request.class == Class::Transaction => {
+            outcome.error = Some(reply.word);
+        }
+        _ => {}
+    }
+    (outcome.hits, outcome.misses) = hits_and_misses(request.hit_rule, reply);
+    if request.class == Class::Get {
+        outcome.value_size = match reply.kind {
+            ReplyKind::Value => Some(reply.value_size),
+            ReplyKind::Aggregate if reply.elements > reply.nulls => Some(reply.value_size),
+            _ => None,
+        };
+    }
+    if request.class == Class::Delete {
+        outcome.deleted = match reply.kind {
+            ReplyKind::Integer => reply.integer.and_then(|count| u64::try_from(count).ok()),
+            ReplyKind::Simple => match reply.word.as_bytes() {
+                b"DELETED" => Some(1),
+                b"NOT_FOUND" => Some(0),
+                _ => None,
+            },
+            // HDEL-like commands that answer one integer a field (HGETDEL answers values instead).
+            _ => None,
+        };
+    }
+    outcome
+}
+
+/// Hits and misses of a reply that is no error.
+fn hits_and_misses(rule: HitRule, reply: &Reply) -> (u32, u32) {
+    let of = |asked: u32, found: u64| {
+        let hits = u32::try_from(found).unwrap_or(u32::MAX).min(asked);
+        (hits, asked - hits)
+    };
+    let null = reply.kind == ReplyKind::Null;
+    match rule {
+        HitRule::None => (0, 0),
+        HitRule::Null => of(1, u64::from(!null)),
+        HitRule::NullElements { asked } => of(asked, reply.elements.saturating_sub(reply.nulls)),
+        HitRule::Empty => {
+            let empty = null || (reply.kind == ReplyKind::Aggregate && reply.elements == 0);
+            of(1, u64::from(!empty))
+        }
+        HitRule::Count { asked } => of(
+            asked,
+            reply
+                .integer
+                .and_then(|n| u64::try_from(n).ok())
+                .unwrap_or(0),
+        ),
+        HitRule::ZeroElements { asked } => of(asked, reply.elements.saturating_sub(reply.zeros)),
+        HitRule::MinusTwo => of(1, u64::from(reply.integer != Some(-2))),
+        HitRule::Values { asked } => of(asked, reply.elements),
+        HitRule::Found => of(1, u64::from(reply.word.as_bytes() != b"NOT_FOUND")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::{Answer, Effect, Operation};
+    use super::*;
+
+    fn request(class: Class, hit_rule: HitRule) -> Request {
+        Request {
+            operation: Operation::Other(Word::new(b"test")),
+            class,
+            key_count: 1,
+            value_size: None,
+            ttl: None,
+            answer: Answer::One,
+            effect: Effect::None,
+            blocking: false,
+            hit_rule,
+            detail: None,
+        }
+    }
+
+    fn reply(kind: ReplyKind) -> Reply {
+        Reply {
+            kind,
+            ..Reply::default()
+        }
+    }
+
+    #[test]
+    fn hits_and_misses_by_rule() {
+        let integer = |n| Reply {
+            integer: Some(n),
+            ..reply(ReplyKind::Integer)
+        };
+        let array = |elements, nulls, zeros| Reply {
+            elements,
+            nulls,
+            zeros,
+            ..reply(ReplyKind::Aggregate)
+        };
+        let word = |w: &[u8]| Reply {
+            word: Word::new(w),
+            ..reply(ReplyKind::Simple)
+        };
+        let asked = 3;
+        for (rule, reply, expected) in [
+            (HitRule::None, reply(ReplyKind::Null), (0, 0)),
+            (HitRule::Null, reply(ReplyKind::Null), (0, 1)),
+            (HitRule::Null, reply(ReplyKind::Value), (1, 0)),
+            (HitRule::NullElements { asked }, array(3, 1, 0), (2, 1)),
+            (
+                HitRule::NullElements { asked },
+                reply(ReplyKind::Null),
+                (0, 3),
+            ),
+            (HitRule::Empty, array(0, 0, 0), (0, 1)),
+            (HitRule::Empty, reply(ReplyKind::Null), (0, 1)),
+            (HitRule::Empty, array(2, 2, 0), (1, 0)),
+            (HitRule::Count { asked }, integer(2), (2, 1)),
+            (HitRule::Count { asked }, integer(99), (3, 0)),
+            (HitRule::Count { asked }, integer(-1), (0, 3)),
+            (HitRule::ZeroElements { asked }, array(3, 0, 2), (1, 2)),
+            (HitRule::MinusTwo, integer(-2), (0, 1)),
+            (HitRule::MinusTwo, integer(-1), (1, 0)),
+            (HitRule::Values { asked }, array(1, 0, 0), (1, 2)),
+            (HitRule::Found, word(b"NOT_FOUND"), (0, 1)),
+            (HitRule::Found, word(b"TOUCHED"), (1, 0)),
+            (HitRule::Found, integer(5), (1, 0)),
+        ] {
+            assert_eq!(
+                hits_and_misses(rule, &reply),
+                expected,
+                "{rule:?} {reply:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_is_neither_hit_nor_miss() {
+        let error = Reply {
+            error: Some(Word::new(b"WRONGTYPE")),
+            ..reply(ReplyKind::Error)
+        };
+        let outcome = outcome(&request(Class::Get, HitRule::Null), &error);
+        assert_eq!(
+            (outcome.hits, outcome.misses, outcome.value_size),
+            (0, 0, None)
+        );
+        assert_eq!(outcome.error, Some(Word::new(b"WRONGTYPE")));
+    }
+
+    #[test]
+    fn queued_says_nothing_yet() {
+        let queued = Reply {
+            word: Word::new(b"QUEUED"),
+            ..reply(ReplyKind::Simple)
+        };
+        let outcome = outcome(&request(Class::Get, HitRule::Null), &queued);
+        assert!(outcome.queued);
+        assert_eq!((outcome.hits, outcome.misses), (0, 0));
+    }
+
+    #[test]
+    fn sizes_and_deletions() {
+        let value = Reply {
+            value_size: 7,
+            ..reply(ReplyKind::Value)
+        };
+        let read = outcome(&request(Class::Get, HitRule::Null), &value);
+        assert_eq!((read.value_size, read.deleted), (Some(7), None));
+        let miss = outcome(&request(Class::Get, HitRule::Null), &reply(ReplyKind::Null));
+        assert_eq!(miss.value_size, None);
+        let two = Reply {
+            integer: Some(2),
+            ..reply(ReplyKind::Integer)
+        };
+        assert_eq!(
+            outcome(&request(Class::Delete, HitRule::None), &two).deleted,
+            Some(2)
+        );
+        let gone = Reply {
+            word: Word::new(b"DELETED"),
+            ..reply(ReplyKind::Simple)
+        };
+        assert_eq!(
+            outcome(&request(Class::Delete, HitRule::None), &gone).deleted,
+            Some(1)
+        );
+    }
+}
