@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel,
+bpf_ktime_get_ns, bpf_probe_read_kernel,
     bpf_probe_read_user, generated,
 };
 use observer_ebpf::{
@@ -13,7 +13,8 @@ use observer_ebpf::{
 };
 
 use crate::globals::{EVENTS, count, count_two, scratch, setting};
-use crate::socket::{Ports, identify, positions};
+use crate::socket::{Common, Ports, identify, net, positions};
+use crate::task::Task;
 
 /// Where the bytes of a call are. Not an enum with fields: type information for one, which any function
 /// that the compiler leaves out of line would carry, is refused by the kernel.
@@ -86,9 +87,17 @@ impl Iovec {
 
 /// The header of a call that moved `length` bytes: whose, where in the stream, by whom.
 #[inline(always)]
-pub(crate) fn begin(direction: u8, sk: u64, ports: &Ports, length: u32) -> Option<Header> {
+pub(crate) fn begin(
+    direction: u8,
+    sk: u64,
+    common: &Common,
+    ports: &Ports,
+    length: u32,
+    task: Task,
+) -> Option<Header> {
     let mut header = head(kind::DATA);
-    identify(sk, ports, &mut header)?;
+    identify(sk, common, ports, &mut header)?;
+    task.describe(net(common), &mut header)?;
     let (write, copied) = positions(sk)?;
     let (next, opposite) = if direction == direction::SEND {
         (write, copied)
@@ -99,7 +108,6 @@ pub(crate) fn begin(direction: u8, sk: u64, ports: &Ports, length: u32) -> Optio
     header.position = next.wrapping_sub(length);
     header.opposite = opposite;
     header.length = length;
-    task(&mut header);
     let slot = if direction == direction::SEND {
         counter::SENDS
     } else {
@@ -158,20 +166,6 @@ pub(crate) fn head(kind: u8) -> Header {
         cgroup: 0,
         comm: [0; 16],
     }
-}
-
-/// Fills in the running thread. Only where the kernel runs on that thread's behalf.
-#[inline(always)]
-pub(crate) fn task(header: &mut Header) {
-    let both = bpf_get_current_pid_tgid();
-    header.pid = (both >> 32) as u32;
-    header.tid = both as u32;
-    // SAFETY: the helper has no preconditions.
-    header.cgroup = unsafe { generated::bpf_get_current_cgroup_id() };
-    if let Ok(comm) = bpf_get_current_comm() {
-        header.comm = comm;
-    }
-    header.flags |= flag::TASK;
 }
 
 /// Whether to wake the reader: not for each record, which costs more than the record, but when a quarter

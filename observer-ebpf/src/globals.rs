@@ -35,6 +35,20 @@ static PORTS: Array<[u64; PORT_WORDS]> = Array::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<[u64; counter::COUNT]> = PerCpuArray::with_max_entries(lane::COUNT, 0);
 
+/// How many `struct proto` are remembered: TCP over IPv4 and IPv6, and each once more under kernel TLS or a
+/// socket map.
+pub(crate) const PROTOS: usize = 4;
+
+/// Addresses of `struct proto` that belong to TCP.
+#[map]
+static TCP_PROTOS: Array<[u64; PROTOS]> = Array::with_max_entries(1, 0);
+
+/// The remembered addresses.
+#[inline(always)]
+pub(crate) fn protos() -> Option<*mut u64> {
+    TCP_PROTOS.get_ptr_mut(0).map(|protos| protos.cast())
+}
+
 /// When a thread entered `tcp_sendmsg_locked`, by `pid_tgid`.
 #[map]
 pub(crate) static STARTS: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);

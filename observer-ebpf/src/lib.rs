@@ -178,8 +178,12 @@ pub mod config {
     }
 
     slots! {
-        /// `sock_common.skc_dport`; `skc_num` is at +2 and `skc_family` at +4, which userspace checks.
+        /// `sock_common.skc_dport`; `skc_num` is right behind, which userspace checks.
         SKC_DPORT,
+        /// `sock_common.skc_family`.
+        SKC_FAMILY,
+        /// `sock_common.skc_prot`, a pointer.
+        SKC_PROT,
         /// `sock_common.skc_daddr`.
         SKC_DADDR,
         /// `sock_common.skc_rcv_saddr`.
@@ -196,9 +200,13 @@ pub mod config {
         SK_PROTOCOL,
         /// `inet_sock.inet_sport`, network order.
         INET_SPORT,
-        /// `tcp_sock.write_seq`.
+        /// `tcp_sock`: where to read the two positions.
+        SEQUENCES,
+        /// 1 where they lie too far apart to be read in one piece.
+        SEQUENCES_APART,
+        /// `tcp_sock.write_seq`, from there.
         WRITE_SEQ,
-        /// `tcp_sock.copied_seq`.
+        /// `tcp_sock.copied_seq`, from there.
         COPIED_SEQ,
         /// Payload bytes captured of one call at most.
         MAX_BYTES,
@@ -208,6 +216,24 @@ pub mod config {
         WAKE_AT,
         /// `task_struct.flags`.
         TASK_FLAGS,
+        /// `task_struct.tgid`.
+        TASK_TGID,
+        /// `task_struct.pid`.
+        TASK_PID,
+        /// `task_struct.comm`.
+        TASK_COMM,
+        /// `task_struct.cgroups`, a pointer to `css_set`.
+        TASK_CGROUPS,
+        /// `css_set.dfl_cgrp`, a pointer to `cgroup`.
+        CSS_CGROUP,
+        /// `cgroup.kn`, a pointer to `kernfs_node`.
+        CGROUP_KN,
+        /// `kernfs_node.id`.
+        KN_ID,
+        /// `task_struct.nsproxy`, a pointer.
+        TASK_NSPROXY,
+        /// `nsproxy.net_ns`, a pointer to `net`.
+        NSPROXY_NET,
         /// Word of `task_struct` that tells a 32-bit system call.
         TASK_COMPAT,
         /// Bits of that word; 0 where the architecture has none.

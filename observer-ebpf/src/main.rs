@@ -3,6 +3,7 @@
 //!
 //! - [`globals`]: configuration, maps, counters.
 //! - [`socket`]: port filter, whose socket it is, its position.
+//! - [`task`]: whose call it is.
 //! - [`capture`]: one call becomes records.
 //! - [`syscall`]: the buffer of a call, from the registers of its system call (`tracepoint` backend).
 //! - [`iter`]: the same from the kernel's own iterator (`fentry` backend).
@@ -21,6 +22,8 @@ mod programs;
 mod socket;
 #[cfg(target_arch = "bpf")]
 mod syscall;
+#[cfg(target_arch = "bpf")]
+mod task;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

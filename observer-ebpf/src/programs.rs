@@ -7,7 +7,8 @@ use observer_ebpf::{counter, direction, flag, kind, lane};
 
 use crate::capture::{self, Buffer};
 use crate::globals::{STARTS, count};
-use crate::socket::{filter, filter_state, identify, positions};
+use crate::socket::{Common, filter, filter_state, identify, inode, net, positions};
+use crate::task::Task;
 use crate::{iter, syscall};
 
 /// `recv` flags: out-of-band data and error reports are not the stream, a peek consumes nothing.
@@ -44,7 +45,8 @@ pub(crate) fn receive_length(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn sock_length(ctx: &RawTracePointContext, way: u8) -> Option<()> {
     let sk: u64 = ctx.arg(0);
-    let ports = filter(sk)?;
+    let mut common = Common::uninit();
+    let ports = filter(sk, &mut common)?;
     let length: i32 = ctx.arg(1);
     if length <= 0 {
         return None;
@@ -58,11 +60,12 @@ fn sock_length(ctx: &RawTracePointContext, way: u8) -> Option<()> {
         return None;
     }
     let length = length as u32;
-    let mut header = capture::begin(way, sk, &ports, length)?;
+    let task = Task::current();
+    let mut header = capture::begin(way, sk, &common, &ports, length, task)?;
     let buffer = if flags & TRUNC != 0 {
         Buffer::UNREADABLE
     } else {
-        syscall::buffer(length)
+        syscall::buffer(task, length)
     };
     capture::finish(way, &mut header, &buffer)
 }
@@ -71,7 +74,8 @@ fn sock_length(ctx: &RawTracePointContext, way: u8) -> Option<()> {
 #[fentry(function = "tcp_sendmsg_locked")]
 pub(crate) fn send_entry(ctx: FEntryContext) -> i32 {
     let sk: u64 = ctx.arg(0);
-    if filter(sk).is_some() {
+    let mut common = Common::uninit();
+    if filter(sk, &mut common).is_some() {
         // SAFETY: the helper has no preconditions.
         let time = unsafe { bpf_ktime_get_ns() };
         if STARTS.insert(bpf_get_current_pid_tgid(), time, 0).is_err() {
@@ -91,7 +95,8 @@ pub(crate) fn send_exit(ctx: FExitContext) -> i32 {
 #[inline(always)]
 fn sent(ctx: &FExitContext) -> Option<()> {
     let sk: u64 = ctx.arg(0);
-    let ports = filter(sk)?;
+    let mut common = Common::uninit();
+    let ports = filter(sk, &mut common)?;
     let thread = bpf_get_current_pid_tgid();
     // SAFETY: the entry belongs to this thread, which is here and not in the entry program.
     let started = unsafe { STARTS.get(thread) }.copied();
@@ -102,7 +107,8 @@ fn sent(ctx: &FExitContext) -> Option<()> {
     }
     let msg: u64 = ctx.arg(1);
     let length = length as u32;
-    let mut header = capture::begin(direction::SEND, sk, &ports, length)?;
+    let task = Task::current();
+    let mut header = capture::begin(direction::SEND, sk, &common, &ports, length, task)?;
     if let Some(started) = started {
         header.started = started;
     }
@@ -133,13 +139,15 @@ pub(crate) fn receive_exit_6(ctx: FExitContext) -> i32 {
 #[inline(always)]
 fn received(ctx: &FExitContext, flags: i32, length: i32) -> Option<()> {
     let sk: u64 = ctx.arg(0);
-    let ports = filter(sk)?;
+    let mut common = Common::uninit();
+    let ports = filter(sk, &mut common)?;
     if length <= 0 || flags & NOT_STREAM != 0 {
         return None;
     }
     let msg: u64 = ctx.arg(1);
     let length = length as u32;
-    let mut header = capture::begin(direction::RECEIVE, sk, &ports, length)?;
+    let task = Task::current();
+    let mut header = capture::begin(direction::RECEIVE, sk, &common, &ports, length, task)?;
     let buffer = if flags & TRUNC != 0 {
         Buffer::UNREADABLE
     } else {
@@ -165,12 +173,13 @@ fn state(ctx: &RawTracePointContext) -> Option<()> {
         _ => return None,
     };
     let sk: u64 = ctx.arg(0);
-    let ports = filter_state(sk)?;
+    let mut common = Common::uninit();
+    let ports = filter_state(sk, &mut common)?;
     let mut header = capture::head(kind);
-    identify(sk, &ports, &mut header)?;
+    identify(sk, &common, &ports, &mut header)?;
     match kind {
         // `connect` runs on behalf of its caller; the other transitions may run in softirq.
-        kind::CONNECTING => capture::task(&mut header),
+        kind::CONNECTING => Task::current().describe(net(&common), &mut header)?,
         kind::ESTABLISHED => {
             (header.position, header.opposite) = positions(sk)?;
             if old == SYN_RECV {
@@ -178,6 +187,9 @@ fn state(ctx: &RawTracePointContext) -> Option<()> {
             }
         }
         _ => {}
+    }
+    if kind != kind::CONNECTING {
+        header.netns = inode(net(&common))?;
     }
     capture::bare(&header, lane::STATE);
     Some(())

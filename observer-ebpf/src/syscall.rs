@@ -4,35 +4,31 @@
 //! still say what the application asked for. A call that was not made by that system call (io_uring, splice,
 //! `sendfile`, a kernel thread) must be told apart, or foreign memory would pass for payload.
 
-use aya_ebpf::helpers::{bpf_probe_read_user, generated};
+use aya_ebpf::helpers::bpf_probe_read_user;
 use observer_ebpf::config;
 
 use crate::capture::{Buffer, Place};
-use crate::globals::{offset, setting};
+use crate::globals::setting;
+use crate::task::Task;
 
 /// `PF_IO_WORKER`, `PF_USER_WORKER`, `PF_KTHREAD`: threads whose registers belong to no system call.
 const NO_SYSCALL: u32 = 0x10 | 0x4000 | 0x20_0000;
 
 const ENOSYS: i64 = 38;
 
-/// The buffer of the running system call, which moved `length` bytes.
+/// The buffer of the system call that `task` is in, which moved `length` bytes.
 #[inline(always)]
-pub(crate) fn buffer(length: u32) -> Buffer {
-    // SAFETY: the helpers have no preconditions. The loads go through pointers that the verifier knows the
-    // types of, at offsets that it knows and checks.
-    let (flags, compat, number, result, arg1, arg2) = unsafe {
-        let task = generated::bpf_get_current_task_btf();
-        let regs = generated::bpf_task_pt_regs(task) as u64;
-        let task = task as u64;
-        (
-            load::<u32>(task, config::TASK_FLAGS),
-            load::<u32>(task, config::TASK_COMPAT),
-            load::<u64>(regs, config::REGS_NUMBER) as u32,
-            load::<u64>(regs, config::REGS_RESULT) as i64,
-            load::<u64>(regs, config::REGS_ARG1),
-            load::<u64>(regs, config::REGS_ARG2),
-        )
-    };
+pub(crate) fn buffer(task: Task, length: u32) -> Buffer {
+    let regs = task.registers();
+    let (flags, compat): (u32, u32) = (
+        task.field(config::TASK_FLAGS),
+        task.field(config::TASK_COMPAT),
+    );
+    let (number, result) = (
+        regs.get(config::REGS_NUMBER) as u32,
+        regs.get(config::REGS_RESULT) as i64,
+    );
+    let (arg1, arg2) = (regs.get(config::REGS_ARG1), regs.get(config::REGS_ARG2));
     if flags & NO_SYSCALL != 0 || compat & setting(config::COMPAT_MASK) != 0 {
         return Buffer::UNREADABLE;
     }
@@ -78,14 +74,4 @@ pub(crate) fn buffer(length: u32) -> Buffer {
         };
     }
     Buffer::UNREADABLE
-}
-
-/// Loads a field through a pointer that the kernel vouches for: an instruction, not a helper call.
-///
-/// # Safety
-/// `base` comes from a helper that returns a typed pointer.
-#[inline(always)]
-unsafe fn load<T>(base: u64, slot: usize) -> T {
-    // SAFETY: by contract, and the verifier checks the offset against the type.
-    unsafe { core::ptr::read_volatile((base as usize + offset(slot)) as *const T) }
 }

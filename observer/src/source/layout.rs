@@ -10,6 +10,8 @@ const NEVER: u32 = 256;
 /// Bytes of `sock_common` and of `iov_iter` that the programs read in one piece.
 const COMMON: u32 = 128;
 const ITER: u32 = 40;
+/// The same for the two positions in `tcp_sock`.
+const SEQUENCES: u32 = 128;
 
 /// The configuration, as the programs take it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,23 +22,25 @@ impl Config {
     pub(crate) fn common(btf: &Btf) -> Result<Self, BtfError> {
         let mut config = Self([0; slot::COUNT]);
         let dport = btf.field("sock_common", "skc_dport")?;
-        for (name, distance) in [("skc_num", 2), ("skc_family", 4)] {
-            let field = btf.field("sock_common", name)?;
-            if field
+        let num = btf.field("sock_common", "skc_num")?;
+        // Both ports are read as one word.
+        if dport.size != 2
+            || num
                 != (Field {
-                    offset: dport.offset + distance,
+                    offset: dport.offset + 2,
                     size: 2,
                 })
-            {
-                return Err(unexpected(
-                    "sock_common",
-                    name,
-                    "not right behind skc_dport",
-                ));
-            }
+        {
+            return Err(unexpected(
+                "sock_common",
+                "skc_num",
+                "not right behind skc_dport",
+            ));
         }
-        config.0[slot::SKC_DPORT] = dport.offset;
+        config.0[slot::SKC_DPORT] = within("sock_common", "skc_num", dport, COMMON - 2)?;
         for (at, name, size) in [
+            (slot::SKC_FAMILY, "skc_family", 2),
+            (slot::SKC_PROT, "skc_prot", 8),
             (slot::SKC_DADDR, "skc_daddr", 4),
             (slot::SKC_RCV_SADDR, "skc_rcv_saddr", 4),
             (slot::SKC_V6_DADDR, "skc_v6_daddr", 16),
@@ -51,9 +55,24 @@ impl Config {
             (slot::INET_SPORT, "inet_sock", "inet_sport", 2),
             (slot::WRITE_SEQ, "tcp_sock", "write_seq", 4),
             (slot::COPIED_SEQ, "tcp_sock", "copied_seq", 4),
+            (slot::TASK_TGID, "task_struct", "tgid", 4),
+            (slot::TASK_PID, "task_struct", "pid", 4),
+            (slot::TASK_COMM, "task_struct", "comm", 16),
+            (slot::TASK_CGROUPS, "task_struct", "cgroups", 8),
+            (slot::CSS_CGROUP, "css_set", "dfl_cgrp", 8),
+            (slot::CGROUP_KN, "cgroup", "kn", 8),
+            (slot::KN_ID, "kernfs_node", "id", 8),
+            (slot::TASK_NSPROXY, "task_struct", "nsproxy", 8),
+            (slot::NSPROXY_NET, "nsproxy", "net_ns", 8),
         ] {
             config.0[at] = sized(btf, structure, path, size, u32::MAX)?;
         }
+        let (write, copied) = (config.0[slot::WRITE_SEQ], config.0[slot::COPIED_SEQ]);
+        let base = write.min(copied);
+        config.0[slot::SEQUENCES] = base;
+        config.0[slot::WRITE_SEQ] = write - base;
+        config.0[slot::COPIED_SEQ] = copied - base;
+        config.0[slot::SEQUENCES_APART] = (write.abs_diff(copied) + 4 > SEQUENCES).into();
         Ok(config)
     }
 
