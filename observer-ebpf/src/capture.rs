@@ -98,7 +98,7 @@ pub(crate) fn begin(
     let mut header = head(kind::DATA);
     identify(sk, common, ports, &mut header)?;
     task.describe(net(common), &mut header)?;
-    let (write, copied) = positions(sk)?;
+    let (write, copied) = positions(sk, common)?;
     let (next, opposite) = if direction == direction::SEND {
         (write, copied)
     } else {

@@ -182,6 +182,8 @@ pub mod config {
         SKC_DPORT,
         /// `sock_common.skc_family`.
         SKC_FAMILY,
+        /// `sock_common.skc_state`, one byte.
+        SKC_STATE,
         /// `sock_common.skc_prot`, a pointer.
         SKC_PROT,
         /// `sock_common.skc_daddr`.
@@ -200,6 +202,8 @@ pub mod config {
         SK_PROTOCOL,
         /// `inet_sock.inet_sport`, network order.
         INET_SPORT,
+        /// `tcp_sock.rcv_nxt`.
+        RCV_NXT,
         /// `tcp_sock`: where to read the two positions.
         SEQUENCES,
         /// 1 where they lie too far apart to be read in one piece.

@@ -181,7 +181,7 @@ fn state(ctx: &RawTracePointContext) -> Option<()> {
         // `connect` runs on behalf of its caller; the other transitions may run in softirq.
         kind::CONNECTING => Task::current().describe(net(&common), &mut header)?,
         kind::ESTABLISHED => {
-            (header.position, header.opposite) = positions(sk)?;
+            (header.position, header.opposite) = positions(sk, &common)?;
             if old == SYN_RECV {
                 header.flags |= flag::SERVER;
             }

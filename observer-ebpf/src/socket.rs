@@ -189,9 +189,34 @@ fn loopback(family: u16, words: &[u32; 4]) -> bool {
             || (u32::from_be(words[2]) == 0xffff && four(words[3])))
 }
 
-/// Next byte to send and next byte to receive.
+/// States in which our own FIN is queued, which takes a sequence number: `FIN_WAIT1`, `FIN_WAIT2`, `TIME_WAIT`,
+/// `LAST_ACK`, `CLOSING`.
+const FIN_SENT: u32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 11;
+/// States in which the peer's has arrived: `TIME_WAIT`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`.
+const FIN_RECEIVED: u32 = 1 << 6 | 1 << 8 | 1 << 9 | 1 << 11;
+
+/// Next byte of the stream to send and next byte to receive. A FIN is no byte of the stream.
 #[inline(always)]
-pub(crate) fn positions(sk: u64) -> Option<(u32, u32)> {
+pub(crate) fn positions(sk: u64, common: &Common) -> Option<(u32, u32)> {
+    let (mut write, mut copied) = sequences(sk)?;
+    let state: u8 = field(common, config::SKC_STATE);
+    let state = 1u32 << (state & 31);
+    if state & FIN_SENT != 0 {
+        write = write.wrapping_sub(1);
+    }
+    if state & FIN_RECEIVED != 0 {
+        // The call that takes the last byte may take the FIN with it.
+        let next: u32 = read(sk, offset(config::RCV_NXT))?;
+        if next == copied {
+            copied = copied.wrapping_sub(1);
+        }
+    }
+    Some((write, copied))
+}
+
+/// `write_seq` and `copied_seq`.
+#[inline(always)]
+fn sequences(sk: u64) -> Option<(u32, u32)> {
     if setting(config::SEQUENCES_APART) == 1 {
         let base = offset(config::SEQUENCES);
         return Some((

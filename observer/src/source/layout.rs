@@ -40,6 +40,7 @@ impl Config {
         config.0[slot::SKC_DPORT] = within("sock_common", "skc_num", dport, COMMON - 2)?;
         for (at, name, size) in [
             (slot::SKC_FAMILY, "skc_family", 2),
+            (slot::SKC_STATE, "skc_state", 1),
             (slot::SKC_PROT, "skc_prot", 8),
             (slot::SKC_DADDR, "skc_daddr", 4),
             (slot::SKC_RCV_SADDR, "skc_rcv_saddr", 4),
@@ -53,6 +54,7 @@ impl Config {
             (slot::NET_INUM, "net", "ns.inum", 4),
             (slot::SK_PROTOCOL, "sock", "sk_protocol", 2),
             (slot::INET_SPORT, "inet_sock", "inet_sport", 2),
+            (slot::RCV_NXT, "tcp_sock", "rcv_nxt", 4),
             (slot::WRITE_SEQ, "tcp_sock", "write_seq", 4),
             (slot::COPIED_SEQ, "tcp_sock", "copied_seq", 4),
             (slot::TASK_TGID, "task_struct", "tgid", 4),
