@@ -1,2 +1,323 @@
-//! Records that the kernel programs send to userspace.
+//! What the kernel programs and userspace agree on: records, counters and configuration.
+//!
+//! Both sides compile this library, the kernel side for a BPF target. Userspace never casts a record to
+//! [`Header`]: it reads fields at `offset_of!(Header, …)` after checking lengths.
 #![no_std]
+
+/// Version of everything in this file; first byte of each record.
+pub const VERSION: u8 = 1;
+
+/// Payload bytes that one record can hold at most.
+pub const MAX_PAYLOAD: u32 = 4096;
+
+/// Records that one call can be captured in at most: 64 × 4 KiB bounds the loops of the programs.
+pub const MAX_RECORDS: u32 = 64;
+
+/// Segments of a vectored call that are read at most, the kernel's own `UIO_MAXIOV`.
+pub const MAX_SEGMENTS: u32 = 1024;
+
+/// Head of each record; the captured bytes follow it.
+///
+/// Numbers are in the byte order of the machine, addresses in network order (IPv4 in the first four bytes).
+/// 120 bytes: the ring needs a multiple of 8, and no byte of it may be left unwritten.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Header {
+    /// [`VERSION`].
+    pub version: u8,
+    /// One of [`kind`].
+    pub kind: u8,
+    /// One of [`direction`]; 0 for state records.
+    pub direction: u8,
+    /// One of [`reason`]: why `captured` is less than `length`.
+    pub reason: u8,
+    /// Bits of [`flag`].
+    pub flags: u8,
+    /// Always 0.
+    pub padding: u8,
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u16,
+    /// `CLOCK_MONOTONIC`, nanoseconds, when the call returned.
+    pub time: u64,
+    /// The same clock, when the call began; `time` where that is not known.
+    pub started: u64,
+    /// Address of the kernel's `struct sock`.
+    pub sk: u64,
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// Sequence number of the first byte; for [`kind::ESTABLISHED`] of the first byte to send.
+    pub position: u32,
+    /// The other direction's; for [`kind::ESTABLISHED`] of the first byte to receive.
+    pub opposite: u32,
+    /// Bytes of the stream that the record stands for.
+    pub length: u32,
+    /// Bytes that follow this header, at most [`MAX_PAYLOAD`]; the record itself may be longer.
+    pub captured: u32,
+    /// Process id (`tgid`), if [`flag::TASK`].
+    pub pid: u32,
+    /// Thread id (`pid`), if [`flag::TASK`].
+    pub tid: u32,
+    /// Port of this end, host byte order.
+    pub local_port: u16,
+    /// Port of the other end, host byte order.
+    pub remote_port: u16,
+    /// Address of this end.
+    pub local: [u8; 16],
+    /// Address of the other end.
+    pub remote: [u8; 16],
+    /// Id of the cgroup, if [`flag::TASK`].
+    pub cgroup: u64,
+    /// Name of the thread, if [`flag::TASK`].
+    pub comm: [u8; 16],
+}
+
+/// Bytes of [`Header`].
+pub const HEADER: usize = 120;
+const _: () = assert!(size_of::<Header>() == HEADER);
+// Without implicit padding: the sum of the fields is the size.
+const _: () = assert!(6 + 2 + 3 * 8 + 7 * 4 + 2 * 2 + 2 * 16 + 8 + 16 == HEADER);
+
+/// Values of [`Header::kind`].
+pub mod kind {
+    /// Payload moved.
+    pub const DATA: u8 = 1;
+    /// `connect` was called.
+    pub const CONNECTING: u8 = 2;
+    /// The handshake is complete.
+    pub const ESTABLISHED: u8 = 3;
+    /// The connection is gone.
+    pub const CLOSED: u8 = 4;
+}
+
+/// Values of [`Header::direction`].
+pub mod direction {
+    /// Out of the observed process.
+    pub const SEND: u8 = 0;
+    /// Into the observed process.
+    pub const RECEIVE: u8 = 1;
+}
+
+/// Values of [`Header::reason`].
+pub mod reason {
+    /// All of `length` was captured.
+    pub const NONE: u8 = 0;
+    /// Beyond the capture limit of one call.
+    pub const LIMIT: u8 = 1;
+    /// A call whose buffer cannot be read at the hook.
+    pub const UNREADABLE: u8 = 2;
+    /// The buffer was not mapped when the hook read it.
+    pub const FAULT: u8 = 3;
+}
+
+/// Bits of [`Header::flags`].
+pub mod flag {
+    /// A further piece of the same call as the record before it.
+    pub const CONTINUED: u8 = 1;
+    /// The task fields are filled.
+    pub const TASK: u8 = 2;
+    /// The socket accepted the connection ([`super::kind::ESTABLISHED`] only).
+    pub const SERVER: u8 = 4;
+    /// All bits that have a meaning.
+    pub const ALL: u8 = CONTINUED | TASK | SERVER;
+}
+
+/// Slots of the per-CPU counters.
+pub mod counter {
+    /// Calls that moved payload on a watched port, sends.
+    pub const SENDS: usize = 0;
+    /// Their bytes.
+    pub const SEND_BYTES: usize = 1;
+    /// Calls that moved payload on a watched port, receives.
+    pub const RECEIVES: usize = 2;
+    /// Their bytes.
+    pub const RECEIVE_BYTES: usize = 3;
+    /// Records that found the ring full.
+    pub const RING_FULL: usize = 4;
+    /// Stream bytes that those records stood for.
+    pub const RING_FULL_BYTES: usize = 5;
+    /// Stream bytes sent without payload because the call's buffer cannot be read at the hook.
+    pub const UNREADABLE_BYTES: usize = 6;
+    /// Stream bytes sent without payload because the buffer was not mapped.
+    pub const FAULT_BYTES: usize = 7;
+    /// Start times that could not be kept: the call's end is taken for its start.
+    pub const STARTS_LOST: usize = 8;
+    /// How many there are.
+    pub const COUNT: usize = 9;
+}
+
+/// Sets of counters: one for each program that can run at the same time as another on a CPU.
+pub mod lane {
+    /// The program that sees sends; the same number as [`super::direction::SEND`].
+    pub const SEND: u32 = 0;
+    /// The program that sees receives; the same number as [`super::direction::RECEIVE`].
+    pub const RECEIVE: u32 = 1;
+    /// The program that sees changes of state.
+    pub const STATE: u32 = 2;
+    /// The program at the entry of a send.
+    pub const ENTRY: u32 = 3;
+    /// How many there are.
+    pub const COUNT: u32 = 4;
+}
+
+/// Slots of the configuration, an array of `u32` that userspace writes before loading.
+///
+/// Offsets are bytes inside the named kernel structure. One flat array of numbers needs neither padding nor
+/// casts, and the verifier sees each slot as a constant.
+pub mod config {
+    /// Name of the read-only global.
+    pub const NAME: &str = "CONFIG";
+
+    macro_rules! slots {
+        ($($(#[$doc:meta])* $name:ident,)*) => {
+            #[expect(non_camel_case_types, clippy::upper_case_acronyms, reason = "only numbers the slots")]
+            enum Slot { $($name,)* COUNT }
+            $($(#[$doc])* pub const $name: usize = Slot::$name as usize;)*
+            /// How many there are.
+            pub const COUNT: usize = Slot::COUNT as usize;
+        };
+    }
+
+    slots! {
+        /// `sock_common.skc_dport`; `skc_num` is right behind, which userspace checks.
+        SKC_DPORT,
+        /// `sock_common.skc_family`.
+        SKC_FAMILY,
+        /// `sock_common.skc_state`, one byte.
+        SKC_STATE,
+        /// `sock_common.skc_prot`, a pointer.
+        SKC_PROT,
+        /// `sock_common.skc_daddr`.
+        SKC_DADDR,
+        /// `sock_common.skc_rcv_saddr`.
+        SKC_RCV_SADDR,
+        /// `sock_common.skc_v6_daddr`.
+        SKC_V6_DADDR,
+        /// `sock_common.skc_v6_rcv_saddr`.
+        SKC_V6_RCV_SADDR,
+        /// `sock_common.skc_net`, a pointer.
+        SKC_NET,
+        /// `net.ns.inum`.
+        NET_INUM,
+        /// `sock.sk_protocol`, 16 bits.
+        SK_PROTOCOL,
+        /// `inet_sock.inet_sport`, network order.
+        INET_SPORT,
+        /// `tcp_sock.rcv_nxt`.
+        RCV_NXT,
+        /// `tcp_sock`: where to read the two positions.
+        SEQUENCES,
+        /// 1 where they lie too far apart to be read in one piece.
+        SEQUENCES_APART,
+        /// `tcp_sock.write_seq`, from there.
+        WRITE_SEQ,
+        /// `tcp_sock.copied_seq`, from there.
+        COPIED_SEQ,
+        /// Payload bytes captured of one call at most.
+        MAX_BYTES,
+        /// 1: leave out the server's end of a connection whose both ends are on this host.
+        SKIP_LOCAL_SERVER,
+        /// Unread bytes in the ring at which the reader is woken.
+        WAKE_AT,
+        /// `task_struct.flags`.
+        TASK_FLAGS,
+        /// `task_struct.tgid`.
+        TASK_TGID,
+        /// `task_struct.pid`.
+        TASK_PID,
+        /// `task_struct.comm`.
+        TASK_COMM,
+        /// `task_struct.cgroups`, a pointer to `css_set`.
+        TASK_CGROUPS,
+        /// `css_set.dfl_cgrp`, a pointer to `cgroup`.
+        CSS_CGROUP,
+        /// `cgroup.kn`, a pointer to `kernfs_node`.
+        CGROUP_KN,
+        /// `kernfs_node.id`.
+        KN_ID,
+        /// `task_struct.nsproxy`, a pointer.
+        TASK_NSPROXY,
+        /// `nsproxy.net_ns`, a pointer to `net`.
+        NSPROXY_NET,
+        /// Word of `task_struct` that tells a 32-bit system call.
+        TASK_COMPAT,
+        /// Bits of that word; 0 where the architecture has none.
+        COMPAT_MASK,
+        /// `pt_regs`: number of the system call.
+        REGS_NUMBER,
+        /// `pt_regs`: its second argument.
+        REGS_ARG1,
+        /// `pt_regs`: its third argument.
+        REGS_ARG2,
+        /// `pt_regs`: its result, which is `-ENOSYS` while the call runs.
+        REGS_RESULT,
+        /// 1 where `REGS_RESULT` says so: then a call made outside of the system call is told apart.
+        HAS_RESULT,
+        /// Number of the system call `read`.
+        NR_READ,
+        /// `write`.
+        NR_WRITE,
+        /// `recvfrom`.
+        NR_RECVFROM,
+        /// `sendto`.
+        NR_SENDTO,
+        /// `readv`.
+        NR_READV,
+        /// `writev`.
+        NR_WRITEV,
+        /// `preadv2`.
+        NR_PREADV2,
+        /// `pwritev2`.
+        NR_PWRITEV2,
+        /// `recvmsg`.
+        NR_RECVMSG,
+        /// `sendmsg`.
+        NR_SENDMSG,
+        /// `msghdr.msg_iter` of the kernel's own `msghdr`.
+        MSG_ITER,
+        /// `iov_iter.iter_type`, one byte.
+        ITER_TYPE,
+        /// Bits of that byte that are the type.
+        ITER_TYPE_MASK,
+        /// Value of `ITER_UBUF`; 256 where the kernel has none.
+        ITER_UBUF,
+        /// Value of `ITER_IOVEC`.
+        ITER_IOVEC,
+        /// `iov_iter.iov_offset`.
+        ITER_OFFSET,
+        /// `iov_iter.ubuf`.
+        ITER_UBUF_BASE,
+        /// `iov_iter.__iov`, before 6.4 `iov`.
+        ITER_IOV,
+    }
+}
+
+/// Names of the programs and maps in the object.
+pub mod name {
+    /// Ring of records.
+    pub const EVENTS: &str = "EVENTS";
+    /// Bit map of ports.
+    pub const PORTS: &str = "PORTS";
+    /// Per-CPU counters.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Raw tracepoint `sock_send_length`.
+    pub const SEND_LENGTH: &str = "send_length";
+    /// Raw tracepoint `sock_recv_length`.
+    pub const RECEIVE_LENGTH: &str = "receive_length";
+    /// Raw tracepoint `inet_sock_set_state`.
+    pub const SET_STATE: &str = "set_state";
+    /// fentry of `tcp_sendmsg_locked`.
+    pub const SEND_ENTRY: &str = "send_entry";
+    /// fexit of `tcp_sendmsg_locked`.
+    pub const SEND_EXIT: &str = "send_exit";
+    /// fexit of `tcp_recvmsg` where it has four parameters (seen in 6.18).
+    pub const RECEIVE_EXIT_4: &str = "receive_exit_4";
+    /// The same where it has five (5.19 and later).
+    pub const RECEIVE_EXIT_5: &str = "receive_exit_5";
+    /// The same where it has six (before 5.19).
+    pub const RECEIVE_EXIT_6: &str = "receive_exit_6";
+    /// A raw tracepoint program that does nothing: the floor of every measurement.
+    pub const EMPTY: &str = "empty";
+}
+
+/// 64-bit words of the port map.
+pub const PORT_WORDS: usize = 65_536 / 64;

@@ -1,10 +1,43 @@
-//! Kernel programs.
-#![no_std]
-#![no_main]
+//! Kernel programs: what an application sends and receives on watched TCP ports, and the life of those
+//! connections, as records in a ring.
+//!
+//! - [`globals`]: configuration, maps, counters.
+//! - [`socket`]: port filter, whose socket it is, its position.
+//! - [`task`]: whose call it is.
+//! - [`capture`]: one call becomes records.
+//! - [`syscall`]: the buffer of a call, from the registers of its system call (`tracepoint` backend).
+//! - [`iter`]: the same from the kernel's own iterator (`fentry` backend).
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(unsafe_code, reason = "kernel programs")]
 
-#[cfg(not(test))]
+#[cfg(target_arch = "bpf")]
+mod capture;
+#[cfg(target_arch = "bpf")]
+mod globals;
+#[cfg(target_arch = "bpf")]
+mod iter;
+#[cfg(target_arch = "bpf")]
+mod programs;
+#[cfg(target_arch = "bpf")]
+mod socket;
+#[cfg(target_arch = "bpf")]
+mod syscall;
+#[cfg(target_arch = "bpf")]
+mod task;
+
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses programs that could get here.
     loop {}
 }
+
+/// The kernel lends its tracing helpers only to programs under the GPL.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// The programs are only built for a BPF target; elsewhere this keeps `cargo build --workspace` going.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

@@ -1,4 +1,17 @@
 //! Where bytes come from: [`event`] is what every source delivers.
+//!
+//! - [`live`]: the kernel programs of this host.
+//! - [`replay`]: capture files.
+//! - [`record`]: what they send; [`layout`], [`btf`]: what they must know of this kernel.
+//! - [`backend`]: how they are attached; [`preflight`], [`capability`]: whether they may be.
 
+pub mod backend;
+pub mod btf;
+pub mod capability;
 pub mod event;
+mod layout;
+pub mod live;
+pub mod preflight;
+pub mod record;
 pub mod replay;
+mod wait;

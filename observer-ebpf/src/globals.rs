@@ -1,0 +1,111 @@
+//! Configuration, maps and counters.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use observer_ebpf::{HEADER, MAX_PAYLOAD, PORT_WORDS, config, counter, lane};
+
+/// Written by the loader, then frozen: the verifier knows each slot's value and drops dead branches.
+#[unsafe(no_mangle)]
+static CONFIG: [u32; config::COUNT] = [0; config::COUNT];
+
+/// Value of a slot of the configuration.
+#[inline(always)]
+pub(crate) fn setting(slot: usize) -> u32 {
+    // SAFETY: `slot` is one of the constants of `config`, all below `COUNT`. Volatile, because the value
+    // in the object is not the one at run time.
+    unsafe { core::ptr::read_volatile((&raw const CONFIG).cast::<u32>().add(slot)) }
+}
+
+/// The same as an offset.
+#[inline(always)]
+pub(crate) fn offset(slot: usize) -> usize {
+    setting(slot) as usize
+}
+
+/// Records for userspace. Its size is set by the loader.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
+/// One bit for each watched port; userspace may change it at any time.
+#[map]
+static PORTS: Array<[u64; PORT_WORDS]> = Array::with_max_entries(1, 0);
+
+#[map]
+static COUNTERS: PerCpuArray<[u64; counter::COUNT]> = PerCpuArray::with_max_entries(lane::COUNT, 0);
+
+/// How many `struct proto` are remembered: TCP over IPv4 and IPv6, and each once more under kernel TLS or a
+/// socket map.
+pub(crate) const PROTOS: usize = 4;
+
+/// Addresses of `struct proto` that belong to TCP.
+#[map]
+static TCP_PROTOS: Array<[u64; PROTOS]> = Array::with_max_entries(1, 0);
+
+/// The remembered addresses.
+#[inline(always)]
+pub(crate) fn protos() -> Option<*mut u64> {
+    TCP_PROTOS.get_ptr_mut(0).map(|protos| protos.cast())
+}
+
+/// When a thread entered `tcp_sendmsg_locked`, by `pid_tgid`.
+#[map]
+pub(crate) static STARTS: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
+
+/// Bytes of the scratch: what `capture` keeps during a vectored call.
+pub(crate) const SCRATCH: usize = 80 + HEADER + 2 * MAX_PAYLOAD as usize;
+
+type Scratch = [u64; SCRATCH / 8];
+
+/// One scratch for each direction: a send may preempt a receive on the same CPU.
+#[map]
+static SEND_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static RECEIVE_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's scratch. The kernel never runs one program twice at a time on a CPU, so it is ours.
+#[inline(always)]
+pub(crate) fn scratch(direction: u8) -> Option<*mut u8> {
+    let map = if direction == observer_ebpf::direction::SEND {
+        &SEND_SCRATCH
+    } else {
+        &RECEIVE_SCRATCH
+    };
+    map.get_ptr_mut(0).map(|scratch| scratch.cast())
+}
+
+/// Whether a port is watched.
+#[inline(always)]
+pub(crate) fn watched(words: &[u64; PORT_WORDS], port: u16) -> bool {
+    let word = words[usize::from(port >> 6) & (PORT_WORDS - 1)];
+    word >> (port & 63) & 1 == 1
+}
+
+/// The bit map of watched ports.
+#[inline(always)]
+pub(crate) fn ports() -> Option<&'static [u64; PORT_WORDS]> {
+    PORTS.get(0)
+}
+
+/// Adds to a counter of this CPU. Each program has a lane of its own and never runs twice at a time on a CPU,
+/// so a plain addition loses nothing when one program preempts another.
+#[inline(always)]
+pub(crate) fn count(lane: u32, slot: usize, n: u64) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(lane) {
+        // SAFETY: `slot` is a constant of `counter`, below the number of words.
+        unsafe { *counters.cast::<u64>().add(slot) += n };
+    }
+}
+
+/// Adds to two counters of this CPU, `slot` and the one after it.
+#[inline(always)]
+pub(crate) fn count_two(lane: u32, slot: usize, first: u64, second: u64) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(lane) {
+        // SAFETY: as in `count`; `slot` + 1 is a constant of `counter` too.
+        unsafe {
+            *counters.cast::<u64>().add(slot) += first;
+            *counters.cast::<u64>().add(slot + 1) += second;
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The programs. Each attached one is a thin shell around a function that gives up with `None`.
+
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use aya_ebpf::macros::{fentry, fexit, raw_tracepoint};
+use aya_ebpf::programs::{FEntryContext, FExitContext, RawTracePointContext};
+use observer_ebpf::{counter, direction, flag, kind, lane};
+
+use crate::capture::{self, Buffer};
+use crate::globals::{STARTS, count};
+use crate::socket::{Common, filter, filter_state, identify, inode, net, positions};
+use crate::task::Task;
+use crate::{iter, syscall};
+
+/// `recv` flags: out-of-band data and error reports are not the stream, a peek consumes nothing.
+const NOT_STREAM: i32 = 0x1 | 0x2 | 0x2000;
+/// `MSG_TRUNC`: consumed without being copied.
+const TRUNC: i32 = 0x20;
+
+const ESTABLISHED: i32 = 1;
+const SYN_SENT: i32 = 2;
+const SYN_RECV: i32 = 3;
+const CLOSE: i32 = 7;
+const LISTEN: i32 = 10;
+
+/// The floor of every measurement.
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+pub(crate) fn empty(_: RawTracePointContext) -> i32 {
+    0
+}
+
+/// `sock_send_length(sk, ret, flags)`.
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+pub(crate) fn send_length(ctx: RawTracePointContext) -> i32 {
+    let _ = sock_length(&ctx, direction::SEND);
+    0
+}
+
+/// `sock_recv_length(sk, ret, flags)`.
+#[raw_tracepoint(tracepoint = "sock_recv_length")]
+pub(crate) fn receive_length(ctx: RawTracePointContext) -> i32 {
+    let _ = sock_length(&ctx, direction::RECEIVE);
+    0
+}
+
+#[inline(always)]
+fn sock_length(ctx: &RawTracePointContext, way: u8) -> Option<()> {
+    let sk: u64 = ctx.arg(0);
+    let mut common = Common::uninit();
+    let ports = filter(sk, &mut common)?;
+    let length: i32 = ctx.arg(1);
+    if length <= 0 {
+        return None;
+    }
+    let flags: i32 = if way == direction::RECEIVE {
+        ctx.arg(2)
+    } else {
+        0
+    };
+    if flags & NOT_STREAM != 0 {
+        return None;
+    }
+    let length = length as u32;
+    let task = Task::current();
+    let mut header = capture::begin(way, sk, &common, &ports, length, task)?;
+    let buffer = if flags & TRUNC != 0 {
+        Buffer::UNREADABLE
+    } else {
+        syscall::buffer(task, length)
+    };
+    capture::finish(way, &mut header, &buffer)
+}
+
+/// `tcp_sendmsg_locked(sk, msg, size)`, entry: remembers the time.
+#[fentry(function = "tcp_sendmsg_locked")]
+pub(crate) fn send_entry(ctx: FEntryContext) -> i32 {
+    let sk: u64 = ctx.arg(0);
+    let mut common = Common::uninit();
+    if filter(sk, &mut common).is_some() {
+        // SAFETY: the helper has no preconditions.
+        let time = unsafe { bpf_ktime_get_ns() };
+        if STARTS.insert(bpf_get_current_pid_tgid(), time, 0).is_err() {
+            count(lane::ENTRY, counter::STARTS_LOST, 1);
+        }
+    }
+    0
+}
+
+/// The same, exit: the socket is locked, so the position is exact, and only accepted bytes are seen.
+#[fexit(function = "tcp_sendmsg_locked")]
+pub(crate) fn send_exit(ctx: FExitContext) -> i32 {
+    let _ = sent(&ctx);
+    0
+}
+
+#[inline(always)]
+fn sent(ctx: &FExitContext) -> Option<()> {
+    let sk: u64 = ctx.arg(0);
+    let mut common = Common::uninit();
+    let ports = filter(sk, &mut common)?;
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: the entry belongs to this thread, which is here and not in the entry program.
+    let started = unsafe { STARTS.get(thread) }.copied();
+    let _ = STARTS.remove(thread);
+    let length: i32 = ctx.arg(3);
+    if length <= 0 {
+        return None;
+    }
+    let msg: u64 = ctx.arg(1);
+    let length = length as u32;
+    let task = Task::current();
+    let mut header = capture::begin(direction::SEND, sk, &common, &ports, length, task)?;
+    if let Some(started) = started {
+        header.started = started;
+    }
+    capture::finish(direction::SEND, &mut header, &iter::buffer(msg, length))
+}
+
+/// `tcp_recvmsg(sk, msg, len, flags)`, exit. Only one of the three is loaded, by what this kernel's has.
+#[fexit(function = "tcp_recvmsg")]
+pub(crate) fn receive_exit_4(ctx: FExitContext) -> i32 {
+    let _ = received(&ctx, ctx.arg(3), ctx.arg(4));
+    0
+}
+
+/// `tcp_recvmsg(sk, msg, len, flags, addr_len)`, exit.
+#[fexit(function = "tcp_recvmsg")]
+pub(crate) fn receive_exit_5(ctx: FExitContext) -> i32 {
+    let _ = received(&ctx, ctx.arg(3), ctx.arg(5));
+    0
+}
+
+/// `tcp_recvmsg(sk, msg, len, nonblock, flags, addr_len)`, exit.
+#[fexit(function = "tcp_recvmsg")]
+pub(crate) fn receive_exit_6(ctx: FExitContext) -> i32 {
+    let _ = received(&ctx, ctx.arg(4), ctx.arg(6));
+    0
+}
+
+#[inline(always)]
+fn received(ctx: &FExitContext, flags: i32, length: i32) -> Option<()> {
+    let sk: u64 = ctx.arg(0);
+    let mut common = Common::uninit();
+    let ports = filter(sk, &mut common)?;
+    if length <= 0 || flags & NOT_STREAM != 0 {
+        return None;
+    }
+    let msg: u64 = ctx.arg(1);
+    let length = length as u32;
+    let task = Task::current();
+    let mut header = capture::begin(direction::RECEIVE, sk, &common, &ports, length, task)?;
+    let buffer = if flags & TRUNC != 0 {
+        Buffer::UNREADABLE
+    } else {
+        iter::buffer(msg, length)
+    };
+    capture::finish(direction::RECEIVE, &mut header, &buffer)
+}
+
+/// `inet_sock_set_state(sk, oldstate, newstate)`.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub(crate) fn set_state(ctx: RawTracePointContext) -> i32 {
+    let _ = state(&ctx);
+    0
+}
+
+#[inline(always)]
+fn state(ctx: &RawTracePointContext) -> Option<()> {
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    let kind = match new {
+        SYN_SENT => kind::CONNECTING,
+        ESTABLISHED if old == SYN_SENT || old == SYN_RECV => kind::ESTABLISHED,
+        CLOSE if old != LISTEN && old != CLOSE => kind::CLOSED,
+        _ => return None,
+    };
+    let sk: u64 = ctx.arg(0);
+    let mut common = Common::uninit();
+    let ports = filter_state(sk, &mut common)?;
+    let mut header = capture::head(kind);
+    identify(sk, &common, &ports, &mut header)?;
+    match kind {
+        // `connect` runs on behalf of its caller; the other transitions may run in softirq.
+        kind::CONNECTING => Task::current().describe(net(&common), &mut header)?,
+        kind::ESTABLISHED => {
+            (header.position, header.opposite) = positions(sk, &common)?;
+            if old == SYN_RECV {
+                header.flags |= flag::SERVER;
+            }
+        }
+        _ => {}
+    }
+    if kind != kind::CONNECTING {
+        header.netns = inode(net(&common))?;
+    }
+    capture::bare(&header, lane::STATE);
+    Some(())
+}

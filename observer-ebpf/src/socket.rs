@@ -1,0 +1,244 @@
+//! Whose socket: the port filter, addresses, positions.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated};
+use observer_ebpf::{Header, config};
+
+use crate::globals::{PROTOS, offset, ports, protos, setting, watched};
+
+/// `AF_INET` and `AF_INET6`.
+const INET: u16 = 2;
+const INET6: u16 = 10;
+/// `IPPROTO_TCP`. Multipath TCP has a number of its own.
+const TCP: u16 = 6;
+
+/// Bytes of `sock_common` that are read in one piece; userspace checks that its fields end before. A call of
+/// the helper costs 33 ns on the reference machine, for 8 bytes as for 128.
+const COMMON: usize = 128;
+
+/// The same for the positions in `tcp_sock`.
+const SEQUENCES: usize = 128;
+
+/// The first part of a `sock_common`.
+pub(crate) type Common = MaybeUninit<[u64; COMMON / 8]>;
+
+/// What the port filter learned. Ports are in host byte order.
+#[derive(Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) local: u16,
+    pub(crate) remote: u16,
+    pub(crate) family: u16,
+    /// Whether each is watched.
+    pub(crate) local_watched: bool,
+    pub(crate) remote_watched: bool,
+}
+
+/// Reads a `T` from the kernel at `base + offset`.
+#[inline(always)]
+pub(crate) fn read<T>(base: u64, offset: usize) -> Option<T> {
+    // SAFETY: the helper checks the address; `T` is a plain number or array of them at each use.
+    unsafe { bpf_probe_read_kernel((base as usize).wrapping_add(offset) as *const T) }.ok()
+}
+
+/// The filter that almost every call of the machine ends at: one read, two bits.
+#[inline(always)]
+pub(crate) fn filter(sk: u64, common: &mut Common) -> Option<Ports> {
+    let (local, remote, family) = endpoints(sk, common)?;
+    judge(sk, common, local, remote, family)
+}
+
+/// The same for a socket whose local port has been forgotten: at `TCP_CLOSE` `skc_num` is 0 already.
+#[inline(always)]
+pub(crate) fn filter_state(sk: u64, common: &mut Common) -> Option<Ports> {
+    let (mut local, remote, family) = endpoints(sk, common)?;
+    if local == 0 {
+        local = u16::from_be(read(sk, offset(config::INET_SPORT))?);
+    }
+    judge(sk, common, local, remote, family)
+}
+
+/// Local port, remote port, family.
+#[inline(always)]
+fn endpoints(sk: u64, common: &mut Common) -> Option<(u16, u16, u16)> {
+    // SAFETY: the helper writes `COMMON` bytes, which `common` has.
+    let failed = unsafe {
+        generated::bpf_probe_read_kernel(common.as_mut_ptr().cast(), COMMON as u32, sk as *const _)
+    };
+    if failed != 0 {
+        return None;
+    }
+    // dport (network order), num, family in a row, as userspace checks.
+    let ports: u32 = field(common, config::SKC_DPORT);
+    let family: u16 = field(common, config::SKC_FAMILY);
+    if family != INET && family != INET6 {
+        return None;
+    }
+    Some(((ports >> 16) as u16, u16::from_be(ports as u16), family))
+}
+
+#[inline(always)]
+fn judge(sk: u64, common: &Common, local: u16, remote: u16, family: u16) -> Option<Ports> {
+    let words = ports()?;
+    let (local_watched, remote_watched) = (watched(words, local), watched(words, remote));
+    if !(local_watched | remote_watched) || !is_tcp(sk, common) {
+        return None;
+    }
+    Some(Ports {
+        local,
+        remote,
+        family,
+        local_watched,
+        remote_watched,
+    })
+}
+
+/// Whether the socket speaks TCP. `sk_protocol` says so, but lies out of reach of the piece already read;
+/// sockets share few `struct proto`, static in the kernel, so those once seen to be TCP's are remembered.
+#[inline(always)]
+fn is_tcp(sk: u64, common: &Common) -> bool {
+    let proto: u64 = field(common, config::SKC_PROT);
+    let Some(known) = protos() else { return false };
+    // SAFETY: words of a map; a racing write stores another such address, or the same one.
+    unsafe {
+        for slot in 0..PROTOS {
+            if known.add(slot).read_volatile() == proto {
+                return true;
+            }
+        }
+        if read(sk, offset(config::SK_PROTOCOL)) != Some(TCP) {
+            return false;
+        }
+        for slot in 0..PROTOS {
+            if known.add(slot).read_volatile() == 0 {
+                known.add(slot).write_volatile(proto);
+                break;
+            }
+        }
+    }
+    true
+}
+
+/// Fills the socket's part of `header`: addresses, ports. `None` where the socket is to be left out: the
+/// server's end of a connection whose client is on this host too.
+#[inline(always)]
+pub(crate) fn identify(sk: u64, common: &Common, ports: &Ports, header: &mut Header) -> Option<()> {
+    header.family = ports.family;
+    header.local_port = ports.local;
+    header.remote_port = ports.remote;
+    header.sk = sk;
+    let (local, remote) = if ports.family == INET {
+        let local: u32 = field(common, config::SKC_RCV_SADDR);
+        let remote: u32 = field(common, config::SKC_DADDR);
+        ([local, 0, 0, 0], [remote, 0, 0, 0])
+    } else {
+        (
+            field(common, config::SKC_V6_RCV_SADDR),
+            field(common, config::SKC_V6_DADDR),
+        )
+    };
+    if setting(config::SKIP_LOCAL_SERVER) == 1
+        && ports.local_watched
+        && !ports.remote_watched
+        && (local == remote || (loopback(ports.family, &local) && loopback(ports.family, &remote)))
+    {
+        return None;
+    }
+    header.local = bytes(local);
+    header.remote = bytes(remote);
+    Some(())
+}
+
+/// Address of the socket's `struct net`.
+#[inline(always)]
+pub(crate) fn net(common: &Common) -> u64 {
+    field(common, config::SKC_NET)
+}
+
+/// Inode of a network namespace.
+#[inline(always)]
+pub(crate) fn inode(net: u64) -> Option<u32> {
+    read(net, offset(config::NET_INUM))
+}
+
+/// A field of the piece of `sock_common` that was read.
+#[inline(always)]
+fn field<T>(common: &Common, slot: usize) -> T {
+    // SAFETY: userspace checks that each of these fields ends within `COMMON`, and the verifier, which knows
+    // the configured offsets, checks it again. Volatile keeps the access at exactly this size.
+    unsafe { core::ptr::read_volatile(common.as_ptr().cast::<u8>().add(offset(slot)).cast::<T>()) }
+}
+
+/// The words as they lie in memory.
+#[inline(always)]
+fn bytes(words: [u32; 4]) -> [u8; 16] {
+    // SAFETY: both are 16 bytes without padding.
+    unsafe { core::mem::transmute(words) }
+}
+
+/// 127/8, `::1`, or 127/8 mapped into IPv6. Words are in network order.
+#[inline(always)]
+fn loopback(family: u16, words: &[u32; 4]) -> bool {
+    let four = |word: u32| u32::from_be(word) >> 24 == 127;
+    if family == INET {
+        return four(words[0]);
+    }
+    words[0] == 0
+        && words[1] == 0
+        && ((words[2] == 0 && u32::from_be(words[3]) == 1)
+            || (u32::from_be(words[2]) == 0xffff && four(words[3])))
+}
+
+/// States in which our own FIN is queued, which takes a sequence number: `FIN_WAIT1`, `FIN_WAIT2`, `TIME_WAIT`,
+/// `LAST_ACK`, `CLOSING`.
+const FIN_SENT: u32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 11;
+/// States in which the peer's has arrived: `TIME_WAIT`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`.
+const FIN_RECEIVED: u32 = 1 << 6 | 1 << 8 | 1 << 9 | 1 << 11;
+
+/// Next byte of the stream to send and next byte to receive. A FIN is no byte of the stream.
+#[inline(always)]
+pub(crate) fn positions(sk: u64, common: &Common) -> Option<(u32, u32)> {
+    let (mut write, mut copied) = sequences(sk)?;
+    let state: u8 = field(common, config::SKC_STATE);
+    let state = 1u32 << (state & 31);
+    if state & FIN_SENT != 0 {
+        write = write.wrapping_sub(1);
+    }
+    if state & FIN_RECEIVED != 0 {
+        // The call that takes the last byte may take the FIN with it.
+        let next: u32 = read(sk, offset(config::RCV_NXT))?;
+        if next == copied {
+            copied = copied.wrapping_sub(1);
+        }
+    }
+    Some((write, copied))
+}
+
+/// `write_seq` and `copied_seq`.
+#[inline(always)]
+fn sequences(sk: u64) -> Option<(u32, u32)> {
+    if setting(config::SEQUENCES_APART) == 1 {
+        let base = offset(config::SEQUENCES);
+        return Some((
+            read(sk, base + offset(config::WRITE_SEQ))?,
+            read(sk, base + offset(config::COPIED_SEQ))?,
+        ));
+    }
+    let mut piece = MaybeUninit::<[u64; SEQUENCES / 8]>::uninit();
+    let address = (sk as usize).wrapping_add(offset(config::SEQUENCES));
+    // SAFETY: the helper writes as many bytes as `piece` has; userspace checks that both positions end within,
+    // and the verifier does so again.
+    unsafe {
+        if generated::bpf_probe_read_kernel(
+            piece.as_mut_ptr().cast(),
+            SEQUENCES as u32,
+            address as *const _,
+        ) != 0
+        {
+            return None;
+        }
+        let piece: *const u8 = piece.as_ptr().cast();
+        let at = |slot| core::ptr::read_volatile(piece.add(offset(slot)).cast::<u32>());
+        Some((at(config::WRITE_SEQ), at(config::COPIED_SEQ)))
+    }
+}

@@ -1,0 +1,276 @@
+//! Loads the kernel programs and attaches them, one backend at a time, for real.
+
+use std::fmt;
+
+use aya::maps::{Array, MapError};
+use aya::programs::{FEntry, FExit, Program, ProgramError, RawTracePoint};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use observer_ebpf::{PORT_WORDS, config, name};
+
+use super::btf::{Btf, BtfError};
+use super::layout::Config;
+
+/// The kernel programs. Aligned, because the loader reads it in place.
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cache-observer-ebpf"));
+
+/// A way to hook the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// fentry and fexit of `tcp_sendmsg_locked` and `tcp_recvmsg`. Linux 5.17 or later with BTF and trampolines.
+    Fentry,
+    /// Raw tracepoints `sock_send_length` and `sock_recv_length`. Linux 6.3 or later with BTF.
+    Tracepoint,
+}
+
+impl Backend {
+    /// All of them, in the order in which they are tried.
+    pub const ALL: [Self; 2] = [Self::Fentry, Self::Tracepoint];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
+
+    /// Whether it sees when a send began, not only when it returned.
+    #[must_use]
+    pub const fn has_start_times(self) -> bool {
+        matches!(self, Self::Fentry)
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a backend could not be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The kernel lacks something that the programs look up by name.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The object with the programs could not be loaded, or a map not created.
+    #[error("creating the maps failed: {}", first_line(.0))]
+    Object(#[source] Box<EbpfError>),
+    /// The kernel refused a program.
+    #[error("{}", refusal(program, source))]
+    Program {
+        /// Which.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The object lacks a program or map: it was built from other sources.
+    #[error("the object with the kernel programs has no {0}")]
+    Absent(&'static str),
+    /// A map could not be read or written.
+    #[error("map {map}: {source}")]
+    Map {
+        /// Which.
+        map: &'static str,
+        /// What failed.
+        #[source]
+        source: Box<MapError>,
+    },
+}
+
+/// What the programs are attached with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits<'a> {
+    pub(crate) ports: &'a [u16],
+    pub(crate) max_bytes: u32,
+    pub(crate) ring_bytes: u32,
+    pub(crate) skip_local_server: bool,
+}
+
+/// The ring's size must be a power of two and whole pages; no page is larger than 64 KiB.
+pub(crate) fn ring_size(asked: u32) -> u32 {
+    asked.clamp(1 << 16, 1 << 30).next_power_of_two()
+}
+
+/// Attaches `backend`. Whatever was attached before an error is detached again, as `Ebpf` owns it.
+pub(crate) fn attach(
+    backend: Backend,
+    limits: &Limits<'_>,
+    btf: &Btf,
+    mut config: Config,
+) -> Result<(Ebpf, Vec<&'static str>), AttachError> {
+    let ring_bytes = ring_size(limits.ring_bytes);
+    config.limits(limits.max_bytes, ring_bytes, limits.skip_local_server);
+    match backend {
+        Backend::Fentry => config.iterator(btf)?,
+        Backend::Tracepoint => config.registers(btf)?,
+    }
+    let mut ebpf = EbpfLoader::new()
+        .override_global(config::NAME, &config.0[..], true)
+        .map_max_entries(name::EVENTS, ring_bytes)
+        .load(OBJECT)
+        .map_err(|error| AttachError::Object(Box::new(error)))?;
+    watch(&mut ebpf, limits.ports)?;
+    let programs = match backend {
+        Backend::Fentry => fentry(&mut ebpf, btf)?,
+        Backend::Tracepoint => {
+            tracepoint(&mut ebpf, name::SEND_LENGTH, "sock_send_length")?;
+            tracepoint(&mut ebpf, name::RECEIVE_LENGTH, "sock_recv_length")?;
+            vec![name::SEND_LENGTH, name::RECEIVE_LENGTH]
+        }
+    };
+    tracepoint(&mut ebpf, name::SET_STATE, "inet_sock_set_state")?;
+    Ok((ebpf, [programs, vec![name::SET_STATE]].concat()))
+}
+
+/// Makes `ports` the watched ones.
+pub(crate) fn watch(ebpf: &mut Ebpf, ports: &[u16]) -> Result<(), AttachError> {
+    let mut words = [0u64; PORT_WORDS];
+    for &port in ports {
+        words[usize::from(port) / 64] |= 1 << (port % 64);
+    }
+    let failed = |source| AttachError::Map {
+        map: name::PORTS,
+        source: Box::new(source),
+    };
+    let map = ebpf
+        .map_mut(name::PORTS)
+        .ok_or(AttachError::Absent(name::PORTS))?;
+    let mut map: Array<_, [u64; PORT_WORDS]> = Array::try_from(map).map_err(failed)?;
+    map.set(0, words, 0).map_err(failed)
+}
+
+fn fentry(ebpf: &mut Ebpf, btf: &Btf) -> Result<Vec<&'static str>, AttachError> {
+    const SEND: &str = "tcp_sendmsg_locked";
+    const RECEIVE: &str = "tcp_recvmsg";
+    let receive = match btf.parameters(RECEIVE)? {
+        names if names.len() == 4 && names[3] == "flags" => name::RECEIVE_EXIT_4,
+        names if names.len() == 5 && names[3] == "flags" => name::RECEIVE_EXIT_5,
+        names if names.len() == 6 && names[4] == "flags" => name::RECEIVE_EXIT_6,
+        names => {
+            let why = format!("its parameters are {}", names.join(", "));
+            return Err(BtfError::Unexpected {
+                field: format!("{RECEIVE}.flags"),
+                why,
+            }
+            .into());
+        }
+    };
+    if btf.parameters(SEND)?.len() != 3 {
+        let why = "it has not three parameters".to_owned();
+        return Err(BtfError::Unexpected {
+            field: format!("{SEND}.size"),
+            why,
+        }
+        .into());
+    }
+    let types = aya::Btf::from_sys_fs().map_err(|error| object(error.into()))?;
+    // The entry last: a start without an exit to take it away would stay.
+    for (program, function) in [(name::SEND_EXIT, SEND), (receive, RECEIVE)] {
+        let exit: &mut FExit = self::program(ebpf, program)?;
+        exit.load(function, &types)
+            .and_then(|()| exit.attach())
+            .map_err(refused(program))?;
+    }
+    let entry: &mut FEntry = program(ebpf, name::SEND_ENTRY)?;
+    entry
+        .load(SEND, &types)
+        .and_then(|()| entry.attach())
+        .map_err(refused(name::SEND_ENTRY))?;
+    Ok(vec![name::SEND_ENTRY, name::SEND_EXIT, receive])
+}
+
+/// Attaches one program to a raw tracepoint.
+pub(crate) fn tracepoint(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    tracepoint: &str,
+) -> Result<(), AttachError> {
+    let program: &mut RawTracePoint = program(ebpf, name)?;
+    program
+        .load()
+        .and_then(|()| program.attach(tracepoint))
+        .map_err(refused(name))?;
+    Ok(())
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, AttachError>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name)
+        .ok_or(AttachError::Absent(name))?
+        .try_into()
+        .map_err(refused(name))
+}
+
+fn refused(program: &'static str) -> impl FnOnce(ProgramError) -> AttachError {
+    move |source| AttachError::Program {
+        program,
+        source: Box::new(source),
+    }
+}
+
+fn object(error: EbpfError) -> AttachError {
+    AttachError::Object(Box::new(error))
+}
+
+/// What went wrong, without the kernel's many lines of explanation.
+fn first_line(error: &EbpfError) -> String {
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// One line: what the kernel said, and for a program that its verifier turned down the last thing it said.
+fn refusal(program: &str, error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            let log = verifier_log.to_string();
+            let last = log.lines().rev().find(|line| {
+                // The verifier ends with statistics.
+                !line.is_empty()
+                    && !["processed ", "verification time", "stack depth"]
+                        .iter()
+                        .any(|s| line.starts_with(s))
+            });
+            match last {
+                Some(last) => format!("the kernel refused program {program}: {io_error}: {last}"),
+                None => format!("the kernel refused program {program}: {io_error}"),
+            }
+        }
+        ProgramError::SyscallError(error) => {
+            format!(
+                "the kernel refused to attach {program}: {}: {}",
+                error.call, error.io_error
+            )
+        }
+        other => format!("{program}: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ring_sizes_are_powers_of_two() {
+        for (asked, size) in [
+            (0, 1 << 16),
+            (65_537, 1 << 17),
+            (8 << 20, 8 << 20),
+            (u32::MAX, 1 << 30),
+        ] {
+            assert_eq!(ring_size(asked), size);
+        }
+    }
+}

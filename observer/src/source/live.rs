@@ -1,0 +1,498 @@
+//! Live traffic: attaches the kernel programs, reads their ring, decodes what it holds.
+//!
+//! ```text
+//! hook → ring ── poll ──→ decode → Event
+//!   └─→ per-CPU counters ── read_losses ──→ telemetry
+//! ```
+
+use std::fmt::Write as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
+
+use aya::Ebpf;
+use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
+use observer_ebpf::{counter, lane, name};
+
+use super::backend::{self, AttachError, Backend, Limits};
+use super::btf::{Btf, BtfError};
+use super::capability::{Capability, Held};
+use super::event::{Clock, Event, EventKind};
+use super::layout::Config;
+use super::record::decode;
+use super::wait::{Waiter, clock};
+pub use super::wait::monotonic;
+use crate::telemetry::{Lost, Telemetry};
+
+/// Which backend to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BackendChoice {
+    /// The first of [`Backend::ALL`] that attaches.
+    #[default]
+    Auto,
+    /// Only [`Backend::Fentry`].
+    Fentry,
+    /// Only [`Backend::Tracepoint`].
+    Tracepoint,
+}
+
+impl BackendChoice {
+    fn candidates(self) -> &'static [Backend] {
+        match self {
+            Self::Auto => &Backend::ALL,
+            Self::Fentry => &[Backend::Fentry],
+            Self::Tracepoint => &[Backend::Tracepoint],
+        }
+    }
+}
+
+/// What to observe, and how much of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// Kernel hooks.
+    pub backend: BackendChoice,
+    /// TCP ports; a connection is observed when either end has one of them.
+    pub ports: &'a [u16],
+    /// Bytes captured of one call at most; the kernel programs stop at 256 KiB.
+    pub max_bytes: u32,
+    /// Size of the ring, rounded up to a power of two.
+    pub ring_bytes: u32,
+    /// Leave out the server's end of connections whose both ends are on this host.
+    pub skip_local_server: bool,
+}
+
+impl Options<'_> {
+    /// A pipeline of a few hundred commands in one call is seen whole.
+    pub const MAX_BYTES: u32 = 64 << 10;
+    /// 30,000 small calls: more than 100 ms at any rate seen so far.
+    pub const RING_BYTES: u32 = 8 << 20;
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self {
+            backend: BackendChoice::Auto,
+            ports: &[],
+            max_bytes: Self::MAX_BYTES,
+            ring_bytes: Self::RING_BYTES,
+            skip_local_server: true,
+        }
+    }
+}
+
+/// Why observing cannot start: exit status 3.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The process may not load kernel programs.
+    #[error("missing privileges: {}; run as root or grant them", names(missing))]
+    Privileges {
+        /// What it lacks.
+        missing: Vec<Capability>,
+    },
+    /// The kernel does not describe its types, or lacks a field that every backend needs.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The kernel refuses each backend that was tried.
+    #[error("no backend could be attached{}", listed(reasons))]
+    NoBackend {
+        /// Each backend that was tried, and why it failed.
+        reasons: Vec<(Backend, AttachError)>,
+    },
+}
+
+/// Why a running observer could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// Waiting for the ring failed.
+    #[error("waiting for events failed: {0}")]
+    Wait(#[source] io::Error),
+    /// Counters could not be read.
+    #[error("reading the kernel's counters failed: {0}")]
+    Counters(#[source] Box<MapError>),
+    /// Statistics of a program could not be read.
+    #[error("reading the statistics of {program} failed: {source}")]
+    Statistics {
+        /// Which program.
+        program: &'static str,
+        /// What failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A program or the port map could not be changed.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
+
+/// Totals that the kernel programs keep, over all CPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KernelCounters {
+    /// Calls that sent payload on a watched port.
+    pub sends: u64,
+    /// Their bytes.
+    pub send_bytes: u64,
+    /// Calls that received payload on a watched port.
+    pub receives: u64,
+    /// Their bytes.
+    pub receive_bytes: u64,
+    /// Records that found the ring full.
+    pub ring_full: u64,
+    /// Stream bytes that they stood for.
+    pub ring_full_bytes: u64,
+    /// Stream bytes of calls whose buffer cannot be read at the hook.
+    pub unreadable_bytes: u64,
+    /// Stream bytes whose buffer was not mapped.
+    pub fault_bytes: u64,
+    /// Sends whose start could not be kept; their end is taken for it.
+    pub starts_lost: u64,
+}
+
+/// What the kernel accounts to one program. Time and runs only while `kernel.bpf_stats_enabled` is 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProgramStatistics {
+    /// Name of the program.
+    pub program: &'static str,
+    /// How often it ran.
+    pub run_count: u64,
+    /// How long altogether, nanoseconds, the accounting included.
+    pub run_nanos: u64,
+    /// How often it was skipped because it was already running on that CPU.
+    pub recursion_misses: u64,
+}
+
+/// Attached kernel programs and their ring. Dropping it detaches them.
+pub struct Live {
+    ring: RingBuf<MapData>,
+    counters: PerCpuArray<MapData, [u64; counter::COUNT]>,
+    waiter: Waiter,
+    /// Owns the programs and their links.
+    ebpf: Ebpf,
+    programs: Vec<&'static str>,
+    backend: Backend,
+    clock: Clock,
+    telemetry: Arc<Telemetry>,
+    nap: Duration,
+}
+
+impl std::fmt::Debug for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Live")
+            .field("backend", &self.backend)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Between two looks at the ring. Short naps gather records into batches: waking for each record costs more
+/// than the record. The kernel programs wake the reader when a quarter of the ring waits.
+const NAP_BUSY: Duration = Duration::from_millis(5);
+const NAP_IDLE: Duration = Duration::from_millis(50);
+
+impl Live {
+    /// Events handed on by one [`Live::poll`] at most, so that its caller gets to look around: a few milliseconds.
+    pub const BATCH: usize = 16_384;
+
+    /// Attaches the first backend that this kernel allows.
+    ///
+    /// # Errors
+    /// When privileges or kernel features are missing; what was attached is detached again.
+    pub fn start(options: &Options<'_>, telemetry: &Arc<Telemetry>) -> Result<Self, StartError> {
+        // Where /proc does not tell, trying does.
+        let missing = Held::of_this_process()
+            .map(Held::missing)
+            .unwrap_or_default();
+        if !missing.is_empty() {
+            return Err(StartError::Privileges { missing });
+        }
+        let btf = Btf::from_kernel()?;
+        let config = Config::common(&btf)?;
+        let mut reasons = Vec::new();
+        for &backend in options.backend.candidates() {
+            match Self::attach(backend, options, &btf, config.clone(), telemetry) {
+                Ok(live) => return Ok(live),
+                Err(reason) => reasons.push((backend, reason)),
+            }
+        }
+        Err(StartError::NoBackend { reasons })
+    }
+
+    fn attach(
+        backend: Backend,
+        options: &Options<'_>,
+        btf: &Btf,
+        config: Config,
+        telemetry: &Arc<Telemetry>,
+    ) -> Result<Self, AttachError> {
+        let limits = Limits {
+            ports: options.ports,
+            max_bytes: options.max_bytes,
+            ring_bytes: options.ring_bytes,
+            skip_local_server: options.skip_local_server,
+        };
+        let (mut ebpf, programs) = backend::attach(backend, &limits, btf, config)?;
+        let map = |name| {
+            move |source| AttachError::Map {
+                map: name,
+                source: Box::new(source),
+            }
+        };
+        let ring = ebpf
+            .take_map(name::EVENTS)
+            .ok_or(AttachError::Absent(name::EVENTS))?;
+        let ring = RingBuf::try_from(ring).map_err(map(name::EVENTS))?;
+        let counters = ebpf
+            .take_map(name::COUNTERS)
+            .ok_or(AttachError::Absent(name::COUNTERS))?;
+        let counters = PerCpuArray::try_from(counters).map_err(map(name::COUNTERS))?;
+        let waiter = Waiter::new(ring.as_fd())
+            .map_err(|error| map(name::EVENTS)(MapError::IoError(error)))?;
+        Ok(Self {
+            ring,
+            counters,
+            waiter,
+            ebpf,
+            programs,
+            backend,
+            clock: clock(),
+            telemetry: Arc::clone(telemetry),
+            nap: NAP_BUSY,
+        })
+    }
+
+    /// Hands each waiting event to `each`, at most 16,384 of them; waits up to `timeout` when there are none.
+    /// Returns how many there were.
+    ///
+    /// To be called in a loop by one thread. A record is given back to the kernel when `each` returns.
+    ///
+    /// # Errors
+    /// When waiting fails.
+    pub fn poll(
+        &mut self,
+        timeout: Duration,
+        each: &mut dyn FnMut(Event<'_>),
+    ) -> Result<usize, LiveError> {
+        let seen = drain(&mut self.ring, &self.telemetry, each);
+        if seen == Self::BATCH {
+            return Ok(seen);
+        }
+        // Rest also after a short batch: the next one is cheaper the larger it is.
+        let nap = if seen > 0 { NAP_BUSY } else { self.nap };
+        self.waiter
+            .wait(nap.min(timeout))
+            .map_err(LiveError::Wait)?;
+        let more = drain(&mut self.ring, &self.telemetry, each);
+        self.nap = if seen + more > 0 {
+            NAP_BUSY
+        } else {
+            (nap * 2).min(NAP_IDLE)
+        };
+        Ok(seen + more)
+    }
+
+    /// Copies what the kernel counted as lost to the telemetry. A few system calls: meant for once a second.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub fn read_losses(&self, telemetry: &Telemetry) -> Result<(), LiveError> {
+        telemetry
+            .lost(Lost::RingFull)
+            .set(self.counters()?.ring_full);
+        telemetry.lost(Lost::Recursion).set(self.recursion_misses()?);
+        Ok(())
+    }
+
+    /// The kernel programs' totals.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn counters(&self) -> Result<KernelCounters, LiveError> {
+        total(&self.counters)
+    }
+
+    /// What the kernel accounts to each attached program.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn statistics(&self) -> Result<Vec<ProgramStatistics>, LiveError> {
+        let failed = |program| move |source| LiveError::Statistics { program, source };
+        self.programs
+            .iter()
+            .map(|&program| {
+                let fd = self
+                    .ebpf
+                    .program(program)
+                    .and_then(|loaded| loaded.fd().ok())
+                    .ok_or_else(|| failed(program)(io::ErrorKind::NotFound.into()))?;
+                program_statistics(program, fd.as_fd()).map_err(failed(program))
+            })
+            .collect()
+    }
+
+    /// Makes `ports` the watched ones from now on.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn watch(&mut self, ports: &[u16]) -> Result<(), LiveError> {
+        Ok(backend::watch(&mut self.ebpf, ports)?)
+    }
+
+    /// Also attaches a program that does nothing, so that measurements have a floor. Linux 6.3 or later.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn attach_floor(&mut self) -> Result<(), LiveError> {
+        backend::tracepoint(&mut self.ebpf, name::EMPTY, "sock_send_length")?;
+        self.programs.push(name::EMPTY);
+        Ok(())
+    }
+
+    /// Detaches the programs, then hands on what is left in the ring, and the last of the losses.
+    ///
+    /// # Errors
+    /// When the kernel's counters cannot be read; the events have been handed on then.
+    pub fn finish(mut self, each: &mut dyn FnMut(Event<'_>)) -> Result<(), LiveError> {
+        let misses = self.recursion_misses();
+        drop(self.ebpf);
+        while drain(&mut self.ring, &self.telemetry, each) > 0 {}
+        self.telemetry
+            .lost(Lost::RingFull)
+            .set(total(&self.counters)?.ring_full);
+        self.telemetry.lost(Lost::Recursion).set(misses?);
+        Ok(())
+    }
+
+    fn recursion_misses(&self) -> Result<u64, LiveError> {
+        let misses = |program: &ProgramStatistics| program.recursion_misses;
+        Ok(self.statistics()?.iter().map(misses).sum())
+    }
+
+    /// The backend in use.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Turns the events' times into Unix time, as of the start.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+}
+
+/// Hands on what waits in the ring, at most [`Live::BATCH`] events; answers how many there were.
+fn drain(
+    ring: &mut RingBuf<MapData>,
+    telemetry: &Telemetry,
+    each: &mut dyn FnMut(Event<'_>),
+) -> usize {
+    let (mut seen, mut events, mut captured) = (0, 0, 0);
+    while seen < Live::BATCH
+        && let Some(record) = ring.next()
+    {
+        seen += 1;
+        match decode(&record) {
+            Ok(event) => {
+                events += 1;
+                if let EventKind::Data(data) = event.kind {
+                    captured += data.payload.len() as u64;
+                }
+                each(event);
+            }
+            Err(_) => telemetry.lost(Lost::Record).add(1),
+        }
+    }
+    if seen > 0 {
+        telemetry.events.add(events);
+        telemetry.captured.add(captured);
+    }
+    seen
+}
+
+/// Adds up the counters of all CPUs.
+fn total(
+    counters: &PerCpuArray<MapData, [u64; counter::COUNT]>,
+) -> Result<KernelCounters, LiveError> {
+    let mut sum = [0u64; counter::COUNT];
+    for lane in 0..lane::COUNT {
+        let cpus = counters
+            .get(&lane, 0)
+            .map_err(|error| LiveError::Counters(Box::new(error)))?;
+        for values in cpus.iter() {
+            for (sum, value) in sum.iter_mut().zip(values) {
+                *sum += value;
+            }
+        }
+    }
+    Ok(KernelCounters {
+        sends: sum[counter::SENDS],
+        send_bytes: sum[counter::SEND_BYTES],
+        receives: sum[counter::RECEIVES],
+        receive_bytes: sum[counter::RECEIVE_BYTES],
+        ring_full: sum[counter::RING_FULL],
+        ring_full_bytes: sum[counter::RING_FULL_BYTES],
+        unreadable_bytes: sum[counter::UNREADABLE_BYTES],
+        fault_bytes: sum[counter::FAULT_BYTES],
+        starts_lost: sum[counter::STARTS_LOST],
+    })
+}
+
+fn program_statistics(program: &'static str, fd: BorrowedFd<'_>) -> io::Result<ProgramStatistics> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    Ok(ProgramStatistics {
+        program,
+        run_count: number(&text, "run_cnt:"),
+        run_nanos: number(&text, "run_time_ns:"),
+        recursion_misses: number(&text, "recursion_misses:"),
+    })
+}
+
+/// The number behind `key`; 0 on kernels that do not have it yet.
+fn number(text: &str, key: &str) -> u64 {
+    let value = text.lines().find_map(|line| line.strip_prefix(key));
+    value
+        .and_then(|value| value.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+fn names(missing: &[Capability]) -> String {
+    missing
+        .iter()
+        .map(|capability| capability.name())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn listed(reasons: &[(Backend, AttachError)]) -> String {
+    reasons
+        .iter()
+        .fold(String::new(), |mut text, (backend, reason)| {
+            let _ = write!(text, "; {backend}: {reason}");
+            text
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn program_statistics_are_found() {
+        let text = "prog_type:\t17\nrun_time_ns:\t4200\nrun_cnt:\t42\n";
+        assert_eq!(number(text, "run_cnt:"), 42);
+        assert_eq!(number(text, "run_time_ns:"), 4200);
+        assert_eq!(number(text, "recursion_misses:"), 0);
+    }
+
+    #[test]
+    fn errors_name_what_is_missing() {
+        let missing = vec![Capability::Bpf, Capability::Perfmon];
+        assert_eq!(
+            StartError::Privileges { missing }.to_string(),
+            "missing privileges: CAP_BPF, CAP_PERFMON; run as root or grant them"
+        );
+        let reasons = vec![(Backend::Tracepoint, AttachError::Absent("send_length"))];
+        assert_eq!(
+            StartError::NoBackend { reasons }.to_string(),
+            "no backend could be attached; tracepoint: the object with the kernel programs has no send_length"
+        );
+    }
+}
