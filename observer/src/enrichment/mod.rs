@@ -9,6 +9,7 @@ use crate::source::event::{Clock, End};
 use crate::transaction::Transaction;
 
 pub use process::Enricher;
+pub(crate) use process::percent_decoded;
 
 /// The observed process, as an OpenTelemetry resource.
 #[derive(Debug, PartialEq)]

@@ -193,7 +193,8 @@ fn service_name(environment: &[u8]) -> Option<String> {
     })
 }
 
-fn percent_decoded(text: &str) -> String {
+/// `%20` and the like replaced; what is no escape stays.
+pub(crate) fn percent_decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::enrichment::percent_decoded;
+
 /// One exporter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Exporter {
@@ -175,10 +177,243 @@ pub enum SinkError {
 }
 
 impl SinkOptions {
-    /// Defaults, with what the OpenTelemetry environment variables set on top. `lookup` is `std::env::var(..).ok()`.
+    /// Defaults, with what the OpenTelemetry environment variables set on top. `lookup` is `|name| std::env::var(name).ok()`.
     ///
-    /// `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` are the caller's.
-    pub fn from_env(_lookup: impl Fn(&str) -> Option<String>) -> Result<Self, SinkError> {
-        Ok(Self::default())
+    /// Honoured: `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`,
+    /// `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_EXPORTER_OTLP_{,TRACES_,METRICS_}{ENDPOINT,PROTOCOL,HEADERS,TIMEOUT,COMPRESSION}`.
+    /// An endpoint, protocol or compression that cannot be used is an error; a number that is none is ignored with a
+    /// warning, as the specification asks. `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` are the caller's.
+    ///
+    /// # Errors
+    ///
+    /// [`SinkError::Setting`], which names the variable.
+    pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, SinkError> {
+        let env = Env(&lookup);
+        let mut options = Self::default();
+        let millis =
+            |name, default: Duration| env.number(name).map_or(default, Duration::from_millis);
+        let count = |name, default: usize| {
+            env.number(name)
+                .and_then(|number| usize::try_from(number).ok())
+                .unwrap_or(default)
+        };
+        options.metric_interval = millis("OTEL_METRIC_EXPORT_INTERVAL", options.metric_interval);
+        options.queue = count("OTEL_BSP_MAX_QUEUE_SIZE", options.queue);
+        options.otlp = OtlpOptions {
+            traces: OtlpSignal::from_env(&env, "TRACES", "v1/traces")?,
+            metrics: OtlpSignal::from_env(&env, "METRICS", "v1/metrics")?,
+            schedule_delay: millis("OTEL_BSP_SCHEDULE_DELAY", options.otlp.schedule_delay),
+            batch: count("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", options.otlp.batch),
+        };
+        Ok(options)
+    }
+}
+
+struct Env<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Env<'_> {
+    /// A variable that is set and not empty.
+    fn text(&self, name: &str) -> Option<String> {
+        (self.0)(name)
+            .map(|text| text.trim().to_owned())
+            .filter(|text| !text.is_empty())
+    }
+
+    /// A number above 0.
+    fn number(&self, name: &str) -> Option<u64> {
+        let text = self.text(name)?;
+        match text.parse() {
+            Ok(number) if number > 0 => Some(number),
+            _ => {
+                tracing::warn!(name, value = text, "ignored: not a number above 0");
+                None
+            }
+        }
+    }
+
+    /// The variable of the signal, else the one of all signals; and its name.
+    fn signal(&self, signal: &str, what: &str) -> Option<(String, String)> {
+        let names = [
+            format!("OTEL_EXPORTER_OTLP_{signal}_{what}"),
+            format!("OTEL_EXPORTER_OTLP_{what}"),
+        ];
+        names
+            .into_iter()
+            .find_map(|name| Some((self.text(&name)?, name)))
+    }
+}
+
+impl OtlpSignal {
+    fn from_env(env: &Env<'_>, signal: &str, path: &str) -> Result<Self, SinkError> {
+        let protocol = match env.signal(signal, "PROTOCOL") {
+            None => OtlpProtocol::default(),
+            Some((text, name)) => match text.to_ascii_lowercase().as_str() {
+                "grpc" => OtlpProtocol::Grpc,
+                "http/protobuf" => OtlpProtocol::HttpProtobuf,
+                _ => {
+                    let reason =
+                        format!("`{text}` is not supported: use `grpc` or `http/protobuf`");
+                    return Err(SinkError::Setting { name, reason });
+                }
+            },
+        };
+        let compression = match env.signal(signal, "COMPRESSION") {
+            None => Compression::None,
+            Some((text, name)) => match text.to_ascii_lowercase().as_str() {
+                "none" => Compression::None,
+                "gzip" => Compression::Gzip,
+                _ => {
+                    let reason = format!("`{text}` is not supported: use `gzip` or `none`");
+                    return Err(SinkError::Setting { name, reason });
+                }
+            },
+        };
+        let own = format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT");
+        let endpoint = match (env.signal(signal, "ENDPOINT"), protocol) {
+            (None, OtlpProtocol::Grpc) => "http://localhost:4317".to_owned(),
+            (None, OtlpProtocol::HttpProtobuf) => format!("http://localhost:4318/{path}"),
+            (Some((text, name)), OtlpProtocol::Grpc) => {
+                // A bare host and port means a secure connection, unless OTEL_EXPORTER_OTLP_INSECURE says otherwise.
+                let insecure = env
+                    .signal(signal, "INSECURE")
+                    .is_some_and(|(text, _)| text.eq_ignore_ascii_case("true"));
+                let text = match (text.contains("://"), insecure) {
+                    (true, _) => text,
+                    (false, true) => format!("http://{text}"),
+                    (false, false) => format!("https://{text}"),
+                };
+                check_endpoint(&name, &text)?;
+                text
+            }
+            (Some((text, name)), OtlpProtocol::HttpProtobuf) => {
+                check_endpoint(&name, &text)?;
+                // The signal's own endpoint is used as it is; to the common one the signal's path is added.
+                match name == own {
+                    true => text,
+                    false => format!("{}/{path}", text.trim_end_matches('/')),
+                }
+            }
+        };
+        let headers = match env.signal(signal, "HEADERS") {
+            None => Vec::new(),
+            Some((text, name)) => headers(&text).ok_or_else(|| SinkError::Setting {
+                name,
+                // The value may hold a credential, so it is not quoted.
+                reason: "not of the form name=value,name=value".to_owned(),
+            })?,
+        };
+        let timeout = env
+            .number(&format!("OTEL_EXPORTER_OTLP_{signal}_TIMEOUT"))
+            .or_else(|| env.number("OTEL_EXPORTER_OTLP_TIMEOUT"))
+            .map_or(Duration::from_secs(10), Duration::from_millis);
+        Ok(Self {
+            endpoint,
+            protocol,
+            headers,
+            timeout,
+            compression,
+        })
+    }
+}
+
+/// `k1=v1,k2=v2`, values percent-encoded (OTLP exporter specification, "Specifying headers via environment variables").
+fn headers(text: &str) -> Option<Vec<(String, String)>> {
+    let pairs = text
+        .split(',')
+        .map(str::trim)
+        .filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            let name = name.trim();
+            (!name.is_empty()).then(|| (name.to_owned(), percent_decoded(value.trim())))
+        })
+        .collect()
+}
+
+/// An `http` or `https` URL with a host.
+pub(super) fn check_endpoint(name: &str, endpoint: &str) -> Result<(), SinkError> {
+    let refuse = |reason: String| {
+        Err(SinkError::Setting {
+            name: name.to_owned(),
+            reason: format!("`{endpoint}` is no usable URL: {reason}"),
+        })
+    };
+    match endpoint.parse::<tonic::transport::Uri>() {
+        Err(error) => refuse(error.to_string()),
+        Ok(uri) => match (uri.scheme_str(), uri.host()) {
+            (Some("http" | "https"), Some(host)) if !host.is_empty() => Ok(()),
+            (Some("http" | "https"), _) => refuse("it names no host".to_owned()),
+            _ => refuse("it must begin with http:// or https://".to_owned()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(pairs: &[(&str, &str)]) -> Result<SinkOptions, SinkError> {
+        SinkOptions::from_env(|name| {
+            let found = pairs.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn defaults_are_the_specification_s() {
+        assert_eq!(from(&[]).unwrap(), SinkOptions::default());
+        let grpc = from(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).unwrap();
+        assert_eq!(grpc.otlp.traces.endpoint, "http://localhost:4317");
+    }
+
+    #[test]
+    fn reads_the_variables() {
+        let options = from(&[
+            ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "200"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "64"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/base/"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, x=y"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "3000"),
+            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://metrics:4317"),
+            ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "gzip"),
+        ])
+        .unwrap();
+        assert_eq!(options.metric_interval, Duration::from_secs(1));
+        assert_eq!(options.queue, SinkOptions::default().queue);
+        let otlp = options.otlp;
+        assert_eq!(
+            (otlp.schedule_delay, otlp.batch),
+            (Duration::from_millis(200), 64)
+        );
+        assert_eq!(otlp.traces.endpoint, "http://collector:4318/base/v1/traces");
+        assert_eq!(
+            otlp.traces.headers,
+            [("api-key".into(), "a b".into()), ("x".into(), "y".into())]
+        );
+        assert_eq!(otlp.traces.timeout, Duration::from_secs(3));
+        assert_eq!(otlp.metrics.endpoint, "http://metrics:4317");
+        assert_eq!(otlp.metrics.protocol, OtlpProtocol::Grpc);
+        assert_eq!(otlp.metrics.compression, Compression::Gzip);
+    }
+
+    #[test]
+    fn names_what_cannot_be_used() {
+        for (name, text) in [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://collector"),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://"),
+            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://a b"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+            ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zip"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),
+        ] {
+            let error = from(&[(name, text)]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{name}: ")), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
     }
 }

@@ -1,0 +1,147 @@
+//! What a transaction costs the pipeline thread in aggregation and in the hand-over to the sinks.
+//!
+//! `cargo bench -p observer --bench hot_path` prints nanoseconds for each, the median of several rounds.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use observer::aggregation::{Aggregator, Metrics, Options};
+use observer::enrichment::{Endpoint, Enricher, Observation};
+use observer::protocol::{
+    Answer, Class, Detail, Effect, HitRule, Operation, Outcome, Protocol, Request,
+};
+use observer::sinks::{Exporter, Output, Overflow, SinkOptions, Sinks};
+use observer::source::event::{Clock, End};
+use observer::telemetry::{SpanOutcome, Telemetry};
+use observer::transaction::{Ending, Transaction};
+
+const ROUNDS: usize = 9;
+
+fn main() {
+    let names = [
+        "GET", "SET", "HGET", "MGET", "DEL", "EXPIRE", "INCR", "LPUSH",
+    ];
+    let transactions: Vec<_> = (0..names.len())
+        .map(|i| transaction(names[i], i as u16))
+        .collect();
+    record(&transactions);
+    submit(&transactions, vec![Exporter::Jsonl], "jsonl to /dev/null");
+    submit(
+        &transactions,
+        vec![Exporter::Console],
+        "console to /dev/null",
+    );
+    submit(&transactions, vec![Exporter::Otlp], "otlp, nobody listens");
+}
+
+fn transaction(name: &'static str, index: u16) -> Transaction {
+    Transaction {
+        protocol: Protocol::Redis,
+        request: Request {
+            operation: Operation::Known {
+                index: index * 17,
+                name,
+            },
+            class: Class::ALL[usize::from(index) % 4],
+            key_count: 1,
+            value_size: None,
+            ttl: None,
+            answer: Answer::One,
+            effect: Effect::None,
+            blocking: false,
+            hit_rule: HitRule::Null,
+            detail: Some(Box::new(Detail {
+                text: format!("{name} user:42:profile"),
+                keys: vec!["user:42:profile".to_owned()],
+                stored_procedure: None,
+            })),
+        },
+        outcome: Outcome {
+            hits: 1,
+            value_size: Some(512),
+            ..Outcome::default()
+        },
+        ending: Ending::Replied,
+        start: 1_000,
+        end: 150_000 + 50_000 * u64::from(index),
+        database: Some(0),
+        task: None,
+    }
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn record(transactions: &[Transaction]) {
+    const COUNT: usize = 1_000_000;
+    let metrics = Arc::new(Metrics::new(Options::default(), Arc::default()));
+    let mut aggregator = Aggregator::new(metrics);
+    let mut enricher = Enricher::new("/proc");
+    let server = "127.0.0.1:6379".parse().expect("an address");
+    let client = "127.0.0.1:40000".parse().expect("an address");
+    let endpoint = Arc::new(Endpoint::new(End::Client, server, client));
+    let id = aggregator.bind(&endpoint, &enricher.service(None), Protocol::Redis);
+    let rounds = (0..ROUNDS).map(|_| {
+        let start = Instant::now();
+        for number in 0..COUNT {
+            aggregator.record(id, black_box(&transactions[number % transactions.len()]));
+        }
+        start.elapsed().as_nanos() as f64 / COUNT as f64
+    });
+    println!("record: {:.0} ns", median(rounds.collect()));
+    black_box(aggregator.summary().transactions());
+}
+
+/// Bursts that fit the queue, with pauses for the worker: what the pipeline thread pays, not what the worker manages.
+fn submit(transactions: &[Transaction], traces: Vec<Exporter>, what: &str) {
+    const BURST: usize = 4096;
+    let telemetry = Arc::new(Telemetry::default());
+    let metrics = Arc::new(Metrics::new(Options::default(), Arc::clone(&telemetry)));
+    let mut options = SinkOptions {
+        traces,
+        output: Output::File("/dev/null".into()),
+        overflow: Overflow::Drop,
+        ..SinkOptions::default()
+    };
+    options.otlp.traces.endpoint = "http://127.0.0.1:9/v1/traces".to_owned();
+    let sinks = Sinks::start(options, Arc::clone(&telemetry), metrics).expect("the sinks start");
+    let mut enricher = Enricher::new("/proc");
+    let service = enricher.service(None);
+    let server = "127.0.0.1:6379".parse().expect("an address");
+    let client = "127.0.0.1:40000".parse().expect("an address");
+    let endpoint = Arc::new(Endpoint::new(End::Client, server, client));
+    let rounds = (0..ROUNDS).map(|_| {
+        let observations: Vec<_> = (0..BURST)
+            .map(|number| Observation {
+                transaction: transactions[number % transactions.len()].clone(),
+                endpoint: Arc::clone(&endpoint),
+                service: Arc::clone(&service),
+                clock: Clock {
+                    offset: 1_795_404_452_000_000_000,
+                },
+            })
+            .collect();
+        let start = Instant::now();
+        for observation in observations {
+            sinks.submit(observation);
+        }
+        let time = start.elapsed().as_nanos() as f64 / BURST as f64;
+        std::thread::sleep(Duration::from_millis(200));
+        time
+    });
+    println!("submit ({what}): {:.0} ns", median(rounds.collect()));
+
+    // And what the worker manages, when the pipeline thread waits for it.
+    let start = Instant::now();
+    sinks.shutdown(Duration::from_secs(5));
+    let spans = |outcome| telemetry.spans(outcome).get();
+    println!(
+        "  exported {}, dropped {}, shutdown {:?}",
+        spans(SpanOutcome::Exported),
+        spans(SpanOutcome::Dropped),
+        start.elapsed()
+    );
+}

@@ -1,0 +1,454 @@
+//! Spans and metrics to a collector, over gRPC or HTTP/protobuf.
+//!
+//! Each observed service is a resource of its own and so has a span exporter of its own; all of them share one gRPC
+//! channel or HTTP client. A failed export is retried a few times by opentelemetry-otlp (100, 200, 400 ms apart, for errors
+//! that may pass), then its spans are dropped and counted; the next batch tries anew, so a collector that comes back is
+//! found without help.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use opentelemetry::InstrumentationScope;
+use opentelemetry_otlp::{
+    ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig, WithHttpConfig,
+    WithTonicConfig,
+};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
+use opentelemetry_sdk::trace::SpanExporter as _;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::metadata::{MetadataKey, MetadataMap};
+use tonic::transport::{Channel, Endpoint};
+
+use super::Item;
+use super::options::{Compression, OtlpProtocol, OtlpSignal, SinkError, check_endpoint};
+use super::queue::{Drained, Queue};
+use super::span::Span;
+use crate::aggregation::resource;
+use crate::enrichment::Service;
+use crate::telemetry::names::value;
+use crate::telemetry::{SpanOutcome, Telemetry};
+
+/// Requests under way at once. It bounds memory and keeps a far collector busy.
+const CONCURRENT: usize = 4;
+/// Exporters kept, each of a service; the one used longest ago is forgotten.
+const MAX_EXPORTERS: usize = 512;
+/// Between two log lines about the same trouble.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+
+/// When exports must end, once the sinks are told to stop.
+pub(super) type Deadline = watch::Receiver<Option<Instant>>;
+
+/// The connection of one signal.
+#[derive(Debug, Clone)]
+pub(super) struct Transport {
+    signal: OtlpSignal,
+    connection: Connection,
+}
+
+#[derive(Debug, Clone)]
+enum Connection {
+    Grpc(Channel),
+    Http(reqwest::Client),
+}
+
+impl Transport {
+    /// Checks the settings; connects at the first export. To be called within the runtime that drives the connection.
+    pub(super) fn new(
+        name: &str,
+        signal: &OtlpSignal,
+        shared: Option<&Transport>,
+    ) -> Result<Self, SinkError> {
+        let setting = |reason: String| SinkError::Setting {
+            name: name.to_owned(),
+            reason,
+        };
+        check_endpoint(name, &signal.endpoint)?;
+        for (header, text) in &signal.headers {
+            let usable = tonic::codegen::http::HeaderName::try_from(header).is_ok()
+                && tonic::codegen::http::HeaderValue::try_from(text).is_ok();
+            if !usable {
+                return Err(setting(format!("the header `{header}` cannot be sent")));
+            }
+        }
+        let shared = shared.filter(|other| other.signal.protocol == signal.protocol);
+        let connection = match (
+            signal.protocol,
+            shared.map(|other| (&other.connection, &other.signal.endpoint)),
+        ) {
+            (OtlpProtocol::Grpc, Some((connection, endpoint))) if *endpoint == signal.endpoint => {
+                connection.clone()
+            }
+            (OtlpProtocol::HttpProtobuf, Some((connection, _))) => connection.clone(),
+            (OtlpProtocol::Grpc, _) => {
+                let endpoint = Endpoint::from_shared(signal.endpoint.clone())
+                    .map_err(|error| setting(error.to_string()))?
+                    .connect_timeout(signal.timeout);
+                Connection::Grpc(endpoint.connect_lazy())
+            }
+            (OtlpProtocol::HttpProtobuf, _) => {
+                let client = reqwest::Client::builder().build();
+                Connection::Http(client.map_err(|error| setting(error.to_string()))?)
+            }
+        };
+        let transport = Self {
+            signal: signal.clone(),
+            connection,
+        };
+        // Whatever else the exporters refuse shows here, not at the first span.
+        transport
+            .span_exporter(&Resource::builder_empty().build())
+            .map_err(|error| setting(error.to_string()))?;
+        Ok(transport)
+    }
+
+    fn metadata(&self) -> MetadataMap {
+        let mut metadata = MetadataMap::new();
+        for (name, text) in &self.signal.headers {
+            if let (Ok(name), Ok(text)) = (
+                MetadataKey::from_bytes(name.to_ascii_lowercase().as_bytes()),
+                text.parse(),
+            ) {
+                metadata.insert(name, text);
+            }
+        }
+        metadata
+    }
+
+    fn span_exporter(&self, resource: &Resource) -> Result<SpanExporter, ExporterBuildError> {
+        let gzip = self.signal.compression == Compression::Gzip;
+        let mut exporter = match &self.connection {
+            Connection::Grpc(channel) => {
+                let mut builder = SpanExporter::builder()
+                    .with_tonic()
+                    .with_channel(channel.clone())
+                    .with_timeout(self.signal.timeout)
+                    .with_metadata(self.metadata());
+                if gzip {
+                    builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
+                }
+                builder.build()?
+            }
+            Connection::Http(client) => {
+                let mut builder = SpanExporter::builder()
+                    .with_http()
+                    .with_http_client(client.clone())
+                    .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+                    .with_endpoint(&self.signal.endpoint)
+                    .with_timeout(self.signal.timeout)
+                    .with_headers(self.signal.headers.iter().cloned().collect());
+                if gzip {
+                    builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
+                }
+                builder.build()?
+            }
+        };
+        exporter.set_resource(resource);
+        Ok(exporter)
+    }
+
+    fn metric_exporter(&self) -> Result<MetricExporter, ExporterBuildError> {
+        let gzip = self.signal.compression == Compression::Gzip;
+        match &self.connection {
+            Connection::Grpc(channel) => {
+                let mut builder = MetricExporter::builder()
+                    .with_tonic()
+                    .with_channel(channel.clone())
+                    .with_timeout(self.signal.timeout)
+                    .with_metadata(self.metadata());
+                if gzip {
+                    builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
+                }
+                builder.build()
+            }
+            Connection::Http(client) => {
+                let mut builder = MetricExporter::builder()
+                    .with_http()
+                    .with_http_client(client.clone())
+                    .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+                    .with_endpoint(&self.signal.endpoint)
+                    .with_timeout(self.signal.timeout)
+                    .with_headers(self.signal.headers.iter().cloned().collect());
+                if gzip {
+                    builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
+                }
+                builder.build()
+            }
+        }
+    }
+}
+
+/// Runs an export, for at most `timeout` and not beyond the deadline.
+async fn bounded(
+    export: impl Future<Output = OTelSdkResult>,
+    timeout: Duration,
+    mut deadline: Deadline,
+) -> Result<(), String> {
+    let ended = async move {
+        let end = match deadline.wait_for(Option::is_some).await {
+            Ok(end) => *end,
+            Err(_) => None,
+        };
+        match end {
+            Some(end) => tokio::time::sleep_until(end.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = tokio::time::timeout(timeout, export) => match result {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {timeout:?}")),
+        },
+        () = ended => Err("stopping".to_owned()),
+    }
+}
+
+/// Says once that exports fail, now and then that they still do, and once that they work again.
+#[derive(Debug)]
+struct Log {
+    what: &'static str,
+    failing: bool,
+    said: Option<Instant>,
+    lost: u64,
+}
+
+impl Log {
+    fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            failing: false,
+            said: None,
+            lost: 0,
+        }
+    }
+
+    fn failed(&mut self, lost: u64, endpoint: &str, reason: &str) {
+        self.lost += lost;
+        let now = Instant::now();
+        if self
+            .said
+            .is_none_or(|said| now.duration_since(said) >= LOG_EVERY)
+        {
+            tracing::warn!(
+                what = self.what,
+                endpoint,
+                reason,
+                lost = self.lost,
+                "OTLP export fails"
+            );
+            self.said = Some(now);
+            self.lost = 0;
+        }
+        self.failing = true;
+    }
+
+    fn succeeded(&mut self, endpoint: &str) {
+        if self.failing {
+            tracing::info!(what = self.what, endpoint, "OTLP export works again");
+            self.failing = false;
+        }
+    }
+}
+
+/// Exports the spans of a queue until it is closed.
+#[derive(Debug)]
+pub(super) struct SpanWorker {
+    pub(super) queue: Arc<Queue<Arc<Item>>>,
+    pub(super) runtime: Handle,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) transport: Transport,
+    /// Longest wait before a batch goes out.
+    pub(super) delay: Duration,
+    /// Most spans in a request.
+    pub(super) batch: usize,
+    pub(super) deadline: Deadline,
+}
+
+/// Exporters by service, with the time of their last use.
+#[derive(Debug, Default)]
+struct Exporters(HashMap<u32, (Arc<SpanExporter>, u64)>, u64);
+
+impl Exporters {
+    fn get(
+        &mut self,
+        service: &Service,
+        transport: &Transport,
+    ) -> Result<Arc<SpanExporter>, ExporterBuildError> {
+        self.1 += 1;
+        if let Some((exporter, used)) = self.0.get_mut(&service.id) {
+            *used = self.1;
+            return Ok(Arc::clone(exporter));
+        }
+        if self.0.len() >= MAX_EXPORTERS
+            && let Some(oldest) = self
+                .0
+                .iter()
+                .min_by_key(|(_, (_, used))| *used)
+                .map(|(id, _)| *id)
+        {
+            self.0.remove(&oldest);
+        }
+        let exporter = Arc::new(transport.span_exporter(&resource(service))?);
+        self.0.insert(service.id, (Arc::clone(&exporter), self.1));
+        Ok(exporter)
+    }
+}
+
+impl SpanWorker {
+    pub(super) fn run(self) {
+        const LONG: Duration = Duration::from_secs(3600);
+        let scope = InstrumentationScope::builder(value::SCOPE)
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .build();
+        let mut exporters = Exporters::default();
+        let mut log = Log::new("spans");
+        let mut items = Vec::new();
+        loop {
+            match self.queue.drain(&mut items, LONG, self.delay) {
+                Drained::Closed => return,
+                Drained::Idle => {}
+                Drained::Items => {
+                    let batches = self.batches(&mut items, &mut exporters, &mut log);
+                    self.runtime
+                        .block_on(self.export(batches, &scope, &mut log));
+                }
+            }
+        }
+    }
+
+    /// Parts items by service, at most `batch` together.
+    #[expect(clippy::type_complexity, reason = "a list of pairs, used once")]
+    fn batches(
+        &self,
+        items: &mut Vec<Arc<Item>>,
+        exporters: &mut Exporters,
+        log: &mut Log,
+    ) -> VecDeque<(Arc<SpanExporter>, Vec<Arc<Item>>)> {
+        let mut services: HashMap<u32, Vec<Arc<Item>>> = HashMap::new();
+        let mut batches = VecDeque::new();
+        let mut close = |items: Vec<Arc<Item>>| {
+            let Some(first) = items.first() else { return };
+            match exporters.get(&first.observation.service, &self.transport) {
+                Ok(exporter) => batches.push_back((exporter, items)),
+                Err(error) => self.failed(items.len(), &error.to_string(), log),
+            }
+        };
+        for item in items.drain(..) {
+            let batch = services.entry(item.observation.service.id).or_default();
+            batch.push(item);
+            if batch.len() >= self.batch {
+                close(std::mem::take(batch));
+            }
+        }
+        for batch in services.into_values() {
+            close(batch);
+        }
+        batches
+    }
+
+    async fn export(
+        &self,
+        mut batches: VecDeque<(Arc<SpanExporter>, Vec<Arc<Item>>)>,
+        scope: &InstrumentationScope,
+        log: &mut Log,
+    ) {
+        let mut running = JoinSet::new();
+        loop {
+            while running.len() < CONCURRENT
+                && let Some((exporter, items)) = batches.pop_front()
+            {
+                // Made only now: a span takes several times the room of what it is made of.
+                let spans: Vec<_> = items
+                    .iter()
+                    .map(|item| Span::new(&item.observation, item.ids).into_data(scope))
+                    .collect();
+                let (timeout, deadline) = (self.transport.signal.timeout, self.deadline.clone());
+                running.spawn(async move {
+                    let count = spans.len();
+                    let export = async move { exporter.export(spans).await };
+                    (count, bounded(export, timeout, deadline).await)
+                });
+            }
+            match running.join_next().await {
+                None => return,
+                Some(Ok((count, Ok(())))) => {
+                    self.telemetry
+                        .spans(SpanOutcome::Exported)
+                        .add(count as u64);
+                    log.succeeded(&self.transport.signal.endpoint);
+                }
+                Some(Ok((count, Err(reason)))) => self.failed(count, &reason, log),
+                // A panic in the exporter: the count of that batch is gone with it.
+                Some(Err(error)) => self.failed(0, &error.to_string(), log),
+            }
+        }
+    }
+
+    fn failed(&self, count: usize, reason: &str, log: &mut Log) {
+        self.telemetry.spans(SpanOutcome::Dropped).add(count as u64);
+        log.failed(count as u64, &self.transport.signal.endpoint, reason);
+    }
+}
+
+/// Exports metrics, resource by resource.
+#[derive(Debug)]
+pub(super) struct MetricSender {
+    exporter: MetricExporter,
+    runtime: Handle,
+    telemetry: Arc<Telemetry>,
+    signal: OtlpSignal,
+    deadline: Deadline,
+    log: Log,
+    /// An export of this round failed: the rest would wait for its timeout as well, so it is left out.
+    gave_up: bool,
+}
+
+impl MetricSender {
+    pub(super) fn new(
+        transport: &Transport,
+        runtime: Handle,
+        telemetry: Arc<Telemetry>,
+        deadline: Deadline,
+    ) -> Result<Self, ExporterBuildError> {
+        Ok(Self {
+            exporter: transport.metric_exporter()?,
+            runtime,
+            telemetry,
+            signal: transport.signal.clone(),
+            deadline,
+            log: Log::new("metrics"),
+            gave_up: false,
+        })
+    }
+
+    /// A new round of exports begins.
+    pub(super) fn begin(&mut self) {
+        self.gave_up = false;
+    }
+
+    pub(super) fn send(&mut self, metrics: &ResourceMetrics) {
+        if self.gave_up {
+            self.telemetry.metric_exports_failed.add(1);
+            return;
+        }
+        let export = bounded(
+            self.exporter.export(metrics),
+            self.signal.timeout,
+            self.deadline.clone(),
+        );
+        match self.runtime.block_on(export) {
+            Ok(()) => self.log.succeeded(&self.signal.endpoint),
+            Err(reason) => {
+                self.gave_up = true;
+                self.telemetry.metric_exports_failed.add(1);
+                self.log.failed(1, &self.signal.endpoint, &reason);
+            }
+        }
+    }
+}

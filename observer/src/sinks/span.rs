@@ -1,0 +1,444 @@
+//! An observation as a span, in terms that no exporter owns. telemetry.md, "Spans", says what each attribute means.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use opentelemetry::trace::{
+    SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
+};
+use opentelemetry::{Array, InstrumentationScope, KeyValue, StringValue, Value};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanEvents, SpanLinks};
+
+use crate::aggregation::{failure, value_size};
+use crate::enrichment::{Observation, Service};
+use crate::protocol::{HitRule, Operation, Request};
+use crate::source::event::End;
+use crate::telemetry::names::attribute;
+use crate::transaction::Ending;
+
+/// The identity of a span: the same for every exporter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ids {
+    pub(super) trace: TraceId,
+    pub(super) span: SpanId,
+}
+
+impl Ids {
+    pub(super) fn random() -> Self {
+        let generator = RandomIdGenerator::default();
+        Self {
+            trace: generator.new_trace_id(),
+            span: generator.new_span_id(),
+        }
+    }
+}
+
+/// A span. Each is a root: the application's trace context is not on the wire.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Span {
+    pub(super) ids: Ids,
+    pub(super) name: String,
+    pub(super) kind: SpanKind,
+    /// Nanoseconds since the Unix epoch.
+    pub(super) start: u64,
+    /// Nanoseconds since the Unix epoch.
+    pub(super) end: u64,
+    pub(super) failed: bool,
+    pub(super) attributes: Vec<KeyValue>,
+    pub(super) service: Arc<Service>,
+}
+
+impl Span {
+    pub(super) fn new(observation: &Observation, ids: Ids) -> Self {
+        let transaction = &observation.transaction;
+        let endpoint = &observation.endpoint;
+        let start = observation.clock.unix_nanos(transaction.start);
+        Self {
+            ids,
+            name: format!(
+                "{} {}",
+                transaction.request.operation.name(),
+                server_name(endpoint.server)
+            ),
+            kind: match endpoint.end {
+                End::Client => SpanKind::Client,
+                End::Server => SpanKind::Server,
+            },
+            start,
+            end: observation.clock.unix_nanos(transaction.end).max(start),
+            failed: failure(transaction).is_some(),
+            attributes: attributes(observation),
+            service: Arc::clone(&observation.service),
+        }
+    }
+
+    /// As the SDK's exporters take it.
+    pub(super) fn into_data(self, scope: &InstrumentationScope) -> SpanData {
+        SpanData {
+            span_context: SpanContext::new(
+                self.ids.trace,
+                self.ids.span,
+                TraceFlags::SAMPLED,
+                false,
+                TraceState::NONE,
+            ),
+            parent_span_id: SpanId::INVALID,
+            parent_span_is_remote: false,
+            span_kind: self.kind,
+            name: Cow::Owned(self.name),
+            start_time: SystemTime::UNIX_EPOCH + Duration::from_nanos(self.start),
+            end_time: SystemTime::UNIX_EPOCH + Duration::from_nanos(self.end),
+            attributes: self.attributes,
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            // The server's message may quote keys or values, so it is not given.
+            status: match self.failed {
+                true => Status::error(""),
+                false => Status::Unset,
+            },
+            instrumentation_scope: scope.clone(),
+        }
+    }
+}
+
+/// `{server.address}:{server.port}`, an IPv6 address in brackets.
+pub(super) fn server_name(server: std::net::SocketAddr) -> String {
+    match server.ip() {
+        IpAddr::V4(ip) => format!("{ip}:{}", server.port()),
+        IpAddr::V6(ip) => format!("[{ip}]:{}", server.port()),
+    }
+}
+
+/// In the order of the contract's table.
+fn attributes(observation: &Observation) -> Vec<KeyValue> {
+    let Observation {
+        transaction,
+        endpoint,
+        ..
+    } = observation;
+    let request = &transaction.request;
+    let outcome = &transaction.outcome;
+    let peer = endpoint.peer();
+
+    let mut list = Vec::with_capacity(24);
+    let mut put = |name: &'static str, value: Value| list.push(KeyValue::new(name, value));
+    put(
+        attribute::DB_SYSTEM_NAME,
+        transaction.protocol.name().into(),
+    );
+    put(attribute::DB_OPERATION_NAME, operation_name(request));
+    put(attribute::CACHE_OPERATION, request.class.name().into());
+    put(
+        attribute::SERVER_ADDRESS,
+        endpoint.server.ip().to_string().into(),
+    );
+    put(
+        attribute::SERVER_PORT,
+        i64::from(endpoint.server.port()).into(),
+    );
+    put(attribute::CACHE_NAME, endpoint.cache.clone().into());
+    put(
+        attribute::NETWORK_PEER_ADDRESS,
+        peer.ip().to_string().into(),
+    );
+    put(attribute::NETWORK_PEER_PORT, i64::from(peer.port()).into());
+    put(attribute::NETWORK_TRANSPORT, "tcp".into());
+    let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
+    put(attribute::NETWORK_TYPE, family.into());
+    if let Some(database) = transaction.database {
+        put(attribute::DB_NAMESPACE, database.to_string().into());
+    }
+    let detail = request.detail.as_deref();
+    if let Some(detail) = detail.filter(|detail| !detail.text.is_empty()) {
+        put(attribute::DB_QUERY_TEXT, detail.text.clone().into());
+    }
+    if let Some(error) = &outcome.error {
+        put(
+            attribute::DB_RESPONSE_STATUS_CODE,
+            error.as_str().to_owned().into(),
+        );
+    }
+    if let Some(failure) = failure(transaction) {
+        put(attribute::ERROR_TYPE, failure.name().to_owned().into());
+    }
+    if let Some(procedure) = detail.and_then(|detail| detail.stored_procedure.as_ref()) {
+        put(
+            attribute::DB_STORED_PROCEDURE_NAME,
+            procedure.clone().into(),
+        );
+    }
+    match detail.map(|detail| detail.keys.as_slice()) {
+        None | Some([]) => {}
+        Some([key]) if request.key_count <= 1 => put(attribute::CACHE_KEY, key.clone().into()),
+        Some(keys) => {
+            let keys = keys.iter().map(|key| StringValue::from(key.clone()));
+            put(
+                attribute::CACHE_KEY,
+                Value::Array(Array::String(keys.collect())),
+            );
+        }
+    }
+    if request.key_count > 1 {
+        put(
+            attribute::CACHE_KEY_COUNT,
+            i64::from(request.key_count).into(),
+        );
+    }
+    let (hits, misses) = (outcome.hits, outcome.misses);
+    match hits.saturating_add(misses) {
+        0 => {}
+        1 if asked(request) <= 1 => put(attribute::CACHE_HIT, (hits == 1).into()),
+        total => {
+            put(attribute::CACHE_HITS, i64::from(hits).into());
+            put(attribute::CACHE_MISSES, i64::from(misses).into());
+            put(
+                attribute::CACHE_HIT_RATE,
+                (f64::from(hits) / f64::from(total)).into(),
+            );
+        }
+    }
+    if let Some(size) = value_size(transaction) {
+        put(attribute::CACHE_VALUE_SIZE, integer(size));
+    }
+    if let Some(ttl) = request.ttl {
+        put(attribute::CACHE_TTL, ttl.into());
+    }
+    if let Some(deleted) = outcome.deleted {
+        put(attribute::CACHE_DELETED_COUNT, integer(deleted));
+    }
+    if let Some(redirect) = &outcome.redirect {
+        put(
+            attribute::CACHE_REDIRECT,
+            redirect.as_str().to_owned().into(),
+        );
+    }
+    if request.blocking {
+        put(attribute::CACHE_BLOCKING, true.into());
+    }
+    if transaction.ending == Ending::NoReply {
+        put(attribute::CACHE_NO_REPLY, true.into());
+    }
+    list
+}
+
+fn operation_name(request: &Request) -> Value {
+    match &request.operation {
+        Operation::Known { name, .. } => Value::from(*name),
+        Operation::Other(word) => word.as_str().to_owned().into(),
+    }
+}
+
+/// Keys or fields that the request asked for, as far as its hit rule says.
+fn asked(request: &Request) -> u32 {
+    match request.hit_rule {
+        HitRule::NullElements { asked }
+        | HitRule::Count { asked }
+        | HitRule::ZeroElements { asked }
+        | HitRule::Values { asked } => asked,
+        HitRule::None | HitRule::Null | HitRule::Empty | HitRule::MinusTwo | HitRule::Found => 1,
+    }
+}
+
+fn integer(number: u64) -> Value {
+    i64::try_from(number).unwrap_or(i64::MAX).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregation::testing::{endpoint, observation, transaction};
+    use crate::protocol::{Class, Detail, Redirect, Word};
+
+    fn ids() -> Ids {
+        Ids {
+            trace: TraceId::from(1_u128),
+            span: SpanId::from(2_u64),
+        }
+    }
+
+    /// Attributes as `name=value`, without those that every span has.
+    fn special(observation: &Observation) -> Vec<String> {
+        let span = Span::new(observation, ids());
+        let always = [
+            "db.system.name",
+            "db.operation.name",
+            "cache.operation",
+            "server.address",
+            "server.port",
+            "cache.name",
+            "network.peer.address",
+            "network.peer.port",
+            "network.transport",
+            "network.type",
+            "db.namespace",
+        ];
+        let rest = span
+            .attributes
+            .iter()
+            .filter(|attribute| !always.contains(&attribute.key.as_str()));
+        rest.map(|attribute| format!("{}={}", attribute.key, attribute.value))
+            .collect()
+    }
+
+    fn detail(text: &str, keys: &[&str]) -> Option<Box<Detail>> {
+        Some(Box::new(Detail {
+            text: text.to_owned(),
+            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+            stored_procedure: None,
+        }))
+    }
+
+    #[test]
+    fn describes_a_hit() {
+        let mut hit = transaction("GET", 3);
+        hit.request.detail = detail("GET user:42", &["user:42"]);
+        hit.outcome.hits = 1;
+        hit.outcome.value_size = Some(5);
+        let observation = observation(hit);
+        let span = Span::new(&observation, ids());
+
+        assert_eq!(span.name, "GET 127.0.0.1:6379");
+        assert_eq!(span.kind, SpanKind::Client);
+        assert_eq!(
+            (span.start, span.end),
+            (1_795_404_452_001_000_000, 1_795_404_452_001_200_000)
+        );
+        assert!(!span.failed);
+        let all: Vec<_> = span
+            .attributes
+            .iter()
+            .map(|a| format!("{}={}", a.key, a.value))
+            .collect();
+        assert_eq!(
+            all,
+            [
+                "db.system.name=redis",
+                "db.operation.name=GET",
+                "cache.operation=get",
+                "server.address=127.0.0.1",
+                "server.port=6379",
+                "cache.name=127.0.0.1:6379",
+                "network.peer.address=127.0.0.1",
+                "network.peer.port=6379",
+                "network.transport=tcp",
+                "network.type=ipv4",
+                "db.namespace=0",
+                "db.query.text=GET user:42",
+                "cache.key=user:42",
+                "cache.hit=true",
+                "cache.value_size=5",
+            ]
+        );
+    }
+
+    #[test]
+    fn describes_what_is_special() {
+        let mut miss = transaction("GET", 3);
+        miss.outcome.misses = 1;
+        assert_eq!(special(&observation(miss)), ["cache.hit=false"]);
+
+        let mut several = transaction("MGET", 4);
+        several.request.key_count = 5;
+        several.request.hit_rule = HitRule::NullElements { asked: 5 };
+        several.request.detail = detail("", &["a", "b"]);
+        several.outcome.hits = 3;
+        several.outcome.misses = 2;
+        assert_eq!(
+            special(&observation(several)),
+            [
+                "cache.key=[\"a\",\"b\"]",
+                "cache.key_count=5",
+                "cache.hits=3",
+                "cache.misses=2",
+                "cache.hit_rate=0.6"
+            ]
+        );
+
+        let mut set = transaction("SET", 5);
+        set.request.class = Class::Set;
+        set.request.hit_rule = HitRule::None;
+        set.request.value_size = Some(2046);
+        set.request.ttl = Some(60);
+        assert_eq!(
+            special(&observation(set)),
+            ["cache.value_size=2046", "cache.ttl=60"]
+        );
+
+        let mut delete = transaction("DEL", 6);
+        delete.outcome.deleted = Some(2);
+        assert_eq!(special(&observation(delete)), ["cache.deleted_count=2"]);
+
+        let mut script = transaction("EVALSHA", 7);
+        script.request.detail = Some(Box::new(Detail {
+            stored_procedure: Some("abc".to_owned()),
+            ..Detail::default()
+        }));
+        assert_eq!(
+            special(&observation(script)),
+            ["db.stored_procedure.name=abc"]
+        );
+
+        let mut blocking = transaction("BLPOP", 8);
+        blocking.request.blocking = true;
+        assert_eq!(special(&observation(blocking)), ["cache.blocking=true"]);
+
+        let mut quiet = transaction("SET", 5);
+        quiet.ending = Ending::NoReply;
+        assert_eq!(special(&observation(quiet)), ["cache.no_reply=true"]);
+    }
+
+    #[test]
+    fn tells_errors_from_redirects() {
+        let mut wrong = transaction("GET", 3);
+        wrong.outcome.error = Some(Word::new(b"WRONGTYPE"));
+        let wrong = observation(wrong);
+        assert_eq!(
+            special(&wrong),
+            ["db.response.status_code=WRONGTYPE", "error.type=WRONGTYPE"]
+        );
+        assert!(Span::new(&wrong, ids()).failed);
+
+        let mut moved = transaction("GET", 3);
+        moved.outcome.error = Some(Word::new(b"MOVED"));
+        moved.outcome.redirect = Redirect::new(b"10.0.0.8:6380");
+        let moved = observation(moved);
+        assert_eq!(
+            special(&moved),
+            [
+                "db.response.status_code=MOVED",
+                "cache.redirect=10.0.0.8:6380"
+            ]
+        );
+        assert!(!Span::new(&moved, ids()).failed);
+
+        let mut lost = transaction("GET", 3);
+        lost.ending = Ending::Unanswered;
+        let lost = observation(lost);
+        assert_eq!(special(&lost), ["error.type=connection_closed"]);
+        assert!(Span::new(&lost, ids()).failed);
+    }
+
+    #[test]
+    fn describes_the_server_s_end_and_ipv6() {
+        let mut observed = observation(transaction("GET", 3));
+        observed.endpoint = endpoint(End::Server, "[::1]:6379");
+        let span = Span::new(&observed, ids());
+        assert_eq!(span.name, "GET [::1]:6379");
+        assert_eq!(span.kind, SpanKind::Server);
+        let find = |name: &str| {
+            let found = span
+                .attributes
+                .iter()
+                .find(|attribute| attribute.key.as_str() == name);
+            found.map(|attribute| attribute.value.to_string()).unwrap()
+        };
+        assert_eq!(find("server.address"), "::1");
+        assert_eq!(find("cache.name"), "[::1]:6379");
+        assert_eq!(find("network.peer.address"), "10.0.0.9");
+        assert_eq!(find("network.peer.port"), "40000");
+        assert_eq!(find("network.type"), "ipv4");
+    }
+}
