@@ -1,1 +1,27 @@
-//! Placeholder.
+//! What transactions add up to: metrics of each observed service, and plain totals.
+//!
+//! ```text
+//! pipeline thread                                   export thread
+//! Aggregator ── bound handles ──▶ provider of a ──▶ Metrics::collect ──▶ sinks
+//!     │         (one a series)    service (SDK)
+//!     └── Summary
+//! ```
+//!
+//! One [`Aggregator`] a pipeline thread; all of them share one [`Metrics`]. [`Aggregator::bind`] resolves what is fixed
+//! for a connection; [`Aggregator::record`] then finds its series by array index.
+
+mod aggregator;
+mod facts;
+mod metrics;
+mod observer;
+mod resource;
+mod series;
+mod summary;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use aggregator::{Aggregator, SeriesId};
+pub use facts::{Failure, failure, has_latency, redirected, value_size};
+pub use metrics::{Metrics, Options};
+pub use resource::{attributes as resource_attributes, resource};
+pub use summary::{Summary, Totals};

@@ -1,10 +1,14 @@
 //! Whose traffic it is: the process, container and service behind a socket, and names for servers.
 
-use std::net::SocketAddr;
+mod process;
+
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::source::event::{Clock, End};
 use crate::transaction::Transaction;
+
+pub use process::Enricher;
 
 /// The observed process, as an OpenTelemetry resource.
 #[derive(Debug, PartialEq)]
@@ -37,6 +41,17 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// The end `end` of a connection from `client` to `server`; `cache.name` is the server's address and port.
+    #[must_use]
+    pub fn new(end: End, server: SocketAddr, client: SocketAddr) -> Self {
+        Self {
+            end,
+            server,
+            client,
+            cache: join(server),
+        }
+    }
+
     /// `network.peer.address` and `network.peer.port`: the other end.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
@@ -44,6 +59,14 @@ impl Endpoint {
             End::Client => self.server,
             End::Server => self.client,
         }
+    }
+}
+
+/// `address:port`; an IPv6 address stands in brackets, without its zone.
+fn join(address: SocketAddr) -> String {
+    match address.ip() {
+        IpAddr::V4(ip) => format!("{ip}:{}", address.port()),
+        IpAddr::V6(ip) => format!("[{ip}]:{}", address.port()),
     }
 }
 
@@ -58,4 +81,24 @@ pub struct Observation {
     pub service: Arc<Service>,
     /// Turns the transaction's times into Unix time.
     pub clock: Clock,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caches_are_named_after_their_server() {
+        for (server, name) in [
+            ("10.0.0.7:6379", "10.0.0.7:6379"),
+            ("[::1]:11211", "[::1]:11211"),
+            ("[fe80::1%3]:6379", "[fe80::1]:6379"),
+        ] {
+            let server = server.parse().unwrap();
+            let client = "10.0.0.9:40000".parse().unwrap();
+            let endpoint = Endpoint::new(End::Server, server, client);
+            assert_eq!(endpoint.cache, name);
+            assert_eq!(endpoint.peer(), client);
+        }
+    }
 }

@@ -3,6 +3,8 @@
 //! One shared [`Telemetry`]; every stage counts into it, the sinks export it. All counters only grow, except
 //! the one that is called a gauge.
 
+pub mod names;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A counter that only grows.
@@ -98,6 +100,8 @@ reasons! {
         Malformed = "malformed",
         /// A reply that no request waits for.
         Orphan = "orphan",
+        /// A reply that cannot answer the request it would pair with.
+        Mismatch = "mismatch",
         /// More outstanding requests than the budget.
         Budget = "budget",
         /// Overlapping positions that cannot be ordered.
@@ -132,10 +136,14 @@ pub struct Telemetry {
     pub orphaned: Counter,
     /// Replies out of turn that belong to no request: pub/sub messages and other pushes.
     pub pushes: Counter,
-    /// Requests whose reply had to come and did not.
-    pub unanswered: Counter,
-    /// Bytes of the streams that were neither decoded nor bridged, whatever the reason.
+    /// Bytes of the streams that were neither decoded nor bridged: lost, or passed over until a sure boundary.
     pub lost_bytes: Counter,
+    /// Processes whose metrics went to the overflow service, because the budget for services was used up.
+    pub services_overflowed: Counter,
+    /// Metric series beyond a cardinality limit: they share one series marked `otel.metric.overflow`.
+    pub series_overflowed: Counter,
+    /// Metric exports that failed: a resource's points of one interval. Cumulative points arrive with the next.
+    pub metric_exports_failed: Counter,
     lost: [Counter; Lost::ALL.len()],
     skipped: [Counter; Skipped::ALL.len()],
     resyncs: [[Counter; Resync::ALL.len()]; 2],

@@ -1,4 +1,18 @@
 //! Which reply answers which request.
+//!
+//! [`Conversation`] turns the segments of one connection into [`Transaction`]s. It is sans-IO: time is that of the
+//! segments, and of [`Conversation::tick`].
+//!
+//! - [`matcher`]: pairing and the state of a connection that a pairing depends on.
+//! - [`conversation`]: decoding, detection, and what happens when the boundary or the pairing is not sure.
+
+pub mod conversation;
+pub mod matcher;
+
+#[cfg(test)]
+mod tests;
+
+pub use conversation::Conversation;
 
 use crate::protocol::{Outcome, Protocol, Request};
 use crate::source::event::{Nanos, Task};
@@ -12,6 +26,9 @@ pub enum Ending {
     NoReply,
     /// The connection ended before its reply.
     Unanswered,
+    /// Its outcome is not known: its reply was lost, could not be paired for sure, or had not come when observation
+    /// ended. Counted as an operation; it has neither span nor latency.
+    Unresolved,
 }
 
 /// A request and how it ended.

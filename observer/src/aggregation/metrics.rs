@@ -1,0 +1,373 @@
+//! The metrics of every observed service, each an OpenTelemetry resource with a provider of its own, and those of
+//! the observer itself.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use opentelemetry::metrics::{Counter, Histogram, MeterProvider};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
+use opentelemetry_sdk::metrics::reader::MetricReader;
+use opentelemetry_sdk::metrics::{
+    Instrument, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream, Temporality,
+};
+
+use super::{observer, resource};
+use crate::enrichment::Service;
+use crate::telemetry::Telemetry;
+use crate::telemetry::names::{metric, value};
+
+/// Bounds of the latency histograms, s. telemetry.md, "Metrics".
+const LATENCY: [f64; 17] = [
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+    2.5, 5.0, 10.0,
+];
+/// Bounds of the value size histogram, By: powers of four from 16 B to 64 MiB.
+const SIZES: [f64; 12] = [
+    16.0,
+    64.0,
+    256.0,
+    1024.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+];
+
+/// Budgets of the metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Services with metrics of their own; further ones share the service `cache-observer.overflow`. One that has no
+    /// connection left makes room. Each takes some 60 KB (measured, with the limits below).
+    pub max_services: usize,
+    /// Latency series of one service: operations × servers × databases × error types. Further ones share a series marked
+    /// `otel.metric.overflow`.
+    pub max_latency_series: usize,
+    /// Series of each other instrument of a service: caches × classes, or × error types.
+    pub max_series: usize,
+    /// How long a service without connections keeps its metrics.
+    pub idle: Duration,
+    /// Whether points are totals since the start or since the last collection.
+    pub temporality: Temporality,
+    /// `host.name` of the observer's own resource.
+    pub host: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_services: 256,
+            max_latency_series: 448,
+            max_series: 128,
+            idle: Duration::from_secs(600),
+            temporality: Temporality::Cumulative,
+            host: None,
+        }
+    }
+}
+
+/// A reader that this side and the provider share.
+#[derive(Debug, Clone)]
+struct SharedReader(Arc<ManualReader>);
+
+impl MetricReader for SharedReader {
+    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
+        self.0.register_pipeline(pipeline);
+    }
+
+    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
+        self.0.collect(metrics)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.0.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.0.shutdown_with_timeout(timeout)
+    }
+
+    fn temporality(&self, kind: InstrumentKind) -> Temporality {
+        self.0.temporality(kind)
+    }
+}
+
+/// A provider, and the reader that collects from it.
+#[derive(Debug)]
+struct Provider {
+    provider: SdkMeterProvider,
+    reader: SharedReader,
+    overflowed: AtomicBool,
+}
+
+impl Provider {
+    fn new(resource: Resource, options: &Options) -> Self {
+        let reader = ManualReader::builder()
+            .with_temporality(options.temporality)
+            .build();
+        let reader = SharedReader(Arc::new(reader));
+        let (latency, others) = (options.max_latency_series, options.max_series);
+        let limit = move |instrument: &Instrument| {
+            let limit = match instrument.name() {
+                metric::CLIENT_DURATION | metric::SERVER_DURATION => latency,
+                _ => others,
+            };
+            Stream::builder().with_cardinality_limit(limit).build().ok()
+        };
+        let provider = SdkMeterProvider::builder()
+            .with_resource(resource)
+            .with_reader(reader.clone())
+            .with_view(limit)
+            .build();
+        Self {
+            provider,
+            reader,
+            overflowed: AtomicBool::new(false),
+        }
+    }
+
+    fn collect(&self) -> Option<ResourceMetrics> {
+        let mut metrics = ResourceMetrics::default();
+        self.reader.collect(&mut metrics).ok()?;
+        Some(metrics)
+    }
+}
+
+/// The instruments of one service.
+pub(super) struct ServiceMetrics {
+    provider: Provider,
+    pub(super) client_duration: Histogram<f64>,
+    pub(super) server_duration: Histogram<f64>,
+    pub(super) operations: Counter<u64>,
+    pub(super) hits: Counter<u64>,
+    pub(super) misses: Counter<u64>,
+    pub(super) value_size: Histogram<u64>,
+    pub(super) errors: Counter<u64>,
+}
+
+impl fmt::Debug for ServiceMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceMetrics")
+            .field("provider", &self.provider)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ServiceMetrics {
+    fn new(service: &Service, options: &Options) -> Self {
+        let provider = Provider::new(resource(service), options);
+        let meter = provider.provider.meter(value::SCOPE);
+        let duration = |name, text| {
+            meter
+                .f64_histogram(name)
+                .with_unit("s")
+                .with_description(text)
+                .with_boundaries(LATENCY.to_vec())
+                .build()
+        };
+        let counter = |name, unit, text| {
+            meter
+                .u64_counter(name)
+                .with_unit(unit)
+                .with_description(text)
+                .build()
+        };
+        Self {
+            client_duration: duration(
+                metric::CLIENT_DURATION,
+                "Duration of database client operations, seen at the socket of the client.",
+            ),
+            server_duration: duration(
+                metric::SERVER_DURATION,
+                "From the receive of a request to the send of its reply, at the server.",
+            ),
+            operations: counter(metric::OPERATIONS, "{operation}", "Commands."),
+            hits: counter(metric::HITS, "{key}", "Keys or fields found."),
+            misses: counter(metric::MISSES, "{key}", "Keys or fields not found."),
+            errors: counter(
+                metric::ERRORS,
+                "{error}",
+                "Error replies and requests never answered.",
+            ),
+            value_size: meter
+                .u64_histogram(metric::VALUE_SIZE)
+                .with_unit("By")
+                .with_description("Bytes of the values read or written by a command.")
+                .with_boundaries(SIZES.to_vec())
+                .build(),
+            provider,
+        }
+    }
+}
+
+struct Held {
+    metrics: Arc<ServiceMetrics>,
+    /// Aggregators that have series in it.
+    holders: usize,
+}
+
+#[derive(Default)]
+struct Services {
+    live: HashMap<u32, Held>,
+    /// No longer recorded to; collected once more, then dropped.
+    retired: Vec<Arc<ServiceMetrics>>,
+    overflow: Option<Arc<ServiceMetrics>>,
+}
+
+/// The metrics of all services, to be collected by the exporters.
+pub struct Metrics {
+    options: Options,
+    telemetry: Arc<Telemetry>,
+    services: Mutex<Services>,
+    own: Provider,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// No services yet; `telemetry` is what the observer's own metrics show.
+    #[must_use]
+    pub fn new(options: Options, telemetry: Arc<Telemetry>) -> Self {
+        let own = Provider::new(resource::observer(options.host.as_deref()), &options);
+        observer::instruments(&own.provider.meter(value::SCOPE), &telemetry);
+        Self {
+            options,
+            telemetry,
+            services: Mutex::default(),
+            own,
+        }
+    }
+
+    pub(super) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(super) fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    fn services(&self) -> MutexGuard<'_, Services> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The instruments of a service, for one more aggregator; `None` when the budget is used up.
+    pub(super) fn acquire(&self, service: &Service) -> Option<Arc<ServiceMetrics>> {
+        let mut services = self.services();
+        if let Some(held) = services.live.get_mut(&service.id) {
+            held.holders += 1;
+            return Some(Arc::clone(&held.metrics));
+        }
+        if services.live.len() >= self.options.max_services {
+            return None;
+        }
+        let metrics = Arc::new(ServiceMetrics::new(service, &self.options));
+        let held = Held {
+            metrics: Arc::clone(&metrics),
+            holders: 1,
+        };
+        services.live.insert(service.id, held);
+        Some(metrics)
+    }
+
+    /// One aggregator less for that service. After the last, its metrics are collected once more and forgotten.
+    pub(super) fn release(&self, service: u32) {
+        let mut services = self.services();
+        let Some(held) = services.live.get_mut(&service) else {
+            return;
+        };
+        held.holders -= 1;
+        if held.holders == 0
+            && let Some(held) = services.live.remove(&service)
+        {
+            // Nothing collects when no metrics exporter is set: the oldest go then.
+            if services.retired.len() >= self.options.max_services {
+                services.retired.remove(0);
+            }
+            services.retired.push(held.metrics);
+        }
+    }
+
+    /// What services beyond the budget share.
+    pub(super) fn overflow(&self) -> Arc<ServiceMetrics> {
+        let mut services = self.services();
+        let overflow = services.overflow.get_or_insert_with(|| {
+            let service = Service {
+                id: u32::MAX,
+                name: value::OVERFLOW_SERVICE.to_owned(),
+                pid: None,
+                executable: None,
+                container: None,
+                host: self.options.host.clone(),
+            };
+            Arc::new(ServiceMetrics::new(&service, &self.options))
+        });
+        Arc::clone(overflow)
+    }
+
+    /// Collects the points of every service and of the observer, resource by resource, in the calling thread.
+    ///
+    /// With delta temporality each point is handed out once, so one caller must serve all exporters.
+    pub fn collect(&self, mut each: impl FnMut(ResourceMetrics)) {
+        let (services, retired) = {
+            let mut services = self.services();
+            let retired = std::mem::take(&mut services.retired);
+            let live = services.live.values().map(|held| &held.metrics);
+            let all: Vec<_> = live.chain(&services.overflow).cloned().collect();
+            (all, retired)
+        };
+        let mut overflowed = 0;
+        for service in services.iter().chain(&retired) {
+            let Some(metrics) = service.provider.collect() else {
+                continue;
+            };
+            let series = overflowing(&metrics);
+            overflowed += series;
+            if series > 0 && !service.provider.overflowed.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    resource = ?metrics.resource(),
+                    "more metric series than the limit: the rest share one marked otel.metric.overflow"
+                );
+            }
+            each(metrics);
+        }
+        self.telemetry.series_overflowed.set(overflowed);
+        if let Some(metrics) = self.own.collect() {
+            each(metrics);
+        }
+    }
+}
+
+/// How many instruments have an overflow series.
+fn overflowing(metrics: &ResourceMetrics) -> u64 {
+    let marked = |mut attributes: Box<dyn Iterator<Item = &opentelemetry::KeyValue> + '_>| {
+        attributes.any(|attribute| attribute.key.as_str() == "otel.metric.overflow")
+    };
+    let instruments = metrics.scope_metrics().flat_map(|scope| scope.metrics());
+    let overflowed = instruments.filter(|metric| match metric.data() {
+        AggregatedMetrics::F64(MetricData::Histogram(data)) => data
+            .data_points()
+            .any(|point| marked(Box::new(point.attributes()))),
+        AggregatedMetrics::U64(MetricData::Histogram(data)) => data
+            .data_points()
+            .any(|point| marked(Box::new(point.attributes()))),
+        AggregatedMetrics::U64(MetricData::Sum(data)) => data
+            .data_points()
+            .any(|point| marked(Box::new(point.attributes()))),
+        _ => false,
+    });
+    overflowed.count() as u64
+}

@@ -1,0 +1,342 @@
+//! The series of one service at one server: handles found by array index and bound at their first use.
+//!
+//! A handle is bound late because the SDK exports every bound series, also those that were never written. Attributes are
+//! given sorted by name: the SDK then keeps one key for each series, not two.
+
+use std::sync::Arc;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{BoundCounter, BoundHistogram};
+
+use super::facts::{self, Failure};
+use super::metrics::ServiceMetrics;
+use crate::enrichment::Endpoint;
+use crate::protocol::{Class, Operation, Protocol, Word};
+use crate::source::event::End;
+use crate::telemetry::names::{attribute, value};
+use crate::transaction::Transaction;
+
+/// Names outside the command table with latency series of their own; further ones share `_OTHER`.
+const MAX_OTHERS: usize = 16;
+/// Error types with series of their own; further ones share `_OTHER`.
+const MAX_FAILURES: usize = 16;
+/// Databases with latency series of their own; further ones share `_OTHER`.
+const MAX_DATABASES: usize = 32;
+/// Largest index of a known operation that is believed. The tables hold a few hundred.
+const MAX_INDEX: u16 = 4096;
+/// No slot yet.
+const NONE: u16 = u16::MAX;
+
+#[derive(Debug)]
+pub(super) struct SeriesSet {
+    service: Arc<ServiceMetrics>,
+    labels: Labels,
+    databases: Vec<Database>,
+    /// Index of the database used last: connections rarely change it.
+    last: usize,
+    classes: [Option<Box<ClassSeries>>; Class::ALL.len()],
+    failures: Failures<BoundCounter<u64>>,
+}
+
+/// Attribute values that are fixed for the set.
+#[derive(Debug)]
+struct Labels {
+    end: End,
+    protocol: Protocol,
+    cache: String,
+    address: String,
+    port: i64,
+}
+
+/// The value of `db.namespace`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Namespace {
+    Unknown,
+    Number(u32),
+    /// One of those beyond the budget.
+    Beyond,
+}
+
+#[derive(Debug)]
+struct Database {
+    namespace: Namespace,
+    /// Index of a known operation to its slot.
+    known: Vec<u16>,
+    others: Vec<(Word, u16)>,
+    beyond: u16,
+    slots: Vec<Latency>,
+}
+
+#[derive(Debug, Default)]
+struct Latency {
+    success: Option<BoundHistogram<f64>>,
+    failures: Failures<BoundHistogram<f64>>,
+}
+
+#[derive(Debug)]
+struct ClassSeries {
+    operations: BoundCounter<u64>,
+    /// Hits and misses: bound together, so that a hit rate can be told from the first on.
+    keys: Option<(BoundCounter<u64>, BoundCounter<u64>)>,
+    value_size: Option<BoundHistogram<u64>>,
+}
+
+/// One handle for each error type, few enough to be searched.
+#[derive(Debug)]
+struct Failures<T> {
+    named: Vec<(Failure, T)>,
+    beyond: Option<T>,
+}
+
+impl<T> Default for Failures<T> {
+    fn default() -> Self {
+        Self {
+            named: Vec::new(),
+            beyond: None,
+        }
+    }
+}
+
+impl<T> Failures<T> {
+    fn get(&mut self, failure: Failure, bind: impl FnOnce(&str) -> T) -> &T {
+        match self.named.iter().position(|(known, _)| *known == failure) {
+            Some(at) => &self.named[at].1,
+            None if self.named.len() < MAX_FAILURES => {
+                self.named.push((failure, bind(failure.name())));
+                let last = self.named.len() - 1;
+                &self.named[last].1
+            }
+            None => self.beyond.get_or_insert_with(|| bind(value::OTHER)),
+        }
+    }
+}
+
+impl SeriesSet {
+    pub(super) fn new(
+        service: Arc<ServiceMetrics>,
+        endpoint: &Endpoint,
+        protocol: Protocol,
+    ) -> Self {
+        Self {
+            service,
+            labels: Labels {
+                end: endpoint.end,
+                protocol,
+                cache: endpoint.cache.clone(),
+                address: endpoint.server.ip().to_string(),
+                port: i64::from(endpoint.server.port()),
+            },
+            databases: Vec::new(),
+            last: 0,
+            classes: [const { None }; Class::ALL.len()],
+            failures: Failures::default(),
+        }
+    }
+
+    pub(super) fn record(&mut self, transaction: &Transaction) {
+        let failure = facts::failure(transaction);
+        if facts::has_latency(transaction) {
+            let nanos = transaction.end.saturating_sub(transaction.start);
+            self.latency(transaction, failure, nanos as f64 / 1e9);
+        }
+        let Self {
+            service,
+            labels,
+            classes,
+            failures,
+            ..
+        } = self;
+        let class = transaction.request.class;
+        let series = classes[class as usize].get_or_insert_with(|| {
+            let operations = service.operations.bind(&labels.class(class));
+            Box::new(ClassSeries {
+                operations,
+                keys: None,
+                value_size: None,
+            })
+        });
+        series.operations.add(1);
+        let (hits, misses) = (transaction.outcome.hits, transaction.outcome.misses);
+        if hits > 0 || misses > 0 {
+            let (hit, miss) = series.keys.get_or_insert_with(|| {
+                let labels = labels.class(class);
+                (service.hits.bind(&labels), service.misses.bind(&labels))
+            });
+            if hits > 0 {
+                hit.add(u64::from(hits));
+            }
+            if misses > 0 {
+                miss.add(u64::from(misses));
+            }
+        }
+        if let Some(size) = facts::value_size(transaction) {
+            series
+                .value_size
+                .get_or_insert_with(|| service.value_size.bind(&labels.size(class)))
+                .record(size);
+        }
+        if let Some(failure) = failure {
+            failures
+                .get(failure, |name| service.errors.bind(&labels.error(name)))
+                .add(1);
+        }
+    }
+
+    fn latency(&mut self, transaction: &Transaction, failure: Option<Failure>, seconds: f64) {
+        let at = self.database(transaction.database);
+        let histogram = match self.labels.end {
+            End::Client => &self.service.client_duration,
+            End::Server => &self.service.server_duration,
+        };
+        let operation = &transaction.request.operation;
+        let database = &mut self.databases[at];
+        let (slot, beyond) = database.slot(operation);
+        let namespace = database.namespace;
+        let bind = |error: Option<&str>| {
+            let name = if beyond {
+                value::OTHER
+            } else {
+                operation.name()
+            };
+            histogram.bind(&self.labels.operation(namespace, name, error))
+        };
+        let latency = &mut database.slots[usize::from(slot)];
+        match failure {
+            None => latency.success.get_or_insert_with(|| bind(None)),
+            Some(failure) => latency.failures.get(failure, |name| bind(Some(name))),
+        }
+        .record(seconds);
+    }
+
+    /// Index of the database's series.
+    fn database(&mut self, number: Option<u32>) -> usize {
+        let namespace = number.map_or(Namespace::Unknown, Namespace::Number);
+        if self
+            .databases
+            .get(self.last)
+            .is_some_and(|database| database.namespace == namespace)
+        {
+            return self.last;
+        }
+        let find = |databases: &[Database], namespace| {
+            databases
+                .iter()
+                .position(|database| database.namespace == namespace)
+        };
+        let namespace = match find(&self.databases, namespace) {
+            None if self.databases.len() >= MAX_DATABASES => Namespace::Beyond,
+            _ => namespace,
+        };
+        self.last = find(&self.databases, namespace).unwrap_or_else(|| {
+            self.databases.push(Database::new(namespace));
+            self.databases.len() - 1
+        });
+        self.last
+    }
+}
+
+impl Database {
+    fn new(namespace: Namespace) -> Self {
+        Self {
+            namespace,
+            known: Vec::new(),
+            others: Vec::new(),
+            beyond: NONE,
+            slots: Vec::new(),
+        }
+    }
+
+    /// The slot of an operation, and whether it is the one that names beyond the budget share.
+    fn slot(&mut self, operation: &Operation) -> (u16, bool) {
+        match operation {
+            Operation::Known { index, .. } if *index <= MAX_INDEX => {
+                let index = usize::from(*index);
+                if self.known.len() <= index {
+                    self.known.resize(index + 1, NONE);
+                }
+                if self.known[index] == NONE {
+                    self.known[index] = new_slot(&mut self.slots);
+                }
+                return (self.known[index], false);
+            }
+            Operation::Known { .. } => {}
+            Operation::Other(word) => {
+                if let Some((_, slot)) = self.others.iter().find(|(other, _)| other == word) {
+                    return (*slot, false);
+                }
+                if self.others.len() < MAX_OTHERS {
+                    let slot = new_slot(&mut self.slots);
+                    self.others.push((*word, slot));
+                    return (slot, false);
+                }
+            }
+        }
+        if self.beyond == NONE {
+            self.beyond = new_slot(&mut self.slots);
+        }
+        (self.beyond, true)
+    }
+}
+
+/// At most [`MAX_INDEX`] + [`MAX_OTHERS`] + 2 slots are ever asked for, which a `u16` holds.
+fn new_slot(slots: &mut Vec<Latency>) -> u16 {
+    slots.push(Latency::default());
+    (slots.len() - 1) as u16
+}
+
+impl Labels {
+    fn operation(
+        &self,
+        namespace: Namespace,
+        operation: &str,
+        error: Option<&str>,
+    ) -> Vec<KeyValue> {
+        let mut labels = Vec::with_capacity(6);
+        match namespace {
+            Namespace::Unknown => {}
+            Namespace::Number(number) => {
+                labels.push(KeyValue::new(attribute::DB_NAMESPACE, number.to_string()))
+            }
+            Namespace::Beyond => labels.push(KeyValue::new(attribute::DB_NAMESPACE, value::OTHER)),
+        }
+        labels.push(KeyValue::new(
+            attribute::DB_OPERATION_NAME,
+            operation.to_owned(),
+        ));
+        labels.push(KeyValue::new(
+            attribute::DB_SYSTEM_NAME,
+            self.protocol.name(),
+        ));
+        if let Some(error) = error {
+            labels.push(KeyValue::new(attribute::ERROR_TYPE, error.to_owned()));
+        }
+        labels.push(KeyValue::new(
+            attribute::SERVER_ADDRESS,
+            self.address.clone(),
+        ));
+        labels.push(KeyValue::new(attribute::SERVER_PORT, self.port));
+        labels
+    }
+
+    fn class(&self, class: Class) -> [KeyValue; 3] {
+        [
+            KeyValue::new(attribute::CACHE_NAME, self.cache.clone()),
+            KeyValue::new(attribute::CACHE_OPERATION, class.name()),
+            KeyValue::new(attribute::DB_SYSTEM_NAME, self.protocol.name()),
+        ]
+    }
+
+    fn size(&self, class: Class) -> [KeyValue; 2] {
+        [
+            KeyValue::new(attribute::CACHE_NAME, self.cache.clone()),
+            KeyValue::new(attribute::CACHE_OPERATION, class.name()),
+        ]
+    }
+
+    fn error(&self, error: &str) -> [KeyValue; 2] {
+        [
+            KeyValue::new(attribute::CACHE_NAME, self.cache.clone()),
+            KeyValue::new(attribute::ERROR_TYPE, error.to_owned()),
+        ]
+    }
+}

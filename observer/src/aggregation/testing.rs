@@ -1,0 +1,78 @@
+//! Transactions for tests of this module and of the sinks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::enrichment::{Endpoint, Observation, Service};
+use crate::protocol::{
+    Answer, Class, Effect, HitRule, Operation, Outcome, Protocol, Request, Word,
+};
+use crate::source::event::{Clock, End};
+use crate::transaction::{Ending, Transaction};
+
+/// A Redis command of the table, answered after 200 µs.
+pub(crate) fn transaction(name: &'static str, index: u16) -> Transaction {
+    Transaction {
+        protocol: Protocol::Redis,
+        request: Request {
+            operation: Operation::Known { index, name },
+            class: Class::Get,
+            key_count: 1,
+            value_size: None,
+            ttl: None,
+            answer: Answer::One,
+            effect: Effect::None,
+            blocking: false,
+            hit_rule: HitRule::Null,
+            detail: None,
+        },
+        outcome: Outcome::default(),
+        ending: Ending::Replied,
+        start: 1_000_000,
+        end: 1_200_000,
+        database: Some(0),
+        task: None,
+    }
+}
+
+/// A Redis command that is not in the table.
+pub(crate) fn other(name: &str) -> Transaction {
+    let mut transaction = transaction("", 0);
+    transaction.request.operation = Operation::Other(Word::new(name.as_bytes()));
+    transaction.request.class = Class::Other;
+    transaction
+}
+
+/// A service with this number and name.
+pub(crate) fn service(id: u32, name: &str) -> Arc<Service> {
+    Arc::new(Service {
+        id,
+        name: name.to_owned(),
+        pid: Some(4711),
+        executable: Some("app".to_owned()),
+        container: None,
+        host: Some("node-1".to_owned()),
+    })
+}
+
+/// One end of a connection to `server`.
+pub(crate) fn endpoint(end: End, server: &str) -> Arc<Endpoint> {
+    let server: SocketAddr = server.parse().unwrap();
+    Arc::new(Endpoint::new(
+        end,
+        server,
+        "10.0.0.9:40000".parse().unwrap(),
+    ))
+}
+
+/// The transaction as seen at the client's end of a connection of `web` to 127.0.0.1:6379.
+pub(crate) fn observation(transaction: Transaction) -> Observation {
+    Observation {
+        transaction,
+        endpoint: endpoint(End::Client, "127.0.0.1:6379"),
+        service: service(1, "web"),
+        clock: Clock {
+            offset: 1_795_404_452_000_000_000,
+        },
+    }
+}

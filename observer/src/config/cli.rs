@@ -1,0 +1,157 @@
+//! The command line, and the environment variables that stand for its options.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Observe Redis and Memcached traffic without touching any application.
+#[derive(Debug, Parser)]
+#[command(name = "cache-observer", version, about, long_about = None)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Observe this host (as root, or with the capabilities that `doctor` lists)
+    Run(Run),
+    /// Read captures (pcap, pcapng): same answers, no root, no kernel
+    Replay(Replay),
+    /// Say what this kernel and user allow, and what to do
+    Doctor(Doctor),
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// What is watched and reported.
+    #[command(flatten)]
+    pub common: Common,
+    /// Kernel hooks; `auto` takes the first that loads: fentry, tracepoint
+    #[arg(long, env = "CACHE_OBSERVER_BACKEND", value_enum, default_value_t, value_name = "BACKEND")]
+    pub backend: BackendArgument,
+    /// Stop after this time, such as 10s or 5m [default: at SIGINT or SIGTERM]
+    #[arg(long, env = "CACHE_OBSERVER_DURATION", value_parser = duration, value_name = "T")]
+    pub duration: Option<Duration>,
+}
+
+/// Options of `replay`.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Captures, read one after the other
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// What is read and reported.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Ports.
+    #[command(flatten)]
+    pub ports: PortArguments,
+}
+
+/// Ports.
+#[derive(Debug, Args)]
+pub struct PortArguments {
+    /// Ports taken as Redis
+    #[arg(long, env = "CACHE_OBSERVER_REDIS_PORT", value_delimiter = ',', default_value = "6379",
+        value_parser = clap::value_parser!(u16).range(1..), value_name = "P[,P…]")]
+    pub redis_port: Vec<u16>,
+    /// Ports taken as Memcached
+    #[arg(long, env = "CACHE_OBSERVER_MEMCACHED_PORT", value_delimiter = ',', default_value = "11211",
+        value_parser = clap::value_parser!(u16).range(1..), value_name = "P[,P…]")]
+    pub memcached_port: Vec<u16>,
+}
+
+/// Options common to `run` and `replay`.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Ports.
+    #[command(flatten)]
+    pub ports: PortArguments,
+    /// Which end of a connection is reported; `auto`: the client's, the server's where the client is elsewhere
+    #[arg(long, env = "CACHE_OBSERVER_ROLE", value_enum, default_value_t, value_name = "ROLE")]
+    pub role: RoleArgument,
+    /// Where spans go [default: otlp if an endpoint is set, else console on a terminal, else none]
+    #[arg(long, env = "OTEL_TRACES_EXPORTER", value_enum, value_delimiter = ',', value_name = "LIST")]
+    pub traces_exporter: Vec<Exporter>,
+    /// Where metrics go [default: otlp if an endpoint is set, else none]
+    #[arg(long, env = "OTEL_METRICS_EXPORTER", value_enum, value_delimiter = ',', value_name = "LIST")]
+    pub metrics_exporter: Vec<Exporter>,
+    /// Where console and jsonl write [default: standard output]
+    #[arg(long, env = "CACHE_OBSERVER_OUTPUT", value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print one JSON summary line at the end, on standard output
+    #[arg(long)]
+    pub summary: bool,
+}
+
+/// Kernel hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum BackendArgument {
+    /// The first that loads.
+    #[default]
+    Auto,
+    /// BPF trampolines.
+    Fentry,
+    /// Raw tracepoints.
+    Tracepoint,
+}
+
+/// Which end of a connection is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum RoleArgument {
+    /// The client's end; the server's where the client is on another host.
+    #[default]
+    Auto,
+    /// Clients' ends only.
+    Client,
+    /// Servers' ends only.
+    Server,
+    /// Every end.
+    Both,
+}
+
+/// Where spans or metrics go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Exporter {
+    /// For people.
+    Console,
+    /// JSON, one object a line.
+    Jsonl,
+    /// An OpenTelemetry collector.
+    Otlp,
+    /// Nowhere.
+    None,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than nothing".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A refusal of clap's as one line, without usage and hints.
+#[must_use]
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let message: Vec<&str> = text
+        .lines()
+        .take_while(|line| !line.trim().is_empty())
+        .map(str::trim)
+        .collect();
+    message
+        .join(" ")
+        .trim_start_matches("error: ")
+        .to_owned()
+}

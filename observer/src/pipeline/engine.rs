@@ -1,0 +1,206 @@
+//! The stages in a row: what is done with each flow, from segments to series and spans.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tracing::info;
+
+use crate::aggregation::{Aggregator, SeriesId};
+use crate::enrichment::{Endpoint, Enricher, Observation, Service};
+use crate::protocol::Protocol;
+use crate::sinks::Sinks;
+use crate::source::event::{Clock, Nanos};
+use crate::stream::flows::{Close, Flow, Handler, Verdict};
+use crate::stream::{Ports, Segment};
+use crate::telemetry::{Skipped, Telemetry};
+use crate::transaction::conversation::{Conversation, Settings};
+use crate::transaction::{Ending, Transaction};
+
+/// Most transactions kept of a connection whose other end may be on this host too. It is decided within 200 ms.
+const MAX_UNDECIDED: usize = 1_024;
+/// Most endpoints of which it is said that they are not decoded.
+const MAX_TOLD: usize = 1_024;
+
+/// The stages right of `stream`.
+pub(super) struct Engine {
+    memcached: Ports,
+    telemetry: Arc<Telemetry>,
+    told: HashSet<(SocketAddr, Skipped)>,
+    reporter: Reporter,
+}
+
+/// What transactions are handed to.
+pub(super) struct Reporter {
+    pub(super) enricher: Enricher,
+    pub(super) aggregator: Aggregator,
+    pub(super) sinks: Arc<Sinks>,
+    pub(super) clock: Clock,
+}
+
+/// What is kept of a flow.
+pub(super) struct Session {
+    conversation: Conversation,
+    caller: Caller,
+    undecided: Vec<Transaction>,
+    told: bool,
+}
+
+/// On whose behalf a connection's transactions are reported.
+struct Caller {
+    protocol: Protocol,
+    endpoint: Arc<Endpoint>,
+    bound: Option<Bound>,
+}
+
+/// Resolved once per connection and process.
+struct Bound {
+    pid: Option<u32>,
+    service: Arc<Service>,
+    series: SeriesId,
+}
+
+impl Engine {
+    /// `memcached`: the ports that are not Redis's.
+    pub(super) fn new(memcached: Ports, telemetry: Arc<Telemetry>, reporter: Reporter) -> Self {
+        Self {
+            memcached,
+            telemetry,
+            told: HashSet::new(),
+            reporter,
+        }
+    }
+
+    pub(super) fn reporter(&self) -> &Reporter {
+        &self.reporter
+    }
+
+    /// Runs the conversation of a session, and reports what comes out unless it is not decided yet.
+    fn converse<R>(
+        &mut self,
+        flow: &Flow,
+        session: &mut Session,
+        step: impl FnOnce(&mut Conversation, &Telemetry, &mut dyn FnMut(Transaction)) -> R,
+    ) -> R {
+        let Session {
+            conversation,
+            caller,
+            undecided,
+            told,
+        } = session;
+        let reporter = &mut self.reporter;
+        let result = step(conversation, &self.telemetry, &mut |transaction| {
+            if flow.verdict == Verdict::Undecided && undecided.len() < MAX_UNDECIDED {
+                undecided.push(transaction);
+            } else {
+                reporter.report(caller, transaction);
+            }
+        });
+        if let Some(reason) = conversation.ignored()
+            && !*told
+        {
+            *told = true;
+            let server = caller.endpoint.server;
+            if self.told.len() < MAX_TOLD && self.told.insert((server, reason)) {
+                let protocol = caller.protocol.name();
+                info!(%server, protocol, reason = reason.name(), "not decoded");
+            }
+        }
+        result
+    }
+}
+
+impl Reporter {
+    fn report(&mut self, caller: &mut Caller, transaction: Transaction) {
+        let pid = transaction.task.as_ref().map(|task| task.pid);
+        let bound = match &mut caller.bound {
+            Some(bound) if bound.pid == pid => bound,
+            bound => {
+                if let Some(old) = bound.take() {
+                    self.aggregator.release(old.series);
+                }
+                let service = self.enricher.service(transaction.task.as_ref());
+                let series = self
+                    .aggregator
+                    .bind(&caller.endpoint, &service, caller.protocol);
+                bound.insert(Bound {
+                    pid,
+                    service,
+                    series,
+                })
+            }
+        };
+        self.aggregator.record(bound.series, &transaction);
+        if self.sinks.wants_spans() && transaction.ending != Ending::Unresolved {
+            self.sinks.submit(Observation {
+                transaction,
+                endpoint: Arc::clone(&caller.endpoint),
+                service: Arc::clone(&bound.service),
+                clock: self.clock,
+            });
+        }
+    }
+}
+
+impl Handler for Engine {
+    type Session = Session;
+
+    fn open(&mut self, flow: &Flow, _time: Nanos) -> Session {
+        let protocol = if self.memcached.contains(flow.server().port()) {
+            Protocol::Memcached
+        } else {
+            Protocol::Redis
+        };
+        Session {
+            conversation: Conversation::new(Settings {
+                protocol,
+                end: flow.end,
+                from_start: flow.from_start,
+                keep_detail: self.reporter.sinks.wants_spans(),
+            }),
+            caller: Caller {
+                protocol,
+                endpoint: Arc::new(Endpoint::new(flow.end, flow.server(), flow.client())),
+                bound: None,
+            },
+            undecided: Vec::new(),
+            told: false,
+        }
+    }
+
+    fn segment(&mut self, flow: &Flow, session: &mut Session, segment: &Segment<'_>) -> bool {
+        self.converse(flow, session, |conversation, telemetry, out| {
+            conversation.segment(segment, telemetry, out)
+        })
+    }
+
+    fn tick(&mut self, flow: &Flow, session: &mut Session, now: Nanos) -> bool {
+        self.converse(flow, session, |conversation, telemetry, out| {
+            conversation.tick(now, telemetry, out)
+        })
+    }
+
+    fn decided(&mut self, flow: &Flow, session: &mut Session) {
+        let undecided = std::mem::take(&mut session.undecided);
+        if flow.verdict == Verdict::Reported {
+            for transaction in undecided {
+                self.reporter.report(&mut session.caller, transaction);
+            }
+        }
+    }
+
+    fn close(&mut self, flow: &Flow, mut session: Session, close: Close, time: Nanos) {
+        if flow.verdict != Verdict::Redundant {
+            let ending = match close {
+                Close::Closed => Ending::Unanswered,
+                Close::Abandoned => Ending::Unresolved,
+            };
+            self.converse(flow, &mut session, |conversation, telemetry, out| {
+                conversation.close(ending, time, telemetry, out);
+            });
+        }
+        if let Some(bound) = session.caller.bound {
+            self.reporter.aggregator.release(bound.series);
+        }
+    }
+}

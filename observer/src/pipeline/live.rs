@@ -1,0 +1,140 @@
+//! Observing this host: the observer thread, signals, the end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use super::{Exporting, Failure, Pipeline, watched};
+use crate::config::cli::{BackendArgument, RoleArgument};
+use crate::config::{Config, LiveConfig};
+use crate::sinks::Overflow;
+use crate::source::live::{BackendChoice, Live, Options};
+use crate::stream::reassembly::Limits;
+
+/// How long the reader sleeps at most when nothing comes.
+const POLL: Duration = Duration::from_millis(50);
+/// How often the kernel's loss counters are read.
+const LOSSES: Duration = Duration::from_secs(1);
+/// Payload captured of one call in one direction.
+const MAX_BYTES: u32 = 64 * 1024;
+/// Size of the ring: at 200,000 small calls a second it holds some 150 ms, three times the longest sleep.
+const RING_BYTES: u32 = 8 * 1024 * 1024;
+
+/// Observes until a signal comes or the duration is over.
+///
+/// # Errors
+///
+/// [`Failure::Unsupported`] when no backend can be used, [`Failure::Usage`] when an exporter's settings are wrong.
+pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
+    let started = Instant::now();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Runtime(error.to_string()))?;
+    let idle = format!("watching {}", watched(config));
+    let exporting = Exporting::start(config, Overflow::Drop, Some(idle))?;
+    let ports = [config.redis_ports.as_slice(), &config.memcached_ports].concat();
+    let source = Live::start(
+        &Options {
+            backend: match live.backend {
+                BackendArgument::Auto => BackendChoice::Auto,
+                BackendArgument::Fentry => BackendChoice::Fentry,
+                BackendArgument::Tracepoint => BackendChoice::Tracepoint,
+            },
+            ports: &ports,
+            max_bytes: MAX_BYTES,
+            ring_bytes: RING_BYTES,
+            skip_local_server: config.role == RoleArgument::Auto,
+        },
+        &exporting.telemetry,
+    )?;
+    info!(
+        backend = %source.backend(),
+        ports = watched(config),
+        attached_ms = started.elapsed().as_millis() as u64,
+        "observing"
+    );
+    let pipeline = exporting.pipeline(config, Limits::LIVE, source.clock());
+    let stop = Arc::new(AtomicBool::new(false));
+    let observer = {
+        let stop = Arc::clone(&stop);
+        let telemetry = Arc::clone(&exporting.telemetry);
+        thread::Builder::new()
+            .name("observer".to_owned())
+            .spawn(move || observe(source, pipeline, &telemetry, &stop))
+            .map_err(|error| Failure::Runtime(error.to_string()))?
+    };
+    runtime
+        .block_on(until_stopped(live.duration, &exporting, || {
+            observer.is_finished()
+        }))
+        .map_err(|error| Failure::Runtime(error.to_string()))?;
+    stop.store(true, Ordering::Relaxed);
+    let (pipeline, result) = observer
+        .join()
+        .map_err(|_| Failure::Runtime("the observer thread has died".to_owned()))?;
+    exporting.finish(config, &pipeline);
+    result
+}
+
+/// The observer thread: reads the ring and runs the stages.
+fn observe(
+    mut source: Live,
+    mut pipeline: Pipeline,
+    telemetry: &crate::telemetry::Telemetry,
+    stop: &AtomicBool,
+) -> (Pipeline, Result<(), Failure>) {
+    let mut looked = Instant::now();
+    let mut result = Ok(());
+    while !stop.load(Ordering::Relaxed) {
+        if let Err(error) = source.poll(POLL, &mut |event| pipeline.event(&event)) {
+            result = Err(Failure::Runtime(error.to_string()));
+            break;
+        }
+        pipeline.tick(source.now());
+        if looked.elapsed() >= LOSSES {
+            looked = Instant::now();
+            if let Err(error) = source.read_losses(telemetry) {
+                warn!(%error, "the kernel's loss counters cannot be read");
+            }
+        }
+    }
+    // Detached first, so that what is in the ring is all there is.
+    source.detach();
+    let _ = source.poll(Duration::ZERO, &mut |event| pipeline.event(&event));
+    let _ = source.read_losses(telemetry);
+    pipeline.finish(source.now());
+    (pipeline, result)
+}
+
+/// Waits for SIGINT, SIGTERM, the end of the duration, of the observer thread, or of whoever reads the output.
+async fn until_stopped(
+    duration: Option<Duration>,
+    exporting: &Exporting,
+    ended: impl Fn() -> bool,
+) -> std::io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let over = async {
+        match duration {
+            Some(duration) => tokio::time::sleep(duration).await,
+            None => std::future::pending().await,
+        }
+    };
+    let gone = async {
+        while !ended() && !exporting.sinks.output_closed() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = over => {}
+        () = gone => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,572 @@
+//! The table of sockets: their roles, their beginning and end, and which of them is reported.
+
+use std::net::{IpAddr, SocketAddr};
+
+use rustc_hash::FxHashMap;
+
+use super::pairing::{Pairing, Positions, Registration};
+use super::reassembly::{Limits, Reassembler};
+use super::{Segment, Side};
+use crate::source::event::{Data, Direction, End, Event, EventKind, Nanos, SocketId};
+use crate::telemetry::{Skipped, Telemetry};
+
+/// Which end of a connection is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// The client's end; the server's where the client is on another host.
+    #[default]
+    Auto,
+    /// Clients' ends only.
+    Client,
+    /// Servers' ends only.
+    Server,
+    /// Every end.
+    Both,
+}
+
+/// The ports on which servers are watched.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ports(Vec<u16>);
+
+impl Ports {
+    /// A set of ports.
+    #[must_use]
+    pub fn new(mut ports: Vec<u16>) -> Self {
+        ports.sort_unstable();
+        ports.dedup();
+        Self(ports)
+    }
+
+    /// Whether a server is expected there.
+    #[must_use]
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.binary_search(&port).is_ok()
+    }
+}
+
+/// How flows are kept.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which end is reported.
+    pub role: Role,
+    /// Where servers are expected.
+    pub ports: Ports,
+    /// What the source's positions are like.
+    pub limits: Limits,
+    /// Most sockets tracked; beyond it one of the longest idle makes room.
+    pub max_flows: usize,
+}
+
+/// How long a server's end waits for its client's end to show up on this host, nanoseconds. The client's call comes
+/// first in time but may be reported later; 200 ms outlasts any scheduling delay of a host that still works.
+const GRACE: Nanos = 200_000_000;
+
+/// Whether a flow is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is.
+    Reported,
+    /// Not yet known: the other end may be on this host too.
+    Undecided,
+    /// It is not: the other end is reported instead.
+    Redundant,
+}
+
+/// One socket.
+#[derive(Debug)]
+pub struct Flow {
+    /// Which.
+    pub socket: SocketId,
+    /// Which end it is.
+    pub end: End,
+    /// Whether it was seen from its establishment on.
+    pub from_start: bool,
+    /// Whether it is reported.
+    pub verdict: Verdict,
+    number: u64,
+    since: Nanos,
+    last: Nanos,
+    registration: Registration,
+    /// Positions that a server's end has seen, looked up again when its grace ends.
+    seen: Vec<Positions>,
+    attended: bool,
+}
+
+impl Flow {
+    /// The server's address.
+    #[must_use]
+    pub fn server(&self) -> SocketAddr {
+        match self.end {
+            End::Client => self.socket.remote,
+            End::Server => self.socket.local,
+        }
+    }
+
+    /// The client's address.
+    #[must_use]
+    pub fn client(&self) -> SocketAddr {
+        match self.end {
+            End::Client => self.socket.local,
+            End::Server => self.socket.remote,
+        }
+    }
+}
+
+/// Why a flow ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Close {
+    /// The connection ended.
+    Closed,
+    /// It is still there, but is observed no longer.
+    Abandoned,
+}
+
+/// What is done with flows.
+pub trait Handler {
+    /// What is kept with each flow.
+    type Session;
+    /// A flow begins.
+    fn open(&mut self, flow: &Flow, time: Nanos) -> Self::Session;
+    /// The next piece of a flow. Answers whether [`Self::tick`] is to be called for it.
+    fn segment(
+        &mut self,
+        flow: &Flow,
+        session: &mut Self::Session,
+        segment: &Segment<'_>,
+    ) -> bool;
+    /// Time has passed. Answers whether to be called again.
+    fn tick(&mut self, flow: &Flow, session: &mut Self::Session, now: Nanos) -> bool;
+    /// A flow that was [`Verdict::Undecided`] is decided.
+    fn decided(&mut self, flow: &Flow, session: &mut Self::Session);
+    /// A flow ends.
+    fn close(&mut self, flow: &Flow, session: Self::Session, close: Close, time: Nanos);
+}
+
+struct Slot<S> {
+    flow: Flow,
+    lanes: Lanes,
+    session: S,
+}
+
+/// The two directions of a socket.
+struct Lanes {
+    send: Reassembler,
+    receive: Reassembler,
+}
+
+impl Lanes {
+    fn get_mut(&mut self, direction: Direction) -> &mut Reassembler {
+        match direction {
+            Direction::Send => &mut self.send,
+            Direction::Receive => &mut self.receive,
+        }
+    }
+
+    fn get(&self, direction: Direction) -> &Reassembler {
+        match direction {
+            Direction::Send => &self.send,
+            Direction::Receive => &self.receive,
+        }
+    }
+}
+
+/// The table of sockets.
+pub struct Flows<S> {
+    options: Options,
+    by_sk: FxHashMap<u64, usize>,
+    slots: Vec<Option<Slot<S>>>,
+    free: Vec<usize>,
+    pairing: Pairing,
+    /// Slots that need [`Flows::tick`].
+    attention: Vec<usize>,
+    opened: u64,
+    hand: usize,
+}
+
+impl<S> Flows<S> {
+    /// An empty table.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            by_sk: FxHashMap::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            pairing: Pairing::default(),
+            attention: Vec::new(),
+            opened: 0,
+            hand: 0,
+        }
+    }
+
+    /// Sockets tracked now.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_sk.len()
+    }
+
+    /// Whether no socket is tracked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_sk.is_empty()
+    }
+
+    /// Takes in one event.
+    pub fn event<H: Handler<Session = S>>(
+        &mut self,
+        event: &Event<'_>,
+        handler: &mut H,
+        telemetry: &Telemetry,
+    ) {
+        match &event.kind {
+            EventKind::Data(data) => {
+                if let Some(index) = self.find_or_join(event, data, handler, telemetry) {
+                    self.data(index, event, data, handler);
+                }
+            }
+            // The local end is not known yet; establishment tells.
+            EventKind::Connecting => {}
+            EventKind::Established {
+                end,
+                send_position,
+                receive_position,
+            } => {
+                self.close_sk(event.socket.sk, event.time, Close::Closed, handler);
+                let server = match end {
+                    End::Client => event.socket.remote,
+                    End::Server => event.socket.local,
+                };
+                if self.options.ports.contains(server.port()) {
+                    let index = self.open(
+                        event,
+                        *end,
+                        Some((*send_position, *receive_position)),
+                        handler,
+                        telemetry,
+                    );
+                    let positions = match end {
+                        End::Client => send_position.zip(*receive_position),
+                        End::Server => receive_position.zip(*send_position),
+                    };
+                    if let Some(positions) = positions {
+                        self.pair(index, positions, handler);
+                    }
+                }
+            }
+            EventKind::Closed => {
+                self.close_sk(event.socket.sk, event.time, Close::Closed, handler);
+            }
+        }
+    }
+
+    /// Time has passed: gives up holes and decisions that have waited long enough. To be called at least every 50 ms
+    /// of event time while events come, and when none do.
+    pub fn tick<H: Handler<Session = S>>(&mut self, now: Nanos, handler: &mut H) {
+        self.pairing.tick(now);
+        let mut attention = std::mem::take(&mut self.attention);
+        attention.retain(|&index| {
+            let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) else {
+                return false;
+            };
+            let Slot {
+                flow,
+                lanes,
+                session,
+            } = slot;
+            let mut wanted = false;
+            for direction in [Direction::Send, Direction::Receive] {
+                let lane = lanes.get_mut(direction);
+                lane.expire(now, &self.options.limits, &mut |segment| {
+                    wanted |= handler.segment(flow, session, &segment);
+                });
+                wanted |= lane.is_waiting();
+            }
+            wanted |= handler.tick(flow, session, now);
+            if flow.verdict == Verdict::Undecided {
+                if is_paired(&self.pairing, flow) {
+                    flow.verdict = Verdict::Redundant;
+                    handler.decided(flow, session);
+                } else if now.saturating_sub(flow.since) >= GRACE {
+                    flow.verdict = Verdict::Reported;
+                    handler.decided(flow, session);
+                } else {
+                    wanted = true;
+                }
+            }
+            flow.attended = wanted;
+            wanted
+        });
+        // Handlers open no flows, so nothing was added meanwhile.
+        self.attention = attention;
+    }
+
+    /// The source has ended. For a capture that is the end of each connection; live ones go on unobserved.
+    pub fn finish<H: Handler<Session = S>>(&mut self, time: Nanos, close: Close, handler: &mut H) {
+        let mut all: Vec<_> = self.by_sk.keys().copied().collect();
+        all.sort_unstable();
+        for sk in all {
+            self.close_sk(sk, time, close, handler);
+        }
+    }
+
+    fn find_or_join<H: Handler<Session = S>>(
+        &mut self,
+        event: &Event<'_>,
+        data: &Data<'_>,
+        handler: &mut H,
+        telemetry: &Telemetry,
+    ) -> Option<usize> {
+        if let Some(&index) = self.by_sk.get(&event.socket.sk)
+            && let Some(slot) = &self.slots[index]
+        {
+            let lane = slot.lanes.get(data.direction);
+            if slot.flow.socket == event.socket && !lane.is_discontinuous(data.position) {
+                return Some(index);
+            }
+            // The kernel has reused the `sock` and its close was lost.
+            self.close_sk(event.socket.sk, event.time, Close::Abandoned, handler);
+        }
+        let end = match (
+            self.options.ports.contains(event.socket.local.port()),
+            self.options.ports.contains(event.socket.remote.port()),
+        ) {
+            (true, false) => End::Server,
+            (false, true) => End::Client,
+            _ => {
+                telemetry.skipped(Skipped::Role).add(data.length.into());
+                telemetry.lost_bytes.add(data.length.into());
+                return None;
+            }
+        };
+        Some(self.open(event, end, None, handler, telemetry))
+    }
+
+    fn open<H: Handler<Session = S>>(
+        &mut self,
+        event: &Event<'_>,
+        end: End,
+        start: Option<(Option<u32>, Option<u32>)>,
+        handler: &mut H,
+        telemetry: &Telemetry,
+    ) -> usize {
+        if self.by_sk.len() >= self.options.max_flows {
+            self.evict(event.time, handler);
+        }
+        let (send, receive) = start.unwrap_or_default();
+        let (send_side, receive_side) = match end {
+            End::Client => (Side::Request, Side::Reply),
+            End::Server => (Side::Reply, Side::Request),
+        };
+        self.opened += 1;
+        let mut flow = Flow {
+            socket: event.socket,
+            end,
+            from_start: start.is_some(),
+            verdict: verdict(self.options.role, end, &event.socket),
+            number: self.opened,
+            since: event.time,
+            last: event.time,
+            registration: Registration::default(),
+            seen: Vec::new(),
+            attended: false,
+        };
+        let lanes = Lanes {
+            send: Reassembler::new(send_side, send),
+            receive: Reassembler::new(receive_side, receive),
+        };
+        if self.options.role == Role::Auto && end == End::Client {
+            self.pairing
+                .register_addresses(flow.number, &flow.socket, &mut flow.registration);
+        }
+        if flow.verdict == Verdict::Undecided && self.pairing.has_peer_of(&flow.socket) {
+            flow.verdict = Verdict::Redundant;
+        }
+        if flow.verdict != Verdict::Redundant {
+            telemetry.connections_seen.add(1);
+        }
+        let session = handler.open(&flow, event.time);
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        if flow.verdict == Verdict::Undecided {
+            flow.attended = true;
+            self.attention.push(index);
+        }
+        self.by_sk.insert(event.socket.sk, index);
+        self.slots[index] = Some(Slot {
+            flow,
+            lanes,
+            session,
+        });
+        index
+    }
+
+    fn data<H: Handler<Session = S>>(
+        &mut self,
+        index: usize,
+        event: &Event<'_>,
+        data: &Data<'_>,
+        handler: &mut H,
+    ) {
+        let Some(slot) = self.slots[index].as_mut() else {
+            return;
+        };
+        slot.flow.last = event.time;
+        if slot.flow.verdict == Verdict::Redundant {
+            return;
+        }
+        if self.options.role == Role::Auto
+            && let Some(opposite) = data.opposite
+        {
+            let wanted = match (slot.flow.end, data.direction) {
+                (End::Client, Direction::Send) => !slot.flow.registration.is_full(),
+                (End::Server, Direction::Receive) => slot.flow.verdict == Verdict::Undecided,
+                _ => false,
+            };
+            if wanted {
+                self.pair(index, (data.position, opposite), handler);
+            }
+        }
+        let Some(Slot {
+            flow,
+            lanes,
+            session,
+        }) = self.slots[index].as_mut()
+        else {
+            return;
+        };
+        if flow.verdict == Verdict::Redundant {
+            return;
+        }
+        let lane = lanes.get_mut(data.direction);
+        let limits = &self.options.limits;
+        let mut wanted = false;
+        lane.insert(
+            event.time,
+            event.task.as_ref(),
+            data,
+            limits,
+            &mut |segment| wanted |= handler.segment(flow, session, &segment),
+        );
+        wanted |= lane.is_waiting();
+        if wanted && !flow.attended {
+            flow.attended = true;
+            self.attention.push(index);
+        }
+    }
+
+    /// Notes the positions that one end sees, and decides a server's end whose client's end is here.
+    fn pair<H: Handler<Session = S>>(
+        &mut self,
+        index: usize,
+        positions: Positions,
+        handler: &mut H,
+    ) {
+        let Some(Slot { flow, session, .. }) = self.slots[index].as_mut() else {
+            return;
+        };
+        match flow.end {
+            End::Client => {
+                self.pairing
+                    .register_positions(flow.number, positions, &mut flow.registration);
+            }
+            End::Server if flow.verdict == Verdict::Undecided => {
+                if self.pairing.has_positions(positions) {
+                    flow.verdict = Verdict::Redundant;
+                    handler.decided(flow, session);
+                } else if flow.seen.len() < Registration::MAX_POSITIONS {
+                    flow.seen.push(positions);
+                }
+            }
+            End::Server => {}
+        }
+    }
+
+    fn close_sk<H: Handler<Session = S>>(
+        &mut self,
+        sk: u64,
+        time: Nanos,
+        close: Close,
+        handler: &mut H,
+    ) {
+        let Some(index) = self.by_sk.remove(&sk) else {
+            return;
+        };
+        let Some(Slot {
+            mut flow,
+            mut lanes,
+            mut session,
+        }) = self.slots[index].take()
+        else {
+            return;
+        };
+        self.free.push(index);
+        if flow.attended {
+            self.attention.retain(|&other| other != index);
+        }
+        for direction in [Direction::Send, Direction::Receive] {
+            lanes.get_mut(direction).finish(&mut |segment| {
+                handler.segment(&flow, &mut session, &segment);
+            });
+        }
+        if flow.verdict == Verdict::Undecided {
+            flow.verdict = if is_paired(&self.pairing, &flow) {
+                Verdict::Redundant
+            } else {
+                Verdict::Reported
+            };
+            handler.decided(&flow, &mut session);
+        }
+        self.pairing
+            .close(flow.number, time, std::mem::take(&mut flow.registration));
+        handler.close(&flow, session, close, time);
+    }
+
+    /// Makes room: of a few sockets in turn, the one that was silent longest goes.
+    fn evict<H: Handler<Session = S>>(&mut self, time: Nanos, handler: &mut H) {
+        const SAMPLE: usize = 16;
+        let mut oldest: Option<(Nanos, u64)> = None;
+        let mut looked = 0;
+        for _ in 0..self.slots.len() {
+            self.hand = (self.hand + 1) % self.slots.len();
+            if let Some(slot) = &self.slots[self.hand] {
+                looked += 1;
+                if oldest.is_none_or(|(last, _)| slot.flow.last < last) {
+                    oldest = Some((slot.flow.last, slot.flow.socket.sk));
+                }
+                if looked == SAMPLE {
+                    break;
+                }
+            }
+        }
+        if let Some((_, sk)) = oldest {
+            self.close_sk(sk, time, Close::Abandoned, handler);
+        }
+    }
+}
+
+/// Whether the client's end of this server's socket is on this host.
+fn is_paired(pairing: &Pairing, flow: &Flow) -> bool {
+    let seen = |positions: &Positions| pairing.has_positions(*positions);
+    flow.seen.iter().any(seen) || pairing.has_peer_of(&flow.socket)
+}
+
+/// What can be said of a flow at its beginning.
+fn verdict(role: Role, end: End, socket: &SocketId) -> Verdict {
+    match (role, end) {
+        (Role::Both, _) | (Role::Client | Role::Auto, End::Client) | (Role::Server, End::Server) => {
+            Verdict::Reported
+        }
+        (Role::Client, End::Server) | (Role::Server, End::Client) => Verdict::Redundant,
+        (Role::Auto, End::Server) if is_local(socket) => Verdict::Redundant,
+        (Role::Auto, End::Server) => Verdict::Undecided,
+    }
+}
+
+/// Whether both ends of a socket are certainly in one network namespace.
+fn is_local(socket: &SocketId) -> bool {
+    let loopback = |address: IpAddr| address.is_loopback();
+    let (local, remote) = (socket.local.ip(), socket.remote.ip());
+    local == remote || (loopback(local) && loopback(remote))
+}

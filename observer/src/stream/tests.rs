@@ -1,0 +1,271 @@
+//! Sockets of one host, and which of them are reported.
+
+use super::flows::{Close, Flow, Flows, Handler, Options, Ports, Role, Verdict};
+use super::reassembly::Limits;
+use super::{Content, Segment, Side};
+use crate::source::event::{Data, Direction, End, Event, EventKind, Nanos, SocketId};
+use crate::telemetry::{Skipped, Telemetry};
+
+const MS: Nanos = 1_000_000;
+
+/// Keeps what each reported flow carried.
+#[derive(Default)]
+struct Log {
+    lines: Vec<String>,
+}
+
+/// Bytes of a flow, withheld until it is decided.
+#[derive(Default)]
+struct Bytes(String);
+
+impl Handler for Log {
+    type Session = Bytes;
+
+    fn open(&mut self, _: &Flow, _: Nanos) -> Bytes {
+        Bytes::default()
+    }
+
+    fn segment(&mut self, _: &Flow, session: &mut Bytes, segment: &Segment<'_>) -> bool {
+        session.0.push(match segment.side {
+            Side::Request => '>',
+            Side::Reply => '<',
+        });
+        match segment.content {
+            Content::Bytes(bytes) => session.0.push_str(std::str::from_utf8(bytes).unwrap()),
+            Content::Gap { length, .. } => session.0.push_str(&".".repeat(length as usize)),
+            Content::Break => session.0.push('!'),
+        }
+        false
+    }
+
+    fn tick(&mut self, _: &Flow, _: &mut Bytes, _: Nanos) -> bool {
+        false
+    }
+
+    fn decided(&mut self, _: &Flow, _: &mut Bytes) {}
+
+    fn close(&mut self, flow: &Flow, session: Bytes, close: Close, _: Nanos) {
+        if flow.verdict == Verdict::Reported {
+            self.lines
+                .push(format!("{:?} {} {close:?}", flow.end, session.0));
+        }
+    }
+}
+
+struct Host {
+    flows: Flows<Bytes>,
+    log: Log,
+    telemetry: Telemetry,
+    now: Nanos,
+}
+
+impl Host {
+    fn new(role: Role) -> Self {
+        Self {
+            flows: Flows::new(Options {
+                role,
+                ports: Ports::new(vec![6379]),
+                limits: Limits::LIVE,
+                max_flows: 100,
+            }),
+            log: Log::default(),
+            telemetry: Telemetry::default(),
+            now: 0,
+        }
+    }
+
+    fn event(&mut self, socket: SocketId, kind: EventKind<'_>) {
+        self.now += MS / 100;
+        let event = Event {
+            time: self.now,
+            socket,
+            task: None,
+            kind,
+        };
+        self.flows.event(&event, &mut self.log, &self.telemetry);
+    }
+
+    fn data(
+        &mut self,
+        socket: SocketId,
+        direction: Direction,
+        (position, opposite): (u32, u32),
+        text: &str,
+    ) {
+        self.event(
+            socket,
+            EventKind::Data(Data {
+                direction,
+                started: self.now,
+                position,
+                opposite: Some(opposite),
+                length: text.len() as u32,
+                payload: text.as_bytes(),
+                uncaptured: None,
+                continued: false,
+            }),
+        );
+    }
+
+    fn established(&mut self, socket: SocketId, end: End, send: u32, receive: u32) {
+        self.event(
+            socket,
+            EventKind::Established {
+                end,
+                send_position: Some(send),
+                receive_position: Some(receive),
+            },
+        );
+    }
+
+    fn pass(&mut self, time: Nanos) {
+        self.now += time;
+        self.flows.tick(self.now, &mut self.log);
+    }
+
+    fn lines(mut self) -> Vec<String> {
+        self.flows.finish(self.now, Close::Abandoned, &mut self.log);
+        self.log.lines
+    }
+}
+
+fn socket(sk: u64, netns: u32, local: &str, remote: &str) -> SocketId {
+    SocketId {
+        sk,
+        netns,
+        local: local.parse().unwrap(),
+        remote: remote.parse().unwrap(),
+    }
+}
+
+/// A client in one network namespace, a server in another, with address translation between them.
+fn translated() -> (SocketId, SocketId) {
+    (
+        socket(1, 10, "10.1.0.5:40000", "10.96.0.1:6379"),
+        socket(2, 20, "10.1.0.9:6379", "10.1.0.5:40000"),
+    )
+}
+
+fn exchange(host: &mut Host, client: SocketId, server: SocketId) {
+    host.data(client, Direction::Send, (100, 500), "ask");
+    host.data(server, Direction::Receive, (100, 500), "ask");
+    host.data(server, Direction::Send, (500, 103), "answer");
+    host.data(client, Direction::Receive, (500, 103), "answer");
+}
+
+#[test]
+fn two_ends_of_one_connection_are_reported_once() {
+    let (client, server) = translated();
+    for (role, want) in [
+        (Role::Auto, &["Client >ask<answer Abandoned"][..]),
+        (Role::Client, &["Client >ask<answer Abandoned"]),
+        (Role::Server, &["Server >ask<answer Abandoned"]),
+        (
+            Role::Both,
+            &["Client >ask<answer Abandoned", "Server >ask<answer Abandoned"],
+        ),
+    ] {
+        let mut host = Host::new(role);
+        host.established(client, End::Client, 100, 500);
+        host.established(server, End::Server, 500, 100);
+        exchange(&mut host, client, server);
+        host.pass(300 * MS);
+        assert_eq!(host.lines(), want, "{role:?}");
+    }
+}
+
+#[test]
+fn ends_met_mid_stream_are_paired_by_position_too() {
+    let (client, server) = translated();
+    let mut host = Host::new(Role::Auto);
+    exchange(&mut host, client, server);
+    host.pass(300 * MS);
+    assert_eq!(host.lines(), ["Client >ask<answer Abandoned"]);
+    // The server's end is reported first: its receive overtakes the client's send.
+    let mut host = Host::new(Role::Auto);
+    host.data(server, Direction::Receive, (100, 500), "ask");
+    host.data(client, Direction::Send, (100, 500), "ask");
+    host.data(server, Direction::Send, (500, 103), "answer");
+    host.data(client, Direction::Receive, (500, 103), "answer");
+    host.pass(300 * MS);
+    assert_eq!(host.lines(), ["Client >ask<answer Abandoned"]);
+}
+
+#[test]
+fn a_short_connection_is_paired_after_its_end() {
+    let (client, server) = translated();
+    let mut host = Host::new(Role::Auto);
+    host.established(client, End::Client, 100, 500);
+    host.data(client, Direction::Send, (100, 500), "ask");
+    host.event(client, EventKind::Closed);
+    host.established(server, End::Server, 500, 100);
+    host.data(server, Direction::Receive, (100, 500), "ask");
+    host.event(server, EventKind::Closed);
+    assert_eq!(host.lines(), ["Client >ask Closed"]);
+}
+
+#[test]
+fn a_server_whose_client_is_elsewhere_is_reported() {
+    let (_, server) = translated();
+    let mut host = Host::new(Role::Auto);
+    host.data(server, Direction::Receive, (100, 500), "ask");
+    host.data(server, Direction::Send, (500, 103), "answer");
+    host.pass(300 * MS);
+    assert_eq!(host.lines(), ["Server >ask<answer Abandoned"]);
+}
+
+#[test]
+fn a_reused_sock_is_another_connection() {
+    let first = socket(1, 10, "10.0.0.1:40000", "10.0.0.2:6379");
+    let second = socket(1, 10, "10.0.0.1:40001", "10.0.0.2:6379");
+    let mut host = Host::new(Role::Auto);
+    host.data(first, Direction::Send, (100, 500), "a");
+    host.data(second, Direction::Send, (900, 700), "b");
+    // The same addresses again, but nowhere near in position.
+    host.data(second, Direction::Send, (0x8000_0000, 5), "c");
+    assert_eq!(
+        host.lines(),
+        ["Client >a Abandoned", "Client >b Abandoned", "Client >c Abandoned"]
+    );
+}
+
+#[test]
+fn without_a_handshake_two_watched_ports_tell_no_client() {
+    let mut host = Host::new(Role::Auto);
+    let both = socket(1, 10, "10.0.0.1:6379", "10.0.0.2:6379");
+    host.data(both, Direction::Send, (100, 500), "abc");
+    assert_eq!(host.telemetry.skipped(Skipped::Role).get(), 3);
+    // The handshake tells.
+    host.established(both, End::Server, 100, 500);
+    host.data(both, Direction::Receive, (500, 100), "abc");
+    host.pass(300 * MS);
+    assert_eq!(host.lines(), ["Server >abc Abandoned"]);
+}
+
+#[test]
+fn a_lost_event_is_a_gap_once_it_is_certain() {
+    let (client, _) = translated();
+    let mut host = Host::new(Role::Auto);
+    host.established(client, End::Client, 100, 500);
+    host.data(client, Direction::Send, (105, 500), "late");
+    host.pass(10 * MS);
+    host.pass(20 * MS);
+    host.data(client, Direction::Send, (109, 500), "er");
+    assert_eq!(host.lines(), ["Client >.....>late>er Abandoned"]);
+}
+
+#[test]
+fn the_table_is_bounded() {
+    let mut host = Host::new(Role::Both);
+    for i in 0..1_000_u32 {
+        let local = format!("10.0.{}.{}:40000", i / 250, i % 250);
+        host.data(
+            socket(u64::from(i) + 1, 1, &local, "10.9.0.1:6379"),
+            Direction::Send,
+            (1, 1),
+            "x",
+        );
+        assert!(host.flows.len() <= 100);
+    }
+    assert_eq!(host.lines().len(), 1_000);
+}

@@ -1,0 +1,155 @@
+//! Every attribute, metric and environment name that leaves this program, each defined once with its source.
+//!
+//! Sources: *semconv* is OpenTelemetry semantic conventions 1.44 (`db/database-spans`, `db/redis`,
+//! `db/database-metrics`, `resource/*`, `registry/attributes/*`); *ours* are names of this project, because no
+//! convention for caches exists.
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        $($(#[$doc])* pub const $name: &str = $text;)*
+    };
+}
+
+/// Attributes of spans and metrics.
+pub mod attribute {
+    names! {
+        /// Which protocol. semconv, stable.
+        DB_SYSTEM_NAME = "db.system.name";
+        /// Command, upper-case (our choice). semconv, stable.
+        DB_OPERATION_NAME = "db.operation.name";
+        /// Redis database index, as a string. semconv, stable.
+        DB_NAMESPACE = "db.namespace";
+        /// Sanitized command. semconv, stable.
+        DB_QUERY_TEXT = "db.query.text";
+        /// Error prefix or status. semconv, stable.
+        DB_RESPONSE_STATUS_CODE = "db.response.status_code";
+        /// Script digest or function name. semconv, stable.
+        DB_STORED_PROCEDURE_NAME = "db.stored_procedure.name";
+        /// Class of error. semconv, stable.
+        ERROR_TYPE = "error.type";
+        /// The server's address. semconv, stable.
+        SERVER_ADDRESS = "server.address";
+        /// The server's port. semconv, stable.
+        SERVER_PORT = "server.port";
+        /// Address of the other end. semconv, stable.
+        NETWORK_PEER_ADDRESS = "network.peer.address";
+        /// Port of the other end. semconv, stable.
+        NETWORK_PEER_PORT = "network.peer.port";
+        /// `tcp`, `udp` or `unix`. semconv, stable.
+        NETWORK_TRANSPORT = "network.transport";
+        /// `ipv4` or `ipv6`. semconv, stable.
+        NETWORK_TYPE = "network.type";
+        /// The cache: `address:port` or its configured name. Ours.
+        CACHE_NAME = "cache.name";
+        /// Class of the operation. Ours.
+        CACHE_OPERATION = "cache.operation";
+        /// First key, or the first keys. Ours.
+        CACHE_KEY = "cache.key";
+        /// Keys of a command that names several. Ours.
+        CACHE_KEY_COUNT = "cache.key_count";
+        /// Whether a read of one key or field found it. Ours.
+        CACHE_HIT = "cache.hit";
+        /// Keys or fields found by a read of several. Ours.
+        CACHE_HITS = "cache.hits";
+        /// Keys or fields not found by a read of several. Ours.
+        CACHE_MISSES = "cache.misses";
+        /// hits / (hits + misses) of a read of several. Ours.
+        CACHE_HIT_RATE = "cache.hit_rate";
+        /// Bytes of the values read or written. Ours.
+        CACHE_VALUE_SIZE = "cache.value_size";
+        /// Time to live that the command sets, seconds. Ours.
+        CACHE_TTL = "cache.ttl";
+        /// Keys or fields removed. Ours.
+        CACHE_DELETED_COUNT = "cache.deleted_count";
+        /// Target of MOVED or ASK. Ours.
+        CACHE_REDIRECT = "cache.redirect";
+        /// The server may hold the reply back. Ours.
+        CACHE_BLOCKING = "cache.blocking";
+        /// No reply was to come. Ours.
+        CACHE_NO_REPLY = "cache.no_reply";
+        /// Of the observer's own metrics: why. Ours.
+        REASON = "reason";
+        /// Of the observer's own metrics: which protocol. Ours.
+        PROTOCOL = "protocol";
+        /// Of the observer's own metrics: what became of a span. Ours.
+        OUTCOME = "outcome";
+        /// `user` or `system`. semconv, registry `cpu.mode`.
+        CPU_MODE = "cpu.mode";
+    }
+}
+
+/// Attributes of a resource.
+pub mod resource {
+    names! {
+        /// Logical name. semconv, stable.
+        SERVICE_NAME = "service.name";
+        /// Version of the observer, on its own resource. semconv, stable.
+        SERVICE_VERSION = "service.version";
+        /// Process id. semconv.
+        PROCESS_PID = "process.pid";
+        /// Name of the executable. semconv.
+        PROCESS_EXECUTABLE_NAME = "process.executable.name";
+        /// Container id. semconv.
+        CONTAINER_ID = "container.id";
+        /// Host name. semconv.
+        HOST_NAME = "host.name";
+    }
+}
+
+/// Metrics.
+pub mod metric {
+    names! {
+        /// Latency seen at the client's end, s. semconv `db/database-metrics`, stable.
+        CLIENT_DURATION = "db.client.operation.duration";
+        /// Latency seen at the server's end, s. Ours.
+        SERVER_DURATION = "cache.server.duration";
+        /// Commands. Ours.
+        OPERATIONS = "cache.operations";
+        /// Keys found. Ours.
+        HITS = "cache.hits";
+        /// Keys not found. Ours.
+        MISSES = "cache.misses";
+        /// Bytes of values read or written, by command. Ours.
+        VALUE_SIZE = "cache.value_size";
+        /// Error replies, and requests that were never answered. Ours.
+        ERRORS = "cache.errors";
+        /// Events that arrived. Ours.
+        EVENTS = "observer.events";
+        /// Events that did not arrive. Ours.
+        EVENTS_LOST = "observer.events.lost";
+        /// Payload bytes that arrived. Ours.
+        PAYLOAD_CAPTURED = "observer.payload.captured";
+        /// Payload bytes that were not read. Ours.
+        PAYLOAD_SKIPPED = "observer.payload.skipped";
+        /// Connections tracked now. Ours.
+        CONNECTIONS = "observer.connections";
+        /// Connections whose framing was lost and found again. Ours.
+        RESYNCHRONIZATIONS = "observer.resynchronizations";
+        /// Replies that no request waited for. Ours.
+        REPLIES_ORPHANED = "observer.replies.orphaned";
+        /// What became of spans. Ours.
+        SPANS = "observer.spans";
+        /// CPU time of the observer, s. Ours.
+        CPU_TIME = "observer.cpu.time";
+        /// Resident memory of the observer, By. Ours.
+        MEMORY = "observer.memory";
+    }
+}
+
+/// Values that are fixed.
+pub mod value {
+    names! {
+        /// A name beyond a budget. semconv's fallback for `error.type`; ours for other names.
+        OTHER = "_OTHER";
+        /// `error.type` of a request whose connection ended before its reply. Ours.
+        CONNECTION_CLOSED = "connection_closed";
+        /// `service.name` of the observer itself.
+        OBSERVER = "cache-observer";
+        /// `service.name` when nothing is known. semconv, resource.
+        UNKNOWN_SERVICE = "unknown_service";
+        /// `service.name` of what is beyond the budget for services.
+        OVERFLOW_SERVICE = "cache-observer.overflow";
+        /// Instrumentation scope of all spans and metrics.
+        SCOPE = "cache-observer";
+    }
+}

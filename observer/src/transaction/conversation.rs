@@ -1,0 +1,477 @@
+//! One connection, from segments to transactions: detection, decoding, pairing, resynchronisation.
+//!
+//! ```text
+//!              first bytes            gap, malformed, orphan
+//!  Detecting ───────────────▶ Synced ────────────────────────▶ Waiting
+//!      │                        ▲  ▲                              │
+//!      │ not this protocol      │  └── a send that starts a ──────┘
+//!      ▼                     joined     request, both directions
+//!   Ignored                mid-stream   drained: on probation
+//! ```
+//!
+//! A connection that was joined, or that lost its framing, goes on at a boundary that is likely but not proven. Until it
+//! is, it is on *probation*: transactions are withheld. Drained (every request answered, nothing extra) and then quiet,
+//! or drained again and again, proves it; a reply without a request refutes it.
+
+use super::matcher::Matcher;
+use super::{Ending, Transaction};
+use crate::protocol::detect::{Detected, begins_request, detect};
+use crate::protocol::{Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
+use crate::source::event::{End, Nanos, Task};
+use crate::stream::{Content, Segment, Side};
+use crate::telemetry::{Resync, Skipped, Telemetry};
+
+/// A drained connection on which nothing comes for this long, nanoseconds, has nothing outstanding: caches answer within it.
+const QUIET: Nanos = 10_000_000;
+/// So often drained before the next request proves a boundary on a connection that is never quiet.
+const PROOFS: u32 = 8;
+/// Most transactions withheld; a connection that is not proven by then is refuted.
+const MAX_WITHHELD: usize = 1_024;
+/// Bytes looked at to tell the protocol, at most.
+const MAX_HEAD: usize = 64;
+
+/// What a connection's conversation needs to know of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// What is expected on its port.
+    pub protocol: Protocol,
+    /// Which end it is seen from.
+    pub end: End,
+    /// Whether it is seen from its beginning.
+    pub from_start: bool,
+    /// Whether keys and query text are kept.
+    pub keep_detail: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// At the connection's beginning.
+    Detecting {
+        /// First bytes, too few to tell.
+        head: Vec<u8>,
+    },
+    /// Framing and pairing are known.
+    Synced,
+    /// They are not.
+    Waiting,
+    /// Never will be.
+    Ignored(Skipped),
+}
+
+/// A boundary that is not proven yet.
+#[derive(Debug, Default)]
+struct Probation {
+    withheld: Vec<Transaction>,
+    drained: Option<Nanos>,
+    proofs: u32,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Conversation {
+    settings: Settings,
+    phase: Phase,
+    requests: RequestDecoder,
+    replies: ReplyDecoder,
+    matcher: Matcher,
+    began: (Nanos, Option<Task>),
+    last: Option<(Side, Nanos)>,
+    probation: Option<Probation>,
+    answered: bool,
+}
+
+impl Conversation {
+    /// A connection that begins, or is joined.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let protocol = settings.protocol;
+        Self {
+            settings,
+            phase: if settings.from_start {
+                Phase::Detecting { head: Vec::new() }
+            } else {
+                Phase::Waiting
+            },
+            requests: RequestDecoder::new(protocol, settings.keep_detail),
+            replies: ReplyDecoder::new(protocol),
+            matcher: Matcher::new(protocol, settings.from_start),
+            began: (0, None),
+            last: None,
+            probation: None,
+            answered: false,
+        }
+    }
+
+    /// Why nothing of this connection is decoded; `None` while something is.
+    #[must_use]
+    pub fn ignored(&self) -> Option<Skipped> {
+        match self.phase {
+            Phase::Ignored(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Takes in the next piece. Answers whether [`Self::tick`] is to be called.
+    pub fn segment(
+        &mut self,
+        segment: &Segment<'_>,
+        telemetry: &Telemetry,
+        out: &mut dyn FnMut(Transaction),
+    ) -> bool {
+        if segment.side == Side::Request {
+            self.prove(segment.time, out);
+        }
+        match segment.content {
+            Content::Break => self.resynchronize(Resync::Race, segment.time, telemetry, out),
+            Content::Gap { length, reason } => {
+                telemetry.skipped(reason).add(length);
+                self.gap(length, segment, telemetry, out);
+            }
+            Content::Bytes(bytes) => self.bytes(bytes, segment, telemetry, out),
+        }
+        self.last = Some((segment.side, segment.time));
+        self.wants_tick()
+    }
+
+    /// Time has passed. Answers whether to be called again.
+    pub fn tick(
+        &mut self,
+        now: Nanos,
+        telemetry: &Telemetry,
+        out: &mut dyn FnMut(Transaction),
+    ) -> bool {
+        if let Err(reason) = self.matcher.expire(now) {
+            self.resynchronize(reason, now, telemetry, out);
+        }
+        if let Some(probation) = &self.probation
+            && probation
+                .drained
+                .is_some_and(|since| now.saturating_sub(since) >= QUIET)
+        {
+            self.confirm(out);
+        }
+        self.wants_tick()
+    }
+
+    /// The connection is over at `time`; what is outstanding ends as `ending`.
+    pub fn close(
+        &mut self,
+        ending: Ending,
+        time: Nanos,
+        telemetry: &Telemetry,
+        out: &mut dyn FnMut(Transaction),
+    ) {
+        if self.matcher.is_drained() {
+            self.confirm(out);
+        }
+        if self.probation.is_some() {
+            self.refute(time, telemetry, out);
+        }
+        let orphans = self.matcher.give_up(ending, time, out);
+        telemetry.orphaned.add(orphans);
+    }
+
+    fn wants_tick(&self) -> bool {
+        self.matcher.has_early()
+            || self
+                .probation
+                .as_ref()
+                .is_some_and(|probation| !probation.withheld.is_empty())
+    }
+
+    fn bytes(
+        &mut self,
+        bytes: &[u8],
+        segment: &Segment<'_>,
+        telemetry: &Telemetry,
+        out: &mut dyn FnMut(Transaction),
+    ) {
+        match &mut self.phase {
+            Phase::Synced => self.decode(bytes, segment, telemetry, out),
+            Phase::Ignored(reason) => telemetry.skipped(*reason).add(bytes.len() as u64),
+            Phase::Detecting { head } => {
+                if segment.side == Side::Reply {
+                    return self.decode(bytes, segment, telemetry, out);
+                }
+                if head.is_empty() {
+                    self.began = (segment.started, segment.task.copied());
+                }
+                // Nearly always the first send tells, and nothing is copied.
+                let joined = if head.is_empty() {
+                    None
+                } else {
+                    head.extend_from_slice(bytes);
+                    Some(std::mem::take(head))
+                };
+                let first = joined.as_deref().unwrap_or(bytes);
+                match detect(self.settings.protocol, first) {
+                    Detected::NeedMore if first.len() < MAX_HEAD => {
+                        self.phase = Phase::Detecting {
+                            head: first.to_vec(),
+                        };
+                    }
+                    Detected::NeedMore | Detected::Speaks => {
+                        self.phase = Phase::Synced;
+                        self.decode(first, segment, telemetry, out);
+                    }
+                    Detected::Tls => self.ignore(Skipped::Tls, first.len(), telemetry),
+                    Detected::Dialect => self.ignore(Skipped::Dialect, first.len(), telemetry),
+                    Detected::Foreign => self.ignore(Skipped::Foreign, first.len(), telemetry),
+                }
+            }
+            Phase::Waiting => {
+                if self.may_begin(bytes, segment) {
+                    self.restart();
+                    self.decode(bytes, segment, telemetry, out);
+                } else if segment.call_start
+                    && detect(self.settings.protocol, bytes) == Detected::Tls
+                {
+                    self.ignore(Skipped::Tls, bytes.len(), telemetry);
+                } else {
+                    pass_over(bytes.len() as u64, telemetry);
+                }
+            }
+        }
+    }
+
+    fn gap(
+        &mut self,
+        length: u64,
+        segment: &Segment<'_>,
+        telemetry: &Telemetry,
+        out: &mut dyn FnMut(Transaction),
+    ) {
+        match self.phase {
+            Phase::Ignored(_) => return,
+            Phase::Waiting => return telemetry.lost_bytes.add(length),
+            Phase::Detecting { .. } | Phase::Synced => {}
+        }
+        let bridged = match segment.side {
+            Side::Request => match self.requests.skip(length) {
+                Ok(message) => {
+                    message.map_or(Ok(()), |request| self.request(request, segment.time, out))
+                }
+                Err(_) => Err(Resync::Gap),
+            },
+            Side::Reply => match self.replies.skip(length) {
+                Ok(message) => {
+                    message.map_or(Ok(()), |reply| self.reply(reply, segment, telemetry, out))
+                }
+                Err(_) => Err(Resync::Gap),
+            },
+        };
+        if let Err(reason) = bridged {
+            if reason == Resync::Gap {
+                telemetry.lost_bytes.add(length);
+            }
+            self.resynchronize(reason, segment.time, telemetry, out);
+        }
+    }
+
+    /// Decodes bytes of one direction, message by message.
+    fn decode(
+        &mut self,
+        mut input: &[u8],
+        segment: &Segment<'_>,
+        telemetry: &Telemetry,
+        out: &mut dyn FnMut(Transaction),
+    ) {
+        while !input.is_empty() {
+            if self.matcher.is_streaming() {
+                return self.ignore(Skipped::Stream, input.len(), telemetry);
+            }
+            let step = match segment.side {
+                Side::Request => {
+                    if self.requests.at_boundary() {
+                        self.began = (segment.started, segment.task.copied());
+                    }
+                    match self.requests.decode(&mut input) {
+                        Ok(Some(request)) => self.request(request, segment.time, out),
+                        Ok(None) => return,
+                        Err(malformed) => {
+                            return self.malformed(malformed, input.len(), segment, telemetry, out);
+                        }
+                    }
+                }
+                Side::Reply => match self.replies.decode(&mut input) {
+                    Ok(Some(reply)) => self.reply(reply, segment, telemetry, out),
+                    Ok(None) => return,
+                    Err(malformed) => {
+                        return self.malformed(malformed, input.len(), segment, telemetry, out);
+                    }
+                },
+            };
+            if let Err(reason) = step {
+                pass_over(input.len() as u64, telemetry);
+                return self.resynchronize(reason, segment.time, telemetry, out);
+            }
+        }
+    }
+
+    fn request(
+        &mut self,
+        request: Request,
+        now: Nanos,
+        out: &mut dyn FnMut(Transaction),
+    ) -> Result<(), Resync> {
+        let (start, task) = self.began;
+        let transaction = self.matcher.request(request, start, now, task)?;
+        if let Some(probation) = &mut self.probation {
+            probation.drained = None;
+        }
+        self.emit(transaction, now, out)
+    }
+
+    fn reply(
+        &mut self,
+        reply: Reply,
+        segment: &Segment<'_>,
+        telemetry: &Telemetry,
+        out: &mut dyn FnMut(Transaction),
+    ) -> Result<(), Resync> {
+        // A server's answer ends when it is handed to the kernel, a client's when it is taken from it.
+        let time = match self.settings.end {
+            End::Client => segment.time,
+            End::Server => segment.started,
+        };
+        let transaction = self.matcher.reply(reply, time)?;
+        let pushes = self.matcher.take_pushes();
+        if pushes > 0 {
+            telemetry.pushes.add(pushes);
+        }
+        self.answered |= transaction.is_some();
+        self.emit(transaction, segment.time, out)
+    }
+
+    /// Hands a transaction on, or withholds it.
+    fn emit(
+        &mut self,
+        transaction: Option<Transaction>,
+        now: Nanos,
+        out: &mut dyn FnMut(Transaction),
+    ) -> Result<(), Resync> {
+        let Some(transaction) = transaction else {
+            return Ok(());
+        };
+        let Some(probation) = &mut self.probation else {
+            out(transaction);
+            return Ok(());
+        };
+        probation.withheld.push(transaction);
+        if self.matcher.is_drained() {
+            probation.drained = Some(now);
+        }
+        if probation.withheld.len() > MAX_WITHHELD {
+            return Err(Resync::Budget);
+        }
+        Ok(())
+    }
+
+    fn malformed(
+        &mut self,
+        malformed: Malformed,
+        rest: usize,
+        segment: &Segment<'_>,
+        telemetry: &Telemetry,
+        out: &mut dyn FnMut(Transaction),
+    ) {
+        // A connection on which no exchange ever made sense speaks something else.
+        if malformed == Malformed::Foreign || !(self.answered || self.probation.is_some()) {
+            self.resynchronize(Resync::Malformed, segment.time, telemetry, out);
+            self.ignore(Skipped::Foreign, rest, telemetry);
+        } else {
+            pass_over(rest as u64, telemetry);
+            self.resynchronize(Resync::Malformed, segment.time, telemetry, out);
+        }
+    }
+
+    fn ignore(&mut self, reason: Skipped, length: usize, telemetry: &Telemetry) {
+        telemetry.skipped(reason).add(length as u64);
+        self.phase = Phase::Ignored(reason);
+        self.probation = None;
+    }
+
+    /// Drops what is not sure, counts it, and waits for a boundary.
+    fn resynchronize(
+        &mut self,
+        reason: Resync,
+        time: Nanos,
+        telemetry: &Telemetry,
+        out: &mut dyn FnMut(Transaction),
+    ) {
+        if self.ignored().is_some() {
+            return;
+        }
+        telemetry
+            .resyncs(self.settings.protocol, reason)
+            .add(1);
+        self.refute(time, telemetry, out);
+        let orphans = self.matcher.give_up(Ending::Unresolved, time, out);
+        let orphan = u64::from(reason == Resync::Mismatch);
+        telemetry.orphaned.add(orphans + orphan);
+        self.phase = Phase::Waiting;
+    }
+
+    /// Whether a sure boundary may be here: a send that starts a request, after a reply or after a silence.
+    fn may_begin(&self, bytes: &[u8], segment: &Segment<'_>) -> bool {
+        segment.side == Side::Request
+            && segment.call_start
+            && match self.last {
+                None | Some((Side::Reply, _)) => true,
+                Some((Side::Request, time)) => segment.time.saturating_sub(time) >= QUIET,
+            }
+            && begins_request(self.settings.protocol, bytes)
+    }
+
+    fn restart(&mut self) {
+        let protocol = self.settings.protocol;
+        self.requests = RequestDecoder::new(protocol, self.settings.keep_detail);
+        self.replies = ReplyDecoder::new(protocol);
+        self.matcher = Matcher::new(protocol, false);
+        self.probation = Some(Probation::default());
+        self.phase = Phase::Synced;
+    }
+
+    /// A request begins: nothing extra came since the connection was drained.
+    fn prove(&mut self, now: Nanos, out: &mut dyn FnMut(Transaction)) {
+        let Some(probation) = &mut self.probation else {
+            return;
+        };
+        let Some(since) = probation.drained.take() else {
+            return;
+        };
+        probation.proofs += 1;
+        if probation.proofs >= PROOFS || now.saturating_sub(since) >= QUIET {
+            self.confirm(out);
+        }
+    }
+
+    /// The boundary is proven.
+    fn confirm(&mut self, out: &mut dyn FnMut(Transaction)) {
+        if let Some(probation) = self.probation.take() {
+            probation.withheld.into_iter().for_each(out);
+        }
+    }
+
+    /// The boundary was wrong: the requests were seen, their replies were others'.
+    fn refute(&mut self, time: Nanos, telemetry: &Telemetry, out: &mut dyn FnMut(Transaction)) {
+        let Some(probation) = self.probation.take() else {
+            return;
+        };
+        for mut transaction in probation.withheld {
+            if transaction.ending == Ending::Replied {
+                telemetry.orphaned.add(1);
+                transaction.ending = Ending::Unresolved;
+                transaction.outcome = Default::default();
+                transaction.end = time.max(transaction.start);
+            }
+            out(transaction);
+        }
+    }
+}
+
+/// Counts bytes that are not decoded while the boundary is not known.
+fn pass_over(length: u64, telemetry: &Telemetry) {
+    telemetry.skipped(Skipped::Unsynchronized).add(length);
+    telemetry.lost_bytes.add(length);
+}
