@@ -36,7 +36,7 @@ fn observed(action: impl Fn(u16) -> Result<()>) -> Result<Vec<Report>> {
     let mut reports = Vec::new();
     for memcached in [false, true] {
         let port = free_port()?;
-        let options = Options::new().variable("RUST_LOG", "info");
+        let options = Options::new();
         let observer = if memcached {
             options.memcached(port)
         } else {

@@ -18,7 +18,6 @@ fn exporting(port: u16, endpoint: &str, protocol: &str) -> Options {
         .variable("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
         .variable("OTEL_METRIC_EXPORT_INTERVAL", "1000")
         .variable("OTEL_BSP_SCHEDULE_DELAY", "200")
-        .variable("RUST_LOG", "info")
 }
 
 fn arrives(endpoint: impl Fn(&Collector) -> String, protocol: &str) -> Result<()> {
