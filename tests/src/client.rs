@@ -59,6 +59,9 @@ impl Connection {
     }
 }
 
+/// Commands that the server's own count leaves out, or that asking for it adds.
+pub(crate) const UNCOUNTED: [&str; 2] = ["INFO", "CLIENT"];
+
 /// A Redis client.
 #[derive(Debug)]
 pub struct Redis(Connection);
@@ -93,7 +96,10 @@ impl Redis {
     }
 
     /// How often the server has run each command, by its own count: names in capitals, subcommands counted with
-    /// their command, INFO left out.
+    /// their command.
+    ///
+    /// INFO is left out, since it is the question itself, and CLIENT, since libraries try subcommands that the server
+    /// does not know and then does not count.
     ///
     /// # Errors
     ///
@@ -116,8 +122,7 @@ impl Redis {
             let name = name.split('|').next().unwrap_or(name).to_ascii_uppercase();
             *calls.entry(name).or_insert(0) += number.context("no calls")?.parse::<u64>()?;
         }
-        calls.remove("INFO");
-        calls.retain(|_, number| *number > 0);
+        calls.retain(|name, number| *number > 0 && !UNCOUNTED.contains(&name.as_str()));
         Ok(calls)
     }
 

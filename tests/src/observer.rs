@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::client::UNCOUNTED;
 use crate::process::{Folder, Running, eventually};
 
 /// The binary under test.
@@ -305,7 +306,7 @@ impl Summary {
             let name = name.split(' ').next().unwrap_or(name).to_owned();
             *calls.entry(name).or_insert(0) += numbers["count"].as_u64().unwrap_or(0);
         }
-        calls.remove("INFO");
+        calls.retain(|name, _| !UNCOUNTED.contains(&name.as_str()));
         calls
     }
 }
