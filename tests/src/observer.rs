@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::client::UNCOUNTED;
 use crate::process::{Folder, Running, eventually};
 
 /// The binary under test.
@@ -293,15 +294,20 @@ impl Summary {
             .unwrap_or(0)
     }
 
-    /// Commands by name.
+    /// Redis commands as [`Redis::calls`](crate::client::Redis::calls) gives them.
     #[must_use]
-    pub fn counts(&self, system: &str) -> BTreeMap<String, u64> {
-        let operations = self.0["operations"][system].as_object();
-        operations
+    pub fn redis_calls(&self) -> BTreeMap<String, u64> {
+        let mut calls = BTreeMap::new();
+        for (name, numbers) in self.0["operations"]["redis"]
+            .as_object()
             .into_iter()
             .flatten()
-            .map(|(name, numbers)| (name.clone(), numbers["count"].as_u64().unwrap_or(0)))
-            .collect()
+        {
+            let name = name.split(' ').next().unwrap_or(name).to_owned();
+            *calls.entry(name).or_insert(0) += numbers["count"].as_u64().unwrap_or(0);
+        }
+        calls.retain(|name, _| !UNCOUNTED.contains(&name.as_str()));
+        calls
     }
 }
 
