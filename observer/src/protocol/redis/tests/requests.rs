@@ -68,6 +68,7 @@ fn query_text_keeps_keys_and_known_words() {
         ("SET k v px 1500 nx get", "SET k ? PX 1500 NX GET"),
         ("SET k EX EX 60", "SET k ? EX 60"),
         ("SET k v IFEQ 42 EX 5", "SET k ? IFEQ ? EX 5"),
+        ("SET k v IFEQ EX NX", "SET k ? IFEQ ? NX"),
         ("MSET a 1 b 2", "MSET a ? b ?"),
         ("MGET a b", "MGET a b"),
         ("LRANGE list 0 -1", "LRANGE list 0 -1"),
