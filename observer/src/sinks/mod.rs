@@ -17,6 +17,8 @@ mod options;
 mod otlp;
 mod queue;
 mod span;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::sync::mpsc::{self, Receiver, Sender};

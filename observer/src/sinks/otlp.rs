@@ -69,6 +69,12 @@ impl Transport {
             reason,
         };
         check_endpoint(name, &signal.endpoint)?;
+        if signal.protocol == OtlpProtocol::HttpProtobuf && port(&signal.endpoint) == Some(4317) {
+            tracing::warn!(
+                endpoint = signal.endpoint,
+                "port 4317 is ordinarily for gRPC, but the protocol is http/protobuf: is OTEL_EXPORTER_OTLP_PROTOCOL=grpc meant?"
+            );
+        }
         for (header, text) in &signal.headers {
             let usable = tonic::codegen::http::HeaderName::try_from(header).is_ok()
                 && tonic::codegen::http::HeaderValue::try_from(text).is_ok();
@@ -183,6 +189,10 @@ impl Transport {
     }
 }
 
+fn port(endpoint: &str) -> Option<u16> {
+    endpoint.parse::<tonic::transport::Uri>().ok()?.port_u16()
+}
+
 /// Runs an export, for at most `timeout` and not beyond the deadline.
 async fn bounded(
     export: impl Future<Output = OTelSdkResult>,
@@ -209,12 +219,14 @@ async fn bounded(
     }
 }
 
-/// Says once that exports fail, now and then that they still do, and once that they work again.
+/// Says that exports fail, at most once a minute, and that they work again, if it said that they fail.
 #[derive(Debug)]
 struct Log {
     what: &'static str,
-    failing: bool,
     said: Option<Instant>,
+    /// The last thing said is that exports fail.
+    complaining: bool,
+    /// Lost and not yet said.
     lost: u64,
 }
 
@@ -222,8 +234,8 @@ impl Log {
     fn new(what: &'static str) -> Self {
         Self {
             what,
-            failing: false,
             said: None,
+            complaining: false,
             lost: 0,
         }
     }
@@ -233,25 +245,32 @@ impl Log {
         let now = Instant::now();
         if self
             .said
-            .is_none_or(|said| now.duration_since(said) >= LOG_EVERY)
+            .is_some_and(|said| now.duration_since(said) < LOG_EVERY)
         {
-            tracing::warn!(
-                what = self.what,
-                endpoint,
-                reason,
-                lost = self.lost,
-                "OTLP export fails"
-            );
-            self.said = Some(now);
-            self.lost = 0;
+            return;
         }
-        self.failing = true;
+        tracing::warn!(
+            what = self.what,
+            endpoint,
+            reason,
+            lost = self.lost,
+            "OTLP export fails"
+        );
+        self.said = Some(now);
+        self.complaining = true;
+        self.lost = 0;
     }
 
     fn succeeded(&mut self, endpoint: &str) {
-        if self.failing {
-            tracing::info!(what = self.what, endpoint, "OTLP export works again");
-            self.failing = false;
+        if self.complaining {
+            tracing::info!(
+                what = self.what,
+                endpoint,
+                lost = self.lost,
+                "OTLP export works again"
+            );
+            self.complaining = false;
+            self.lost = 0;
         }
     }
 }
@@ -323,7 +342,6 @@ impl SpanWorker {
     }
 
     /// Parts items by service, at most `batch` together.
-    #[expect(clippy::type_complexity, reason = "a list of pairs, used once")]
     fn batches(
         &self,
         items: &mut Vec<Arc<Item>>,
