@@ -104,6 +104,24 @@ fn refuses_what_cannot_work() {
     );
 }
 
+#[test]
+fn refuses_tls_files_that_cannot_be_read() {
+    for protocol in [OtlpProtocol::Grpc, OtlpProtocol::HttpProtobuf] {
+        let mut options = SinkOptions {
+            traces: vec![Exporter::Otlp],
+            ..SinkOptions::default()
+        };
+        options.otlp.traces.protocol = protocol;
+        options.otlp.traces.endpoint = "https://localhost:4317".to_owned();
+        options.otlp.traces.tls.certificate = Some("/nonexistent/ca.pem".into());
+        let error = start(options).0.unwrap_err().to_string();
+        assert!(
+            error.starts_with("OTLP exporter for traces: cannot read /nonexistent/ca.pem: "),
+            "{error}"
+        );
+    }
+}
+
 fn otlp(protocol: OtlpProtocol, address: SocketAddr) -> SinkOptions {
     let mut options = SinkOptions {
         traces: vec![Exporter::Otlp],
