@@ -84,7 +84,7 @@ impl Aggregator {
         self.bind_at(endpoint, service, protocol, Instant::now())
     }
 
-    fn bind_at(
+    pub(super) fn bind_at(
         &mut self,
         endpoint: &Endpoint,
         service: &Service,
@@ -145,7 +145,7 @@ impl Aggregator {
         self.release_at(id, Instant::now());
     }
 
-    fn release_at(&mut self, id: SeriesId, now: Instant) {
+    pub(super) fn release_at(&mut self, id: SeriesId, now: Instant) {
         let Some(Some(slot)) = self.sets.get_mut(id.0 as usize) else {
             return;
         };

@@ -97,6 +97,17 @@ pub enum Compression {
     Gzip,
 }
 
+/// Files for `https` endpoints, PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OtlpTls {
+    /// Trusted instead of the system's certificates. `OTEL_EXPORTER_OTLP_CERTIFICATE`.
+    pub certificate: Option<PathBuf>,
+    /// Shown to the collector. `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE`.
+    pub client_certificate: Option<PathBuf>,
+    /// Its key. `OTEL_EXPORTER_OTLP_CLIENT_KEY`.
+    pub client_key: Option<PathBuf>,
+}
+
 /// Of the OTLP exporter of one signal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtlpSignal {
@@ -110,6 +121,8 @@ pub struct OtlpSignal {
     pub timeout: Duration,
     /// Of request bodies.
     pub compression: Compression,
+    /// For `https`.
+    pub tls: OtlpTls,
 }
 
 /// Of the OTLP exporters.
@@ -133,6 +146,7 @@ impl Default for OtlpSignal {
             headers: Vec::new(),
             timeout: Duration::from_secs(10),
             compression: Compression::None,
+            tls: OtlpTls::default(),
         }
     }
 }
@@ -180,7 +194,8 @@ impl SinkOptions {
     /// Defaults, with what the OpenTelemetry environment variables set on top. `lookup` is `|name| std::env::var(name).ok()`.
     ///
     /// Honoured: `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`,
-    /// `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_EXPORTER_OTLP_{,TRACES_,METRICS_}{ENDPOINT,PROTOCOL,HEADERS,TIMEOUT,COMPRESSION}`.
+    /// `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_EXPORTER_OTLP_{,TRACES_,METRICS_}{ENDPOINT,PROTOCOL,HEADERS,TIMEOUT,COMPRESSION,INSECURE,
+    /// CERTIFICATE,CLIENT_CERTIFICATE,CLIENT_KEY}`.
     /// An endpoint, protocol or compression that cannot be used is an error; a number that is none is ignored with a
     /// warning, as the specification asks. `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` are the caller's.
     ///
@@ -306,12 +321,21 @@ impl OtlpSignal {
             .number(&format!("OTEL_EXPORTER_OTLP_{signal}_TIMEOUT"))
             .or_else(|| env.number("OTEL_EXPORTER_OTLP_TIMEOUT"))
             .map_or(Duration::from_secs(10), Duration::from_millis);
+        let file = |what| {
+            env.signal(signal, what)
+                .map(|(path, _)| PathBuf::from(path))
+        };
         Ok(Self {
             endpoint,
             protocol,
             headers,
             timeout,
             compression,
+            tls: OtlpTls {
+                certificate: file("CERTIFICATE"),
+                client_certificate: file("CLIENT_CERTIFICATE"),
+                client_key: file("CLIENT_KEY"),
+            },
         })
     }
 }
@@ -377,6 +401,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/base/"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, x=y"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "3000"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/etc/ca.pem"),
             ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://metrics:4317"),
             ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc"),
             ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "gzip"),
@@ -395,6 +420,10 @@ mod tests {
             [("api-key".into(), "a b".into()), ("x".into(), "y".into())]
         );
         assert_eq!(otlp.traces.timeout, Duration::from_secs(3));
+        assert_eq!(
+            otlp.traces.tls.certificate.as_deref(),
+            Some("/etc/ca.pem".as_ref())
+        );
         assert_eq!(otlp.metrics.endpoint, "http://metrics:4317");
         assert_eq!(otlp.metrics.protocol, OtlpProtocol::Grpc);
         assert_eq!(otlp.metrics.compression, Compression::Gzip);
