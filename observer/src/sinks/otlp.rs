@@ -20,7 +20,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Item;
-use super::options::OtlpSignal;
 use super::queue::{Drained, Queue};
 use super::span::Span;
 use super::transport::Transport;
@@ -245,9 +244,11 @@ impl SpanWorker {
                     self.telemetry
                         .spans(SpanOutcome::Exported)
                         .add(count as u64);
-                    log.succeeded(&self.transport.signal.endpoint);
+                    log.succeeded(&self.transport.endpoint);
                 }
-                Some(Ok((count, Err(reason)))) => self.failed(count, &reason, log),
+                Some(Ok((count, Err(reason)))) => {
+                    self.failed(count, &self.transport.reason(reason), log);
+                }
                 // A panic in the exporter: the count of that batch is gone with it.
                 Some(Err(error)) => self.failed(0, &error.to_string(), log),
             }
@@ -256,7 +257,7 @@ impl SpanWorker {
 
     fn failed(&self, count: usize, reason: &str, log: &mut Log) {
         self.telemetry.spans(SpanOutcome::Dropped).add(count as u64);
-        log.failed(count as u64, &self.transport.signal.endpoint, reason);
+        log.failed(count as u64, &self.transport.endpoint, reason);
     }
 }
 
@@ -266,7 +267,7 @@ pub(super) struct MetricSender {
     exporter: MetricExporter,
     runtime: Handle,
     telemetry: Arc<Telemetry>,
-    signal: OtlpSignal,
+    transport: Transport,
     deadline: Deadline,
     log: Log,
     /// An export of this round failed: the rest would wait for its timeout as well, so it is left out.
@@ -284,7 +285,7 @@ impl MetricSender {
             exporter: transport.metric_exporter()?,
             runtime,
             telemetry,
-            signal: transport.signal.clone(),
+            transport: transport.clone(),
             deadline,
             log: Log::new("metrics"),
             gave_up: false,
@@ -303,15 +304,16 @@ impl MetricSender {
         }
         let export = bounded(
             self.exporter.export(metrics),
-            self.signal.timeout,
+            self.transport.signal.timeout,
             self.deadline.clone(),
         );
         match self.runtime.block_on(export) {
-            Ok(()) => self.log.succeeded(&self.signal.endpoint),
+            Ok(()) => self.log.succeeded(&self.transport.endpoint),
             Err(reason) => {
                 self.gave_up = true;
                 self.telemetry.metric_exports_failed.add(1);
-                self.log.failed(1, &self.signal.endpoint, &reason);
+                let reason = self.transport.reason(reason);
+                self.log.failed(1, &self.transport.endpoint, &reason);
             }
         }
     }
