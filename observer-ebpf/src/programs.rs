@@ -3,11 +3,11 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::{fentry, fexit, raw_tracepoint};
 use aya_ebpf::programs::{FEntryContext, FExitContext, RawTracePointContext};
-use observer_ebpf::{counter, direction, flag, kind, lane};
+use observer_ebpf::{Header, counter, direction, flag, kind, lane};
 
 use crate::capture::{self, Buffer};
 use crate::globals::{STARTS, count};
-use crate::socket::{Common, filter, filter_state, identify, inode, net, positions};
+use crate::socket::{Common, filter, filter_state, inode, net, positions};
 use crate::task::Task;
 use crate::{iter, syscall};
 
@@ -61,13 +61,13 @@ fn sock_length(ctx: &RawTracePointContext, way: u8) -> Option<()> {
     }
     let length = length as u32;
     let task = Task::current();
-    let mut header = capture::begin(way, sk, &common, &ports, length, task)?;
+    let header = capture::begin(way, sk, &common, &ports, length, task)?;
     let buffer = if flags & TRUNC != 0 {
         Buffer::UNREADABLE
     } else {
         syscall::buffer(task, length)
     };
-    capture::finish(way, &mut header, &buffer)
+    capture::finish(way, header, &buffer)
 }
 
 /// `tcp_sendmsg_locked(sk, msg, size)`, entry: remembers the time.
@@ -108,11 +108,11 @@ fn sent(ctx: &FExitContext) -> Option<()> {
     let msg: u64 = ctx.arg(1);
     let length = length as u32;
     let task = Task::current();
-    let mut header = capture::begin(direction::SEND, sk, &common, &ports, length, task)?;
+    let header = capture::begin(direction::SEND, sk, &common, &ports, length, task)?;
     if let Some(started) = started {
         header.started = started;
     }
-    capture::finish(direction::SEND, &mut header, &iter::buffer(msg, length))
+    capture::finish(direction::SEND, header, &iter::buffer(msg, length))
 }
 
 /// `tcp_recvmsg(sk, msg, len, flags)`, exit. Only one of the three is loaded, by what this kernel's has.
@@ -147,13 +147,13 @@ fn received(ctx: &FExitContext, flags: i32, length: i32) -> Option<()> {
     let msg: u64 = ctx.arg(1);
     let length = length as u32;
     let task = Task::current();
-    let mut header = capture::begin(direction::RECEIVE, sk, &common, &ports, length, task)?;
+    let header = capture::begin(direction::RECEIVE, sk, &common, &ports, length, task)?;
     let buffer = if flags & TRUNC != 0 {
         Buffer::UNREADABLE
     } else {
         iter::buffer(msg, length)
     };
-    capture::finish(direction::RECEIVE, &mut header, &buffer)
+    capture::finish(direction::RECEIVE, header, &buffer)
 }
 
 /// `inet_sock_set_state(sk, oldstate, newstate)`.
@@ -175,8 +175,10 @@ fn state(ctx: &RawTracePointContext) -> Option<()> {
     let sk: u64 = ctx.arg(0);
     let mut common = Common::uninit();
     let ports = filter_state(sk, &mut common)?;
-    let mut header = capture::head(kind);
-    identify(sk, &common, &ports, &mut header)?;
+    // Here on the stack: before 6.2 nothing keeps a softirq from running this program inside itself.
+    // SAFETY: a header is plain numbers, for which zero is a value.
+    let mut header: Header = unsafe { core::mem::zeroed() };
+    capture::head(&mut header, kind, sk, &common, &ports)?;
     match kind {
         // `connect` runs on behalf of its caller; the other transitions may run in softirq.
         kind::CONNECTING => Task::current().describe(net(&common), &mut header)?,
