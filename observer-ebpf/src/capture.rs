@@ -1,7 +1,7 @@
 //! One call becomes records. What fits one record goes from user memory straight into the ring; larger
 //! buffers do so piece by piece; scattered ones are gathered in a scratch first.
 //!
-//! Headers are made in the scratch too, not on the stack: the verifier allows a chain of calls 512 bytes.
+//! Their headers are made in the scratch too, not on the stack: the verifier allows a chain of calls 512 bytes.
 
 use core::ffi::c_void;
 
@@ -13,7 +13,7 @@ use observer_ebpf::{
 };
 
 use crate::globals::{EVENTS, count, count_two, scratch, setting};
-use crate::socket::{Common, Ports, identify, net, positions};
+use crate::socket::{Common, Ports, identify, left_out, net, positions};
 use crate::task::Task;
 
 /// Where the bytes of a call are. Not an enum with fields: type information for one, which any function
@@ -109,82 +109,117 @@ pub(crate) struct Scratch {
     payload: [u8; 2 * LARGE],
 }
 
-/// Starts a header: whose socket. `None` where it is to be left out.
-#[inline(always)]
-pub(crate) fn head(
-    header: &mut Header,
-    kind: u8,
+/// One call that moved payload. Everything that may still leave it out is settled before.
+pub(crate) struct Call<'a> {
+    direction: u8,
     sk: u64,
-    common: &Common,
-    ports: &Ports,
-) -> Option<()> {
-    identify(sk, common, ports, header)?;
+    common: &'a Common,
+    ports: &'a Ports,
+    task: Task,
+    length: u32,
+    position: u32,
+    opposite: u32,
+    /// When it returned, and when it began.
+    time: u64,
+    started: u64,
+}
+
+impl<'a> Call<'a> {
+    /// `None` where the socket is to be left out. `started` is 0 where that is not known.
+    #[inline(always)]
+    pub(crate) fn new(
+        direction: u8,
+        sk: u64,
+        common: &'a Common,
+        ports: &'a Ports,
+        length: u32,
+        started: u64,
+    ) -> Option<Self> {
+        if left_out(common, ports) {
+            return None;
+        }
+        // SAFETY: the helper has no preconditions.
+        let time = unsafe { bpf_ktime_get_ns() };
+        let (write, copied) = positions(sk, common)?;
+        let send = direction == direction::SEND;
+        let (next, opposite) = if send {
+            (write, copied)
+        } else {
+            (copied, write)
+        };
+        let slot = if send {
+            counter::SENDS
+        } else {
+            counter::RECEIVES
+        };
+        count_two(direction.into(), slot, 1, u64::from(length));
+        Some(Self {
+            direction,
+            sk,
+            common,
+            ports,
+            task: Task::current(),
+            length,
+            position: next.wrapping_sub(length),
+            opposite,
+            time,
+            started: if started == 0 { time } else { started },
+        })
+    }
+
+    /// The thread that made it.
+    #[inline(always)]
+    pub(crate) fn task(&self) -> Task {
+        self.task
+    }
+
+    /// Writes all of its header: `captured` bytes of it follow.
+    #[inline(always)]
+    fn describe(&self, header: &mut Header, captured: u32, reason: u8) {
+        head(header, kind::DATA, self.time);
+        header.direction = self.direction;
+        header.reason = reason;
+        header.flags = flag::TASK;
+        header.started = self.started;
+        header.position = self.position;
+        header.opposite = self.opposite;
+        header.length = self.length;
+        header.captured = captured;
+        identify(self.sk, self.common, self.ports, header);
+        self.task.describe(net(self.common), header);
+    }
+
+    /// Sends its records.
+    #[inline(always)]
+    pub(crate) fn send(&self, buffer: &Buffer) -> Option<()> {
+        match buffer.place {
+            Place::Plain => plain(self, buffer.address),
+            Place::Segments | Place::KernelSegments => vectored(self, buffer),
+            Place::Unreadable => {
+                let lane = self.direction.into();
+                count(lane, counter::UNREADABLE_BYTES, u64::from(self.length));
+                bare(lane, self.length, |header| {
+                    self.describe(header, 0, reason::UNREADABLE)
+                });
+                Some(())
+            }
+        }
+    }
+}
+
+/// The part of a header that every record has.
+#[inline(always)]
+pub(crate) fn head(header: &mut Header, kind: u8, time: u64) {
     header.version = VERSION;
     header.kind = kind;
     header.direction = 0;
     header.reason = reason::NONE;
     header.flags = 0;
     header.padding = 0;
-    // SAFETY: the helper has no preconditions.
-    header.time = unsafe { bpf_ktime_get_ns() };
-    header.started = header.time;
+    header.time = time;
+    header.started = time;
     header.captured = 0;
     header.length = 0;
-    Some(())
-}
-
-/// The header of a call that moved `length` bytes: whose, where in the stream, by whom.
-#[inline(always)]
-pub(crate) fn begin(
-    direction: u8,
-    sk: u64,
-    common: &Common,
-    ports: &Ports,
-    length: u32,
-    task: Task,
-) -> Option<&'static mut Header> {
-    // SAFETY: the scratch is only used by this lane's program on this CPU, and each field is a plain number
-    // or an array of them, whatever the map held.
-    let header = unsafe { &mut (*scratch(direction.into())?).header };
-    head(header, kind::DATA, sk, common, ports)?;
-    task.describe(net(common), header)?;
-    let (write, copied) = positions(sk, common)?;
-    let send = direction == direction::SEND;
-    let (next, opposite) = if send {
-        (write, copied)
-    } else {
-        (copied, write)
-    };
-    header.direction = direction;
-    header.position = next.wrapping_sub(length);
-    header.opposite = opposite;
-    header.length = length;
-    let slot = if send {
-        counter::SENDS
-    } else {
-        counter::RECEIVES
-    };
-    count_two(direction.into(), slot, 1, u64::from(length));
-    Some(header)
-}
-
-/// Sends the records of the call that `header` describes.
-#[inline(always)]
-pub(crate) fn finish(direction: u8, header: &mut Header, buffer: &Buffer) -> Option<()> {
-    match buffer.place {
-        Place::Plain => plain(header, direction, buffer.address),
-        Place::Segments | Place::KernelSegments => vectored(header, direction, buffer),
-        Place::Unreadable => {
-            header.reason = reason::UNREADABLE;
-            count(
-                direction.into(),
-                counter::UNREADABLE_BYTES,
-                u64::from(header.length),
-            );
-            bare(header, direction.into());
-            Some(())
-        }
-    }
 }
 
 /// Whether to wake the reader: not for each record, which costs more than the record, but when a quarter
@@ -204,16 +239,16 @@ fn lost(lane: u32, length: u32) {
     count_two(lane, counter::RING_FULL, 1, u64::from(length));
 }
 
-/// Sends a record without payload.
+/// Sends a record without payload, whose header `write` writes.
 #[inline(always)]
-pub(crate) fn bare(header: &Header, lane: u32) {
+pub(crate) fn bare(lane: u32, length: u32, write: impl FnOnce(&mut Header)) {
     match EVENTS.reserve::<Header>(0) {
         Some(mut entry) => {
-            // SAFETY: `entry` has room for a header.
-            unsafe { copy(header, entry.as_mut_ptr()) };
+            // SAFETY: any bytes are a header, and `write` replaces them.
+            write(unsafe { &mut *entry.as_mut_ptr() });
             entry.submit(wakeup());
         }
-        None => lost(lane, header.length),
+        None => lost(lane, length),
     }
 }
 
@@ -247,70 +282,96 @@ const SMALL: usize = 128;
 const MEDIUM: usize = 1024;
 const LARGE: usize = MAX_PAYLOAD as usize;
 
-/// Reserves room for `N` bytes and reads `n` < `N` bytes of user memory into it, or `N` if `full`.
+/// Sends a record of the large class with `n` < `LARGE` bytes of user memory, or `LARGE` if `full`.
 #[inline(always)]
-fn send<const N: usize>(header: &Header, address: u64, n: u64, full: bool) {
-    const { assert!(N.is_power_of_two()) };
+fn send_large(header: &Header, address: u64, n: u64, full: bool) {
     let lane = header.direction.into();
-    let Some(mut entry) = EVENTS.reserve::<Record<N>>(0) else {
+    let record = reserve::<LARGE>();
+    if record.is_null() {
         return lost(lane, header.length);
-    };
-    // The verifier of 6.1 forgets a comparison when the number is loaded from the stack once more; a mask
-    // right before its use it believes. Without the box the compiler sees that the mask changes nothing.
+    }
+    // As in `plain`.
     let n = if full {
-        N as u64
+        LARGE as u64
     } else {
-        core::hint::black_box(n) & (N as u64 - 1)
+        core::hint::black_box(n) & (LARGE as u64 - 1)
     };
-    let record: *mut Record<N> = entry.as_mut_ptr();
-    // SAFETY: `record` points to a reserved `Record<N>`, `n` ≤ `N`, and the helper checks `address`.
+    // SAFETY: the record has room for a header and `LARGE` bytes; the helper checks the address.
     unsafe {
-        copy(header, &raw mut (*record).header);
-        let payload = (&raw mut (*record).payload).cast();
-        if generated::bpf_probe_read_user(payload, n as u32, address as *const _) != 0 {
-            (*record).header.captured = 0;
-            (*record).header.reason = reason::FAULT;
+        copy(header, record);
+        if generated::bpf_probe_read_user(record.add(1).cast(), n as u32, address as *const _) != 0
+        {
+            (*record).captured = 0;
+            (*record).reason = reason::FAULT;
             count(lane, counter::FAULT_BYTES, header.length.into());
         }
+        generated::bpf_ringbuf_submit(record.cast(), wakeup());
     }
-    entry.submit(wakeup());
 }
 
-/// Captures one piece of user memory. `header` holds the whole call's position and length.
+/// Captures one piece of user memory.
 #[inline(always)]
-fn plain(header: &mut Header, direction: u8, address: u64) -> Option<()> {
+fn plain(call: &Call<'_>, address: u64) -> Option<()> {
     let limit = setting(config::MAX_BYTES);
-    let length = header.length;
+    let length = call.length;
     let budget = if limit < length { limit } else { length };
-    if budget >= MAX_PAYLOAD {
-        return large(direction, address, length, budget);
-    }
-    header.captured = budget;
-    if budget < length {
-        header.reason = reason::LIMIT;
-    }
     let n = u64::from(budget);
-    if n < SMALL as u64 {
-        send::<SMALL>(header, address, n, false);
+    // Written once, right where it is read: a header made elsewhere and copied costs 40 ns.
+    let (record, mask) = if n < SMALL as u64 {
+        (reserve::<SMALL>(), SMALL as u64 - 1)
     } else if n < MEDIUM as u64 {
-        send::<MEDIUM>(header, address, n, false);
+        (reserve::<MEDIUM>(), MEDIUM as u64 - 1)
+    } else if n < LARGE as u64 {
+        (reserve::<LARGE>(), LARGE as u64 - 1)
     } else {
-        send::<LARGE>(header, address, n, false);
+        return large(call, address, budget);
+    };
+    let lane = call.direction.into();
+    if record.is_null() {
+        lost(lane, length);
+        return Some(());
+    }
+    // The verifier of 6.1 forgets a comparison when the number is loaded from the stack once more; a mask
+    // right before its use it believes. Without the box the compiler sees that the mask changes nothing.
+    let n = core::hint::black_box(n) & mask;
+    // SAFETY: the record has room for a header and `mask` bytes; the helper checks the address.
+    unsafe {
+        let why = if budget < length {
+            reason::LIMIT
+        } else {
+            reason::NONE
+        };
+        call.describe(&mut *record, budget, why);
+        let payload = record.add(1).cast();
+        if generated::bpf_probe_read_user(payload, n as u32, address as *const _) != 0 {
+            (*record).captured = 0;
+            (*record).reason = reason::FAULT;
+            count(lane, counter::FAULT_BYTES, length.into());
+        }
+        generated::bpf_ringbuf_submit(record.cast(), wakeup());
     }
     Some(())
 }
 
-/// The same for what fills a record or more.
+/// Reserves a `Record<N>`; null when the ring is full.
 #[inline(always)]
-fn large(direction: u8, address: u64, length: u32, budget: u32) -> Option<()> {
-    let scratch: *mut Scratch = scratch(direction.into())?;
+fn reserve<const N: usize>() -> *mut Header {
+    let ring = (&raw const EVENTS).cast_mut().cast();
+    // SAFETY: `EVENTS` is a ring.
+    unsafe { generated::bpf_ringbuf_reserve(ring, size_of::<Record<N>>() as u64, 0) }.cast()
+}
+
+/// The same for what fills a record or more. The header is made in the scratch.
+#[inline(always)]
+fn large(call: &Call<'_>, address: u64, budget: u32) -> Option<()> {
+    let scratch: *mut Scratch = scratch(call.direction.into())?;
     // SAFETY: the scratch is only used by this lane's program on this CPU.
-    unsafe {
-        (*scratch).address = address;
-        (*scratch).left = length.into();
-        (*scratch).budget = budget.into();
-    }
-    let round = if direction == direction::SEND {
+    let state = unsafe { &mut *scratch };
+    call.describe(&mut state.header, 0, reason::NONE);
+    state.address = address;
+    state.left = call.length.into();
+    state.budget = budget.into();
+    let round = if call.direction == direction::SEND {
         piece::<{ lane::SEND }>
     } else {
         piece::<{ lane::RECEIVE }>
@@ -340,7 +401,7 @@ extern "C" fn piece<const LANE: u32>(_: u64, _: *mut c_void) -> i64 {
     } else {
         reason::NONE
     };
-    send::<LARGE>(header, address, captured.into(), captured == MAX_PAYLOAD);
+    send_large(header, address, captured.into(), captured == MAX_PAYLOAD);
     header.position = header.position.wrapping_add(length);
     header.flags |= flag::CONTINUED;
     scratch.address = address.wrapping_add(captured.into());
@@ -351,19 +412,21 @@ extern "C" fn piece<const LANE: u32>(_: u64, _: *mut c_void) -> i64 {
 
 /// Captures a vectored call: small segments share records.
 #[inline(always)]
-fn vectored(header: &mut Header, direction: u8, buffer: &Buffer) -> Option<()> {
+fn vectored(call: &Call<'_>, buffer: &Buffer) -> Option<()> {
+    let direction = call.direction;
     let kernel = buffer.place == Place::KernelSegments;
     // Without the first segment nothing is readable, which the loop finds out once more.
     let first = Iovec::read(buffer.address, 0, kernel).unwrap_or(Iovec { base: 0, len: 0 });
-    let length = u64::from(header.length);
+    let length = u64::from(call.length);
     if first.len >= buffer.skip && first.len - buffer.skip >= length {
         // The usual case: all of it in one segment.
-        return plain(header, direction, first.base.wrapping_add(buffer.skip));
+        return plain(call, first.base.wrapping_add(buffer.skip));
     }
     let scratch: *mut Scratch = scratch(direction.into())?;
     let limit = u64::from(setting(config::MAX_BYTES));
     // SAFETY: the scratch is only used by this lane's program on this CPU.
     let state = unsafe { &mut *scratch };
+    call.describe(&mut state.header, 0, reason::NONE);
     state.array = buffer.address;
     state.index = 0;
     state.count = buffer.count;
