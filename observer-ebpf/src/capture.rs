@@ -3,10 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
-use aya_ebpf::helpers::{
-bpf_ktime_get_ns, bpf_probe_read_kernel,
-    bpf_probe_read_user, generated,
-};
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user, generated};
 use observer_ebpf::{
     HEADER, Header, MAX_PAYLOAD, MAX_RECORDS, MAX_SEGMENTS, VERSION, config, counter, direction,
     flag, kind, reason,

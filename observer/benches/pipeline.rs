@@ -33,20 +33,45 @@ fn exchanges() -> Vec<Exchange> {
     let value = "x".repeat(64);
     let get = b"*2\r\n$3\r\nGET\r\n$16\r\nkey:000000000042\r\n".to_vec();
     let found = format!("$64\r\n{value}\r\n").into_bytes();
-    let set = format!("*3\r\n$3\r\nSET\r\n$16\r\nkey:000000000042\r\n$64\r\n{value}\r\n").into_bytes();
+    let set =
+        format!("*3\r\n$3\r\nSET\r\n$16\r\nkey:000000000042\r\n$64\r\n{value}\r\n").into_bytes();
     vec![
-        Exchange { name: "get", request: get.clone(), reply: found.clone(), pipelined: 1 },
-        Exchange { name: "set", request: set.clone(), reply: b"+OK\r\n".to_vec(), pipelined: 1 },
-        Exchange { name: "get, 16 pipelined", request: get.repeat(16), reply: found.repeat(16), pipelined: 16 },
-        Exchange { name: "set, 16 pipelined", request: set.repeat(16), reply: b"+OK\r\n".repeat(16), pipelined: 16 },
+        Exchange {
+            name: "get",
+            request: get.clone(),
+            reply: found.clone(),
+            pipelined: 1,
+        },
+        Exchange {
+            name: "set",
+            request: set.clone(),
+            reply: b"+OK\r\n".to_vec(),
+            pipelined: 1,
+        },
+        Exchange {
+            name: "get, 16 pipelined",
+            request: get.repeat(16),
+            reply: found.repeat(16),
+            pipelined: 16,
+        },
+        Exchange {
+            name: "set, 16 pipelined",
+            request: set.repeat(16),
+            reply: b"+OK\r\n".repeat(16),
+            pipelined: 16,
+        },
     ]
 }
 
 fn pipeline() -> Pipeline {
     let telemetry = Arc::new(Telemetry::default());
     let metrics = Arc::new(Metrics::new(Options::default(), Arc::clone(&telemetry)));
-    let sinks = Sinks::start(SinkOptions::default(), Arc::clone(&telemetry), Arc::clone(&metrics))
-        .expect("no sink is asked for");
+    let sinks = Sinks::start(
+        SinkOptions::default(),
+        Arc::clone(&telemetry),
+        Arc::clone(&metrics),
+    )
+    .expect("no sink is asked for");
     Pipeline::new(Parts {
         role: Role::Auto,
         redis_ports: vec![6379],
@@ -71,17 +96,34 @@ fn socket(number: u64) -> SocketId {
 /// Nanoseconds a command through the whole pipeline.
 fn observe(exchange: &Exchange) -> f64 {
     let mut pipeline = pipeline();
-    let task = Task { pid: std::process::id(), tid: 1, cgroup: 1, comm: *b"redis-benchmark\0" };
+    let task = Task {
+        pid: std::process::id(),
+        tid: 1,
+        cgroup: 1,
+        comm: *b"redis-benchmark\0",
+    };
     let mut time = 1_000_000;
     for number in 0..CONNECTIONS {
-        let kind = EventKind::Established { end: End::Client, send_position: Some(1), receive_position: Some(1) };
-        pipeline.event(&Event { time, socket: socket(number), task: Some(task), kind });
+        let kind = EventKind::Established {
+            end: End::Client,
+            send_position: Some(1),
+            receive_position: Some(1),
+        };
+        pipeline.event(&Event {
+            time,
+            socket: socket(number),
+            task: Some(task),
+            kind,
+        });
     }
     let calls = COMMANDS / exchange.pipelined;
     let begun = Instant::now();
     for call in 0..calls {
         let turn = (call / CONNECTIONS) as u32;
-        let sides = [(Direction::Send, &exchange.request), (Direction::Receive, &exchange.reply)];
+        let sides = [
+            (Direction::Send, &exchange.request),
+            (Direction::Receive, &exchange.reply),
+        ];
         for (direction, bytes) in sides {
             time += 5_000;
             let length = bytes.len() as u32;
@@ -96,13 +138,21 @@ fn observe(exchange: &Exchange) -> f64 {
                 uncaptured: None,
                 continued: false,
             });
-            pipeline.event(black_box(&Event { time, socket: socket(call % CONNECTIONS), task: Some(task), kind }));
+            pipeline.event(black_box(&Event {
+                time,
+                socket: socket(call % CONNECTIONS),
+                task: Some(task),
+                kind,
+            }));
         }
     }
     let nanos = begun.elapsed().as_nanos() as f64 / (calls * exchange.pipelined) as f64;
     pipeline.finish(time);
     let summary = pipeline.summary();
-    assert!(summary.contains(&format!("\"count\":{}", calls * exchange.pipelined)), "{summary}");
+    assert!(
+        summary.contains(&format!("\"count\":{}", calls * exchange.pipelined)),
+        "{summary}"
+    );
     nanos
 }
 

@@ -46,7 +46,7 @@ const SIZES: [f64; 12] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Services with metrics of their own; further ones share the service `cache-observer.overflow`. One that has no
-    /// connection left makes room. Each takes some 60 KB (measured, with the limits below).
+    /// connection left makes room. Each takes 41 KiB with the limits below and about 1 KiB more a series (measured).
     pub max_services: usize,
     /// Latency series of one service: operations × servers × databases × error types. Further ones share a series marked
     /// `otel.metric.overflow`.

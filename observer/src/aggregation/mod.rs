@@ -19,6 +19,8 @@ mod series;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use aggregator::{Aggregator, SeriesId};
 pub use facts::{Failure, failure, has_latency, redirected, value_size};

@@ -257,7 +257,7 @@ mod tests {
             summary.line(&telemetry),
             concat!(
                 r#"{"type":"summary","connections":1,"transactions":6,"unanswered":1,"no_reply":1,"#,
-                r#""orphaned_replies":0,"pushes":2,"lost_bytes":7,"resynchronizations":2,"#,
+                r#""unresolved":0,"orphaned_replies":0,"pushes":2,"lost_bytes":7,"resynchronizations":2,"#,
                 r#""operations":{"redis":{"#,
                 r#""GET":{"count":4,"hits":1,"misses":1,"errors":0,"value_bytes":100},"#,
                 r#""LLEN":{"count":1,"hits":0,"misses":0,"errors":1,"value_bytes":0},"#,

@@ -32,7 +32,13 @@ pub struct Run {
     #[command(flatten)]
     pub common: Common,
     /// Kernel hooks; `auto` takes the first that loads: fentry, tracepoint
-    #[arg(long, env = "CACHE_OBSERVER_BACKEND", value_enum, default_value_t, value_name = "BACKEND")]
+    #[arg(
+        long,
+        env = "CACHE_OBSERVER_BACKEND",
+        value_enum,
+        default_value_t,
+        value_name = "BACKEND"
+    )]
     pub backend: BackendArgument,
     /// Stop after this time, such as 10s or 5m [default: at SIGINT or SIGTERM]
     #[arg(long, env = "CACHE_OBSERVER_DURATION", value_parser = duration, value_name = "T")]
@@ -78,13 +84,31 @@ pub struct Common {
     #[command(flatten)]
     pub ports: PortArguments,
     /// Which end of a connection is reported; `auto`: the client's, the server's where the client is elsewhere
-    #[arg(long, env = "CACHE_OBSERVER_ROLE", value_enum, default_value_t, value_name = "ROLE")]
+    #[arg(
+        long,
+        env = "CACHE_OBSERVER_ROLE",
+        value_enum,
+        default_value_t,
+        value_name = "ROLE"
+    )]
     pub role: RoleArgument,
     /// Where spans go [default: otlp if an endpoint is set, else console on a terminal, else none]
-    #[arg(long, env = "OTEL_TRACES_EXPORTER", value_enum, value_delimiter = ',', value_name = "LIST")]
+    #[arg(
+        long,
+        env = "OTEL_TRACES_EXPORTER",
+        value_enum,
+        value_delimiter = ',',
+        value_name = "LIST"
+    )]
     pub traces_exporter: Vec<Exporter>,
     /// Where metrics go [default: otlp if an endpoint is set, else none]
-    #[arg(long, env = "OTEL_METRICS_EXPORTER", value_enum, value_delimiter = ',', value_name = "LIST")]
+    #[arg(
+        long,
+        env = "OTEL_METRICS_EXPORTER",
+        value_enum,
+        value_delimiter = ',',
+        value_name = "LIST"
+    )]
     pub metrics_exporter: Vec<Exporter>,
     /// Where console and jsonl write [default: standard output]
     #[arg(long, env = "CACHE_OBSERVER_OUTPUT", value_name = "FILE")]
@@ -150,8 +174,5 @@ pub fn one_line(error: &clap::Error) -> String {
         .take_while(|line| !line.trim().is_empty())
         .map(str::trim)
         .collect();
-    message
-        .join(" ")
-        .trim_start_matches("error: ")
-        .to_owned()
+    message.join(" ").trim_start_matches("error: ").to_owned()
 }

@@ -111,7 +111,11 @@ impl Config {
             return Err(ConfigError::NoPort);
         }
         let otlp_or = |endpoint: bool, otherwise: Vec<Exporter>| {
-            if endpoint { vec![Exporter::Otlp] } else { otherwise }
+            if endpoint {
+                vec![Exporter::Otlp]
+            } else {
+                otherwise
+            }
         };
         let console = if surroundings.terminal {
             vec![Exporter::Console]
@@ -132,7 +136,13 @@ impl Config {
         if uses(Exporter::Console) && uses(Exporter::Jsonl) {
             return Err(ConfigError::OneOutput);
         }
-        let enabled = |list: Vec<Exporter>| if surroundings.disabled { Vec::new() } else { list };
+        let enabled = |list: Vec<Exporter>| {
+            if surroundings.disabled {
+                Vec::new()
+            } else {
+                list
+            }
+        };
         Ok(Self {
             redis_ports: redis.into_iter().collect(),
             memcached_ports: memcached.into_iter().collect(),

@@ -64,7 +64,7 @@ impl Endpoint {
 }
 
 /// `address:port`; an IPv6 address stands in brackets, without its zone.
-fn join(address: SocketAddr) -> String {
+pub(crate) fn join(address: SocketAddr) -> String {
     match address.ip() {
         IpAddr::V4(ip) => format!("{ip}:{}", address.port()),
         IpAddr::V6(ip) => format!("[{ip}]:{}", address.port()),

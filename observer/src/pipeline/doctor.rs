@@ -78,7 +78,8 @@ fn advice(report: &Report) -> String {
         return format!("run as root, or grant {}", names.join(", "));
     }
     if report.btf.is_err() {
-        return "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y; all common distributions' are".to_owned();
+        return "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y; all common distributions' are"
+            .to_owned();
     }
     match report.chosen() {
         Some(backend) if backend.has_start_times() => "nothing: cache-observer run".to_owned(),

@@ -17,6 +17,8 @@ use std::time::Duration;
 pub use doctor::doctor;
 pub use live::run;
 
+use opentelemetry_sdk::metrics::Temporality;
+
 use crate::aggregation::{Aggregator, Metrics};
 use crate::config::cli::{Exporter, RoleArgument};
 use crate::config::{Config, ConfigError, Output};
@@ -220,7 +222,10 @@ impl Exporting {
             ..SinkOptions::from_env(|name| std::env::var(name).ok())?
         };
         let metrics = Arc::new(Metrics::new(
-            crate::aggregation::Options::default(),
+            crate::aggregation::Options {
+                temporality: temporality()?,
+                ..crate::aggregation::Options::default()
+            },
             Arc::clone(&telemetry),
         ));
         let sinks = Sinks::start(options, Arc::clone(&telemetry), Arc::clone(&metrics))?;
@@ -252,6 +257,19 @@ impl Exporting {
             // A reader that has gone needs no summary.
             let _ = writeln!(std::io::stdout(), "{}", pipeline.summary());
         }
+    }
+}
+
+/// `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`; cumulative unless it says otherwise.
+fn temporality() -> Result<Temporality, Failure> {
+    const NAME: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+    match std::env::var(NAME) {
+        Ok(value) if !value.is_empty() => value.parse().map_err(|()| {
+            Failure::Usage(format!(
+                "{NAME}: {value:?} is not cumulative, delta or lowmemory"
+            ))
+        }),
+        _ => Ok(Temporality::Cumulative),
     }
 }
 

@@ -345,19 +345,21 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// Most bytes of `host:port` kept.
-    pub const CAPACITY: usize = 62;
+    /// Most bytes of `host:port` kept: enough for the names of pods (`cluster-announce-hostname`), which are about 70
+    /// bytes long. Longer ones are cut.
+    pub const CAPACITY: usize = 110;
 
-    /// `None` when it is longer than [`Self::CAPACITY`] or is not graphic ASCII.
+    /// `None` when it is not graphic ASCII.
     #[must_use]
     pub fn new(target: &[u8]) -> Option<Self> {
-        if target.len() > Self::CAPACITY || !target.iter().all(u8::is_ascii_graphic) {
+        if !target.iter().all(u8::is_ascii_graphic) {
             return None;
         }
+        let length = target.len().min(Self::CAPACITY);
         let mut bytes = [0; Self::CAPACITY];
-        bytes[..target.len()].copy_from_slice(target);
+        bytes[..length].copy_from_slice(&target[..length]);
         Some(Self {
-            length: target.len() as u8,
+            length: length as u8,
             bytes,
         })
     }

@@ -8,7 +8,7 @@
 //!
 //! - [`redis`]: RESP2, RESP3 and inline commands, with the command table.
 //! - [`memcached`]: the classic text dialect.
-//! - [`detect`]: what a new connection speaks, and where a message can begin.
+//! - [`mod@detect`]: what a new connection speaks, and where a message can begin.
 //! - [`reply`]: the shape of replies, and what they mean.
 //!
 //! Nothing here allocates by a length read from the wire. Values and credentials stay in the decoder: a

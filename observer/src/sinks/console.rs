@@ -15,9 +15,8 @@ use std::fmt::Write;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::span::server_name;
 use crate::aggregation::{Failure, failure, redirected, value_size};
-use crate::enrichment::{Observation, Service};
+use crate::enrichment::{Observation, Service, join};
 use crate::source::event::End;
 use crate::telemetry::names::value;
 use crate::transaction::Ending;
@@ -143,7 +142,7 @@ fn peers(observation: &Observation, out: &mut String) {
     let service = &observation.service;
     let known = service.pid.is_some();
     let (from, to) = if known && endpoint.end == End::Server {
-        let from = cut(&server_name(endpoint.client), ADDRESS).into_owned();
+        let from = cut(&join(endpoint.client), ADDRESS).into_owned();
         let port = format!(":{}", endpoint.server.port());
         let room = ROOM - from.chars().count() - port.len();
         (from, who(service, room) + &port)
@@ -151,11 +150,11 @@ fn peers(observation: &Observation, out: &mut String) {
         let from = if known {
             who(service, ROOM)
         } else {
-            server_name(endpoint.client)
+            join(endpoint.client)
         };
         // The server has the first claim to the room, the client to what is left.
         let room = ADDRESS.max(ROOM.saturating_sub(from.chars().count()));
-        let to = cut(&server_name(endpoint.server), room).into_owned();
+        let to = cut(&join(endpoint.server), room).into_owned();
         let room = ROOM - to.chars().count();
         let from = if known {
             who(service, room)

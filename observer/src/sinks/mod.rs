@@ -17,7 +17,10 @@ mod options;
 mod otlp;
 mod queue;
 mod span;
+#[cfg(test)]
+mod tests;
 mod text;
+mod transport;
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,17 +33,18 @@ use tokio::sync::watch;
 
 use self::console::Console;
 use self::metrics::MetricsWorker;
-use self::otlp::{MetricSender, SpanWorker, Transport};
+use self::otlp::{MetricSender, SpanWorker};
 use self::queue::Queue;
 use self::span::Ids;
 use self::text::{TextWorker, Writer};
+use self::transport::Transport;
 use crate::aggregation::Metrics;
 use crate::enrichment::Observation;
 use crate::telemetry::{SpanOutcome, Telemetry};
 
 pub use options::{
-    Compression, Exporter, OtlpOptions, OtlpProtocol, OtlpSignal, Output, Overflow, SinkError,
-    SinkOptions,
+    Compression, Exporter, OtlpOptions, OtlpProtocol, OtlpSignal, OtlpTls, Output, Overflow,
+    SinkError, SinkOptions,
 };
 
 /// Text is formatted and written in batches of this many spans while they come in fast.

@@ -97,6 +97,17 @@ pub enum Compression {
     Gzip,
 }
 
+/// Files for `https` endpoints, PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OtlpTls {
+    /// Trusted instead of the system's certificates. `OTEL_EXPORTER_OTLP_CERTIFICATE`.
+    pub certificate: Option<PathBuf>,
+    /// Shown to the collector. `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE`.
+    pub client_certificate: Option<PathBuf>,
+    /// Its key. `OTEL_EXPORTER_OTLP_CLIENT_KEY`.
+    pub client_key: Option<PathBuf>,
+}
+
 /// Of the OTLP exporter of one signal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtlpSignal {
@@ -110,6 +121,8 @@ pub struct OtlpSignal {
     pub timeout: Duration,
     /// Of request bodies.
     pub compression: Compression,
+    /// For `https`.
+    pub tls: OtlpTls,
 }
 
 /// Of the OTLP exporters.
@@ -133,6 +146,7 @@ impl Default for OtlpSignal {
             headers: Vec::new(),
             timeout: Duration::from_secs(10),
             compression: Compression::None,
+            tls: OtlpTls::default(),
         }
     }
 }
@@ -180,7 +194,8 @@ impl SinkOptions {
     /// Defaults, with what the OpenTelemetry environment variables set on top. `lookup` is `|name| std::env::var(name).ok()`.
     ///
     /// Honoured: `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`,
-    /// `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_EXPORTER_OTLP_{,TRACES_,METRICS_}{ENDPOINT,PROTOCOL,HEADERS,TIMEOUT,COMPRESSION}`.
+    /// `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_EXPORTER_OTLP_{,TRACES_,METRICS_}{ENDPOINT,PROTOCOL,HEADERS,TIMEOUT,COMPRESSION,INSECURE,
+    /// CERTIFICATE,CLIENT_CERTIFICATE,CLIENT_KEY}`.
     /// An endpoint, protocol or compression that cannot be used is an error; a number that is none is ignored with a
     /// warning, as the specification asks. `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` are the caller's.
     ///
@@ -306,12 +321,21 @@ impl OtlpSignal {
             .number(&format!("OTEL_EXPORTER_OTLP_{signal}_TIMEOUT"))
             .or_else(|| env.number("OTEL_EXPORTER_OTLP_TIMEOUT"))
             .map_or(Duration::from_secs(10), Duration::from_millis);
+        let file = |what| {
+            env.signal(signal, what)
+                .map(|(path, _)| PathBuf::from(path))
+        };
         Ok(Self {
             endpoint,
             protocol,
             headers,
             timeout,
             compression,
+            tls: OtlpTls {
+                certificate: file("CERTIFICATE"),
+                client_certificate: file("CLIENT_CERTIFICATE"),
+                client_key: file("CLIENT_KEY"),
+            },
         })
     }
 }
@@ -331,12 +355,26 @@ fn headers(text: &str) -> Option<Vec<(String, String)>> {
         .collect()
 }
 
+/// The URL for logs and errors: without user, password and query, which may be secret.
+pub(super) fn shown(endpoint: &str) -> String {
+    let endpoint = endpoint.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    match scheme {
+        "" => format!("{host}{path}"),
+        _ => format!("{scheme}://{host}{path}"),
+    }
+}
+
 /// An `http` or `https` URL with a host.
 pub(super) fn check_endpoint(name: &str, endpoint: &str) -> Result<(), SinkError> {
     let refuse = |reason: String| {
         Err(SinkError::Setting {
             name: name.to_owned(),
-            reason: format!("`{endpoint}` is no usable URL: {reason}"),
+            reason: format!("`{}` is no usable URL: {reason}", shown(endpoint)),
         })
     };
     match endpoint.parse::<tonic::transport::Uri>() {
@@ -377,6 +415,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/base/"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, x=y"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "3000"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/etc/ca.pem"),
             ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://metrics:4317"),
             ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc"),
             ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "gzip"),
@@ -395,9 +434,27 @@ mod tests {
             [("api-key".into(), "a b".into()), ("x".into(), "y".into())]
         );
         assert_eq!(otlp.traces.timeout, Duration::from_secs(3));
+        assert_eq!(
+            otlp.traces.tls.certificate.as_deref(),
+            Some("/etc/ca.pem".as_ref())
+        );
         assert_eq!(otlp.metrics.endpoint, "http://metrics:4317");
         assert_eq!(otlp.metrics.protocol, OtlpProtocol::Grpc);
         assert_eq!(otlp.metrics.compression, Compression::Gzip);
+    }
+
+    #[test]
+    fn hides_credentials_of_urls() {
+        for (url, text) in [
+            (
+                "http://u:p@host:4318/v1/traces?token=x",
+                "http://host:4318/v1/traces",
+            ),
+            ("u:p@host", "host"),
+            ("https://host", "https://host"),
+        ] {
+            assert_eq!(shown(url), text);
+        }
     }
 
     #[test]
@@ -410,6 +467,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
             ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zip"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://u:secret@collector"),
         ] {
             let error = from(&[(name, text)]).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{name}: ")), "{error}");

@@ -10,11 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use opentelemetry::InstrumentationScope;
-use opentelemetry_otlp::{
-    ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig, WithHttpConfig,
-    WithTonicConfig,
-};
-use opentelemetry_sdk::Resource;
+use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter};
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
@@ -22,13 +18,11 @@ use opentelemetry_sdk::trace::SpanExporter as _;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tonic::metadata::{MetadataKey, MetadataMap};
-use tonic::transport::{Channel, Endpoint};
 
 use super::Item;
-use super::options::{Compression, OtlpProtocol, OtlpSignal, SinkError, check_endpoint};
 use super::queue::{Drained, Queue};
 use super::span::Span;
+use super::transport::Transport;
 use crate::aggregation::resource;
 use crate::enrichment::Service;
 use crate::telemetry::names::value;
@@ -43,145 +37,6 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// When exports must end, once the sinks are told to stop.
 pub(super) type Deadline = watch::Receiver<Option<Instant>>;
-
-/// The connection of one signal.
-#[derive(Debug, Clone)]
-pub(super) struct Transport {
-    signal: OtlpSignal,
-    connection: Connection,
-}
-
-#[derive(Debug, Clone)]
-enum Connection {
-    Grpc(Channel),
-    Http(reqwest::Client),
-}
-
-impl Transport {
-    /// Checks the settings; connects at the first export. To be called within the runtime that drives the connection.
-    pub(super) fn new(
-        name: &str,
-        signal: &OtlpSignal,
-        shared: Option<&Transport>,
-    ) -> Result<Self, SinkError> {
-        let setting = |reason: String| SinkError::Setting {
-            name: name.to_owned(),
-            reason,
-        };
-        check_endpoint(name, &signal.endpoint)?;
-        for (header, text) in &signal.headers {
-            let usable = tonic::codegen::http::HeaderName::try_from(header).is_ok()
-                && tonic::codegen::http::HeaderValue::try_from(text).is_ok();
-            if !usable {
-                return Err(setting(format!("the header `{header}` cannot be sent")));
-            }
-        }
-        let shared = shared.filter(|other| other.signal.protocol == signal.protocol);
-        let connection = match (
-            signal.protocol,
-            shared.map(|other| (&other.connection, &other.signal.endpoint)),
-        ) {
-            (OtlpProtocol::Grpc, Some((connection, endpoint))) if *endpoint == signal.endpoint => {
-                connection.clone()
-            }
-            (OtlpProtocol::HttpProtobuf, Some((connection, _))) => connection.clone(),
-            (OtlpProtocol::Grpc, _) => {
-                let endpoint = Endpoint::from_shared(signal.endpoint.clone())
-                    .map_err(|error| setting(error.to_string()))?
-                    .connect_timeout(signal.timeout);
-                Connection::Grpc(endpoint.connect_lazy())
-            }
-            (OtlpProtocol::HttpProtobuf, _) => {
-                let client = reqwest::Client::builder().build();
-                Connection::Http(client.map_err(|error| setting(error.to_string()))?)
-            }
-        };
-        let transport = Self {
-            signal: signal.clone(),
-            connection,
-        };
-        // Whatever else the exporters refuse shows here, not at the first span.
-        transport
-            .span_exporter(&Resource::builder_empty().build())
-            .map_err(|error| setting(error.to_string()))?;
-        Ok(transport)
-    }
-
-    fn metadata(&self) -> MetadataMap {
-        let mut metadata = MetadataMap::new();
-        for (name, text) in &self.signal.headers {
-            if let (Ok(name), Ok(text)) = (
-                MetadataKey::from_bytes(name.to_ascii_lowercase().as_bytes()),
-                text.parse(),
-            ) {
-                metadata.insert(name, text);
-            }
-        }
-        metadata
-    }
-
-    fn span_exporter(&self, resource: &Resource) -> Result<SpanExporter, ExporterBuildError> {
-        let gzip = self.signal.compression == Compression::Gzip;
-        let mut exporter = match &self.connection {
-            Connection::Grpc(channel) => {
-                let mut builder = SpanExporter::builder()
-                    .with_tonic()
-                    .with_channel(channel.clone())
-                    .with_timeout(self.signal.timeout)
-                    .with_metadata(self.metadata());
-                if gzip {
-                    builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
-                }
-                builder.build()?
-            }
-            Connection::Http(client) => {
-                let mut builder = SpanExporter::builder()
-                    .with_http()
-                    .with_http_client(client.clone())
-                    .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-                    .with_endpoint(&self.signal.endpoint)
-                    .with_timeout(self.signal.timeout)
-                    .with_headers(self.signal.headers.iter().cloned().collect());
-                if gzip {
-                    builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
-                }
-                builder.build()?
-            }
-        };
-        exporter.set_resource(resource);
-        Ok(exporter)
-    }
-
-    fn metric_exporter(&self) -> Result<MetricExporter, ExporterBuildError> {
-        let gzip = self.signal.compression == Compression::Gzip;
-        match &self.connection {
-            Connection::Grpc(channel) => {
-                let mut builder = MetricExporter::builder()
-                    .with_tonic()
-                    .with_channel(channel.clone())
-                    .with_timeout(self.signal.timeout)
-                    .with_metadata(self.metadata());
-                if gzip {
-                    builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
-                }
-                builder.build()
-            }
-            Connection::Http(client) => {
-                let mut builder = MetricExporter::builder()
-                    .with_http()
-                    .with_http_client(client.clone())
-                    .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-                    .with_endpoint(&self.signal.endpoint)
-                    .with_timeout(self.signal.timeout)
-                    .with_headers(self.signal.headers.iter().cloned().collect());
-                if gzip {
-                    builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
-                }
-                builder.build()
-            }
-        }
-    }
-}
 
 /// Runs an export, for at most `timeout` and not beyond the deadline.
 async fn bounded(
@@ -209,12 +64,14 @@ async fn bounded(
     }
 }
 
-/// Says once that exports fail, now and then that they still do, and once that they work again.
+/// Says that exports fail, at most once a minute, and that they work again, if it said that they fail.
 #[derive(Debug)]
 struct Log {
     what: &'static str,
-    failing: bool,
     said: Option<Instant>,
+    /// The last thing said is that exports fail.
+    complaining: bool,
+    /// Lost and not yet said.
     lost: u64,
 }
 
@@ -222,8 +79,8 @@ impl Log {
     fn new(what: &'static str) -> Self {
         Self {
             what,
-            failing: false,
             said: None,
+            complaining: false,
             lost: 0,
         }
     }
@@ -233,25 +90,32 @@ impl Log {
         let now = Instant::now();
         if self
             .said
-            .is_none_or(|said| now.duration_since(said) >= LOG_EVERY)
+            .is_some_and(|said| now.duration_since(said) < LOG_EVERY)
         {
-            tracing::warn!(
-                what = self.what,
-                endpoint,
-                reason,
-                lost = self.lost,
-                "OTLP export fails"
-            );
-            self.said = Some(now);
-            self.lost = 0;
+            return;
         }
-        self.failing = true;
+        tracing::warn!(
+            what = self.what,
+            endpoint,
+            reason,
+            lost = self.lost,
+            "OTLP export fails"
+        );
+        self.said = Some(now);
+        self.complaining = true;
+        self.lost = 0;
     }
 
     fn succeeded(&mut self, endpoint: &str) {
-        if self.failing {
-            tracing::info!(what = self.what, endpoint, "OTLP export works again");
-            self.failing = false;
+        if self.complaining {
+            tracing::info!(
+                what = self.what,
+                endpoint,
+                lost = self.lost,
+                "OTLP export works again"
+            );
+            self.complaining = false;
+            self.lost = 0;
         }
     }
 }
@@ -323,7 +187,6 @@ impl SpanWorker {
     }
 
     /// Parts items by service, at most `batch` together.
-    #[expect(clippy::type_complexity, reason = "a list of pairs, used once")]
     fn batches(
         &self,
         items: &mut Vec<Arc<Item>>,
@@ -381,9 +244,11 @@ impl SpanWorker {
                     self.telemetry
                         .spans(SpanOutcome::Exported)
                         .add(count as u64);
-                    log.succeeded(&self.transport.signal.endpoint);
+                    log.succeeded(&self.transport.endpoint);
                 }
-                Some(Ok((count, Err(reason)))) => self.failed(count, &reason, log),
+                Some(Ok((count, Err(reason)))) => {
+                    self.failed(count, &self.transport.reason(reason), log);
+                }
                 // A panic in the exporter: the count of that batch is gone with it.
                 Some(Err(error)) => self.failed(0, &error.to_string(), log),
             }
@@ -392,7 +257,7 @@ impl SpanWorker {
 
     fn failed(&self, count: usize, reason: &str, log: &mut Log) {
         self.telemetry.spans(SpanOutcome::Dropped).add(count as u64);
-        log.failed(count as u64, &self.transport.signal.endpoint, reason);
+        log.failed(count as u64, &self.transport.endpoint, reason);
     }
 }
 
@@ -402,7 +267,7 @@ pub(super) struct MetricSender {
     exporter: MetricExporter,
     runtime: Handle,
     telemetry: Arc<Telemetry>,
-    signal: OtlpSignal,
+    transport: Transport,
     deadline: Deadline,
     log: Log,
     /// An export of this round failed: the rest would wait for its timeout as well, so it is left out.
@@ -420,7 +285,7 @@ impl MetricSender {
             exporter: transport.metric_exporter()?,
             runtime,
             telemetry,
-            signal: transport.signal.clone(),
+            transport: transport.clone(),
             deadline,
             log: Log::new("metrics"),
             gave_up: false,
@@ -439,15 +304,16 @@ impl MetricSender {
         }
         let export = bounded(
             self.exporter.export(metrics),
-            self.signal.timeout,
+            self.transport.signal.timeout,
             self.deadline.clone(),
         );
         match self.runtime.block_on(export) {
-            Ok(()) => self.log.succeeded(&self.signal.endpoint),
+            Ok(()) => self.log.succeeded(&self.transport.endpoint),
             Err(reason) => {
                 self.gave_up = true;
                 self.telemetry.metric_exports_failed.add(1);
-                self.log.failed(1, &self.signal.endpoint, &reason);
+                let reason = self.transport.reason(reason);
+                self.log.failed(1, &self.transport.endpoint, &reason);
             }
         }
     }

@@ -1,7 +1,6 @@
 //! An observation as a span, in terms that no exporter owns. telemetry.md, "Spans", says what each attribute means.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +11,7 @@ use opentelemetry::{Array, InstrumentationScope, KeyValue, StringValue, Value};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanEvents, SpanLinks};
 
 use crate::aggregation::{failure, value_size};
-use crate::enrichment::{Observation, Service};
+use crate::enrichment::{Observation, Service, join};
 use crate::protocol::{HitRule, Operation, Request};
 use crate::source::event::End;
 use crate::telemetry::names::attribute;
@@ -60,7 +59,7 @@ impl Span {
             name: format!(
                 "{} {}",
                 transaction.request.operation.name(),
-                server_name(endpoint.server)
+                join(endpoint.server)
             ),
             kind: match endpoint.end {
                 End::Client => SpanKind::Client,
@@ -101,14 +100,6 @@ impl Span {
             },
             instrumentation_scope: scope.clone(),
         }
-    }
-}
-
-/// `{server.address}:{server.port}`, an IPv6 address in brackets.
-pub(super) fn server_name(server: std::net::SocketAddr) -> String {
-    match server.ip() {
-        IpAddr::V4(ip) => format!("{ip}:{}", server.port()),
-        IpAddr::V6(ip) => format!("[{ip}]:{}", server.port()),
     }
 }
 

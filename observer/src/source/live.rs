@@ -21,8 +21,8 @@ use super::capability::{Capability, Held};
 use super::event::{Clock, Event, EventKind};
 use super::layout::Config;
 use super::record::decode;
-use super::wait::{Waiter, clock};
 pub use super::wait::monotonic;
+use super::wait::{Waiter, clock};
 use crate::telemetry::{Lost, Telemetry};
 
 /// Which backend to use.
@@ -296,7 +296,9 @@ impl Live {
         telemetry
             .lost(Lost::RingFull)
             .set(self.counters()?.ring_full);
-        telemetry.lost(Lost::Recursion).set(self.recursion_misses()?);
+        telemetry
+            .lost(Lost::Recursion)
+            .set(self.recursion_misses()?);
         Ok(())
     }
 

@@ -127,7 +127,10 @@ mod tests {
         let head = "  sl  local_address rem_address   st tx_queue";
         let listens = "   0: 0100007F:18EB 00000000:0000 0A 00000000:00000000";
         let connected = "   1: 0100007F:18EB 0100007F:A000 01 00000000:00000000";
-        assert_eq!([head, listens, connected].map(listener), [None, Some(6379), None]);
+        assert_eq!(
+            [head, listens, connected].map(listener),
+            [None, Some(6379), None]
+        );
         assert_eq!(listener("::"), None);
     }
 }

@@ -128,12 +128,7 @@ pub trait Handler {
     /// A flow begins.
     fn open(&mut self, flow: &Flow, time: Nanos) -> Self::Session;
     /// The next piece of a flow. Answers whether [`Self::tick`] is to be called for it.
-    fn segment(
-        &mut self,
-        flow: &Flow,
-        session: &mut Self::Session,
-        segment: &Segment<'_>,
-    ) -> bool;
+    fn segment(&mut self, flow: &Flow, session: &mut Self::Session, segment: &Segment<'_>) -> bool;
     /// Time has passed. Answers whether to be called again.
     fn tick(&mut self, flow: &Flow, session: &mut Self::Session, now: Nanos) -> bool;
     /// A flow that was [`Verdict::Undecided`] is decided.
@@ -555,9 +550,9 @@ fn is_paired(pairing: &Pairing, flow: &Flow) -> bool {
 /// What can be said of a flow at its beginning.
 fn verdict(role: Role, end: End, socket: &SocketId) -> Verdict {
     match (role, end) {
-        (Role::Both, _) | (Role::Client | Role::Auto, End::Client) | (Role::Server, End::Server) => {
-            Verdict::Reported
-        }
+        (Role::Both, _)
+        | (Role::Client | Role::Auto, End::Client)
+        | (Role::Server, End::Server) => Verdict::Reported,
         (Role::Client, End::Server) | (Role::Server, End::Client) => Verdict::Redundant,
         (Role::Auto, End::Server) if is_local(socket) => Verdict::Redundant,
         (Role::Auto, End::Server) => Verdict::Undecided,

@@ -525,7 +525,16 @@ mod tests {
                 "abcdef",
             ),
             (&[(0, 0, "a"), (1, 3, "d"), (2, 1, "bcde")], "abcde"),
-            (&[(0, 0, "a"), (1, 3, "d"), (1, 6, "g"), (2, 2, "cdefgh"), (3, 1, "b")], "abcdefgh"),
+            (
+                &[
+                    (0, 0, "a"),
+                    (1, 3, "d"),
+                    (1, 6, "g"),
+                    (2, 2, "cdefgh"),
+                    (3, 1, "b"),
+                ],
+                "abcdefgh",
+            ),
             // A keep-alive repeats the byte before the next one.
             (&[(0, 0, "ab"), (1, 1, "?"), (2, 2, "cd")], "abcd"),
         ];
@@ -552,7 +561,13 @@ mod tests {
         let mut sink = Sink::default();
         for i in 0..10_000_u32 {
             // Every second byte only: holes without end.
-            lane.insert(0, None, &data(1 + 2 * i, b"x"), &Limits::LIVE, &mut sink.take());
+            lane.insert(
+                0,
+                None,
+                &data(1 + 2 * i, b"x"),
+                &Limits::LIVE,
+                &mut sink.take(),
+            );
             assert!(lane.held.len() <= Limits::LIVE.pieces + 1);
         }
         lane.finish(&mut sink.take());

@@ -162,7 +162,10 @@ fn two_ends_of_one_connection_are_reported_once() {
         (Role::Server, &["Server >ask<answer Abandoned"]),
         (
             Role::Both,
-            &["Client >ask<answer Abandoned", "Server >ask<answer Abandoned"],
+            &[
+                "Client >ask<answer Abandoned",
+                "Server >ask<answer Abandoned",
+            ],
         ),
     ] {
         let mut host = Host::new(role);
@@ -225,7 +228,11 @@ fn a_reused_sock_is_another_connection() {
     host.data(second, Direction::Send, (0x8000_0000, 5), "c");
     assert_eq!(
         host.lines(),
-        ["Client >a Abandoned", "Client >b Abandoned", "Client >c Abandoned"]
+        [
+            "Client >a Abandoned",
+            "Client >b Abandoned",
+            "Client >c Abandoned"
+        ]
     );
 }
 

@@ -402,9 +402,7 @@ impl Conversation {
         if self.ignored().is_some() {
             return;
         }
-        telemetry
-            .resyncs(self.settings.protocol, reason)
-            .add(1);
+        telemetry.resyncs(self.settings.protocol, reason).add(1);
         self.refute(time, telemetry, out);
         let orphans = self.matcher.give_up(Ending::Unresolved, time, out);
         let orphan = u64::from(reason == Resync::Mismatch);

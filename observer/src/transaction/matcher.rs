@@ -110,7 +110,13 @@ impl Matcher {
     ) -> Result<Option<Transaction>, Resync> {
         self.expire(now)?;
         if !self.is_answered(&request) {
-            return Ok(Some(self.ended(request, start, start, task, Ending::NoReply)));
+            return Ok(Some(self.ended(
+                request,
+                start,
+                start,
+                task,
+                Ending::NoReply,
+            )));
         }
         if self.pending.len() >= MAX_PENDING {
             return Err(Resync::Budget);
@@ -251,8 +257,7 @@ impl Matcher {
             ..
         } = self.pending.pop_front()?;
         self.apply(&request, &outcome);
-        let mut transaction =
-            self.ended(request, start, time.max(start), task, Ending::Replied);
+        let mut transaction = self.ended(request, start, time.max(start), task, Ending::Replied);
         transaction.outcome = outcome;
         Some(transaction)
     }
@@ -311,12 +316,7 @@ fn is_message(reply: &Reply) -> bool {
 fn is_confirmation(reply: &Reply) -> bool {
     matches!(
         reply.word.as_str(),
-        "SUBSCRIBE"
-            | "PSUBSCRIBE"
-            | "SSUBSCRIBE"
-            | "UNSUBSCRIBE"
-            | "PUNSUBSCRIBE"
-            | "SUNSUBSCRIBE"
+        "SUBSCRIBE" | "PSUBSCRIBE" | "SSUBSCRIBE" | "UNSUBSCRIBE" | "PUNSUBSCRIBE" | "SUNSUBSCRIBE"
     )
 }
 

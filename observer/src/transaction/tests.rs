@@ -77,12 +77,10 @@ impl Bench {
     }
 
     fn close(&mut self) -> &mut Self {
-        self.conversation.close(
-            Ending::Unanswered,
-            self.now,
-            &self.telemetry,
-            &mut |t| self.out.push(t),
-        );
+        self.conversation
+            .close(Ending::Unanswered, self.now, &self.telemetry, &mut |t| {
+                self.out.push(t)
+            });
         self
     }
 
@@ -125,10 +123,7 @@ fn pairs_in_order() {
         .receive("\r\nx\r\n")
         .send("GET c\r\n")
         .receive("-WRONGTYPE no\r\n");
-    assert_eq!(
-        bench.told(),
-        ["GET a -1", "GET b +1", "GET c !WRONGTYPE"]
-    );
+    assert_eq!(bench.told(), ["GET a -1", "GET b +1", "GET c !WRONGTYPE"]);
     assert_eq!(bench.out[1].outcome.value_size, Some(1));
     assert!(bench.out[0].end < bench.out[1].end);
     assert_eq!(bench.telemetry.lost_bytes.get(), 0);
@@ -158,7 +153,9 @@ fn a_reply_without_a_request_is_counted_and_nothing_is_guessed() {
 fn select_counts_only_when_it_succeeds() {
     let mut bench = Bench::redis();
     bench.send("SELECT 3\r\n").receive("+OK\r\n");
-    bench.send("SELECT 99\r\n").receive("-ERR DB index is out of range\r\n");
+    bench
+        .send("SELECT 99\r\n")
+        .receive("-ERR DB index is out of range\r\n");
     bench.send("GET a\r\nSELECT 1\r\nGET a\r\n");
     bench.receive("$-1\r\n+OK\r\n$-1\r\n");
     let databases: Vec<_> = bench.out.iter().map(|t| t.database).collect();
@@ -169,24 +166,37 @@ fn select_counts_only_when_it_succeeds() {
 fn a_queued_command_tells_nothing_of_hits() {
     let mut bench = Bench::redis();
     bench.send("MULTI\r\n").receive("+OK\r\n");
-    bench.send("GET a\r\nSELECT 2\r\n").receive("+QUEUED\r\n+QUEUED\r\n");
+    bench
+        .send("GET a\r\nSELECT 2\r\n")
+        .receive("+QUEUED\r\n+QUEUED\r\n");
     bench.send("EXEC\r\n").receive("*2\r\n$-1\r\n+OK\r\n");
     bench.send("GET b\r\n").receive("$-1\r\n");
-    assert_eq!(bench.told(), ["MULTI", "GET a", "SELECT 2", "EXEC", "GET b -1"]);
+    assert_eq!(
+        bench.told(),
+        ["MULTI", "GET a", "SELECT 2", "EXEC", "GET b -1"]
+    );
     assert_eq!(bench.out[4].database, None);
 }
 
 #[test]
 fn client_reply_modes() {
     let mut bench = Bench::redis();
-    bench.send("CLIENT REPLY SKIP\r\nSET a 1\r\nGET a\r\n").receive("$1\r\n1\r\n");
+    bench
+        .send("CLIENT REPLY SKIP\r\nSET a 1\r\nGET a\r\n")
+        .receive("$1\r\n1\r\n");
     bench.send("CLIENT REPLY OFF\r\nSET a 2\r\nSET a 3\r\n");
     bench.send("CLIENT REPLY ON\r\n").receive("+OK\r\n");
     bench.send("GET a\r\n").receive("$1\r\n3\r\n");
     let endings: String = bench
         .out
         .iter()
-        .map(|t| if t.ending == Ending::NoReply { '~' } else { '.' })
+        .map(|t| {
+            if t.ending == Ending::NoReply {
+                '~'
+            } else {
+                '.'
+            }
+        })
         .collect();
     assert_eq!(endings, "~~.~~~..");
 }
@@ -194,9 +204,8 @@ fn client_reply_modes() {
 #[test]
 fn subscriptions_and_messages() {
     let message = "*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\nhi\r\n";
-    let confirm = |channel: &str, n: u32| {
-        format!("*3\r\n$9\r\nsubscribe\r\n$1\r\n{channel}\r\n:{n}\r\n")
-    };
+    let confirm =
+        |channel: &str, n: u32| format!("*3\r\n$9\r\nsubscribe\r\n$1\r\n{channel}\r\n:{n}\r\n");
     let mut bench = Bench::redis();
     bench
         .send("SUBSCRIBE a b\r\n")
@@ -239,7 +248,10 @@ fn truncated_values_keep_the_connection_in_step() {
 #[test]
 fn a_gap_that_breaks_framing_resynchronises() {
     let mut bench = Bench::redis();
-    bench.send("GET a\r\n").gap(Side::Request, 30).send("GET b\r\n");
+    bench
+        .send("GET a\r\n")
+        .gap(Side::Request, 30)
+        .send("GET b\r\n");
     assert_eq!(bench.told(), ["GET a ?"]);
     assert_eq!(bench.resyncs(Resync::Gap), 1);
     // Three replies are still to come; none of them may be paired.
@@ -265,7 +277,10 @@ fn joining_between_requests() {
 fn joining_behind_outstanding_requests_is_never_off_by_one() {
     let mut bench = Bench::joined();
     // The reply to a request that was sent before we came.
-    bench.send("GET b\r\n").receive("$1\r\n1\r\n").receive("$-1\r\n");
+    bench
+        .send("GET b\r\n")
+        .receive("$1\r\n1\r\n")
+        .receive("$-1\r\n");
     bench.wait(30 * MS);
     bench.send("GET c\r\n").receive("$-1\r\n").wait(30 * MS);
     assert_eq!(bench.told(), ["GET b ?", "GET c -1"]);
@@ -280,7 +295,10 @@ fn other_protocols_are_left_alone() {
     ];
     for (first, reason) in table {
         let mut bench = Bench::redis();
-        bench.send(first).receive("HTTP/1.1 400 Bad Request\r\n").send("more");
+        bench
+            .send(first)
+            .receive("HTTP/1.1 400 Bad Request\r\n")
+            .send("more");
         if reason == Skipped::Tls || first.starts_with("GET") {
             assert_eq!(bench.conversation.ignored(), Some(reason), "{first}");
         }
@@ -308,7 +326,9 @@ fn a_stream_is_not_replies() {
 #[test]
 fn a_reply_of_the_wrong_shape_is_no_reply() {
     let mut bench = Bench::redis();
-    bench.send("MGET a b\r\n").receive("*3\r\n$-1\r\n$-1\r\n$-1\r\n");
+    bench
+        .send("MGET a b\r\n")
+        .receive("*3\r\n$-1\r\n$-1\r\n$-1\r\n");
     assert_eq!(bench.told(), ["MGET a b ?"]);
     assert_eq!(bench.resyncs(Resync::Mismatch), 1);
 }
@@ -328,7 +348,10 @@ fn memcached_pairs_and_noreply() {
         .receive("VALUE a 0 1\r\nx\r\nEND\r\n");
     assert_eq!(bench.out.len(), 2);
     assert_eq!(bench.out[0].ending, Ending::NoReply);
-    assert_eq!((bench.out[1].outcome.hits, bench.out[1].outcome.misses), (1, 1));
+    assert_eq!(
+        (bench.out[1].outcome.hits, bench.out[1].outcome.misses),
+        (1, 1)
+    );
 }
 
 proptest! {

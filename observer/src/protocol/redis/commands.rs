@@ -1,7 +1,8 @@
 //! The command table of Redis 7 and its successors (Redis 8, Valkey), as data.
 //!
 //! Source: `redis/src/commands/*.json` and `COMMAND` of a server; the unit test compares key positions with the
-//! output of `COMMAND` on 7.0.15. Redis 8's hash and string additions are in, modules are not.
+//! output of `COMMAND` on 7.0.15. Of Redis 8 the new hash and string commands are in, and the main ones of the data types
+//! that used to be modules.
 //!
 //! A [`Shape`] says what each argument after the name is, one letter each: `head*cycle|tail`. The cycle repeats
 //! until the tail begins.
@@ -442,6 +443,32 @@ pub(super) const COMMANDS: &[Command] = &[
     c("TIME", Admin, ""),
     c("WAIT", Admin, "nn").blocks(),
     c("WAITAOF", Admin, "nnn").blocks(),
+    // Data types that used to be modules.
+    c("JSON.GET", Get, "k*?").hit(Hit::Null),
+    c("JSON.MGET", Get, "*k|?").hit(Hit::NullKeys),
+    c("JSON.SET", Set, "k?v*o"),
+    c("JSON.MERGE", Set, "k?v"),
+    c("JSON.MSET", Set, "*k?v"),
+    c("JSON.DEL", Delete, "k?"),
+    c("JSON.ARRAPPEND", Set, "k?*v"),
+    c("JSON.NUMINCRBY", Increment, "k??"),
+    c("BF.ADD", Set, "kv"),
+    c("BF.MADD", Set, "k*v"),
+    c("BF.EXISTS", Exists, "k?").hit(Hit::CountOne),
+    c("BF.MEXISTS", Exists, "k*?").hit(Hit::ZeroFields),
+    c("BF.RESERVE", Admin, "k*?"),
+    c("CF.ADD", Set, "kv"),
+    c("CF.EXISTS", Exists, "k?").hit(Hit::CountOne),
+    c("TS.ADD", Set, "k*?"),
+    c("TS.GET", Get, "k*?"),
+    c("TS.RANGE", Get, "k*?"),
+    c("VADD", Set, "k*?"),
+    c("VSIM", Get, "k*?"),
+    c("VREM", Delete, "k?"),
+    c("FT.SEARCH", Get, "*?"),
+    c("FT.AGGREGATE", Get, "*?"),
+    c("FT.CREATE", Admin, "*?"),
+    c("FT.INFO", Admin, "*?"),
     // Sentinel.
     c("SENTINEL", Admin, "w*?"),
 ];

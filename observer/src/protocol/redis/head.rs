@@ -16,11 +16,13 @@ pub(super) fn prefix(head: &[u8], whole: bool) -> (Word, Option<Redirect>) {
     if !complete || first.is_empty() || !first.iter().all(plain) {
         return (Word::new(b"ERR"), None);
     }
-    let redirect = if whole && matches!(first, b"MOVED" | b"ASK") {
+    let redirect = if matches!(first, b"MOVED" | b"ASK") {
+        // Whatever it looks like, it is no error of the application.
         words
             .nth(1)
             .filter(|target| !target.is_empty())
             .and_then(Redirect::new)
+            .or_else(|| Redirect::new(b"?"))
     } else {
         None
     };

@@ -5,9 +5,7 @@ use std::net::SocketAddr;
 use rustc_hash::FxHashMap;
 
 use super::packet::Packet;
-use crate::source::event::{
-    Data, Direction, End, Event, EventKind, Nanos, SocketId, Uncaptured,
-};
+use crate::source::event::{Data, Direction, End, Event, EventKind, Nanos, SocketId, Uncaptured};
 
 /// Most connections tracked at a time.
 const MAX_CONNECTIONS: usize = 65_536;

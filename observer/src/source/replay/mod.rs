@@ -97,10 +97,7 @@ struct Interface {
     offset: i64,
 }
 
-fn read(
-    path: &Path,
-    frame: &mut dyn FnMut(Nanos, &[u8], Linktype),
-) -> Result<(), ReplayError> {
+fn read(path: &Path, frame: &mut dyn FnMut(Nanos, &[u8], Linktype)) -> Result<(), ReplayError> {
     let io = |source| ReplayError::Io {
         path: path.to_owned(),
         source,
@@ -109,8 +106,8 @@ fn read(
     if file.metadata().map_err(io)?.is_dir() {
         return Err(io(std::io::ErrorKind::IsADirectory.into()));
     }
-    let mut reader = create_reader(BUFFER, file)
-        .map_err(|_| ReplayError::NotACapture(path.to_owned()))?;
+    let mut reader =
+        create_reader(BUFFER, file).map_err(|_| ReplayError::NotACapture(path.to_owned()))?;
     let mut packets = 0;
     let mut link = Linktype::NULL;
     let mut nanoseconds = false;
@@ -197,6 +194,8 @@ enum Fault {
 fn unix_nanos(ticks: u64, interface: &Interface) -> Nanos {
     let nanos = u128::from(ticks) * 1_000_000_000 / u128::from(interface.resolution);
     let offset = i128::from(interface.offset) * 1_000_000_000;
-    let nanos = i128::try_from(nanos).unwrap_or(i128::MAX).saturating_add(offset);
+    let nanos = i128::try_from(nanos)
+        .unwrap_or(i128::MAX)
+        .saturating_add(offset);
     u64::try_from(nanos.max(0)).unwrap_or(u64::MAX)
 }

@@ -84,6 +84,10 @@ fn attributes_are_passed_over() {
         (2, 1, 0, 0)
     );
     assert_eq!(self::reply(b"|0\r\n:1\r\n").integer, Some(1));
+    // What an attribute belongs to has begun.
+    let mut decoder = ReplyDecoder::new();
+    decoder.decode(&mut &b"|1\r\n:1\r\n:2\r\n"[..]).unwrap();
+    assert!(!decoder.at_boundary());
 }
 
 #[test]
@@ -104,7 +108,9 @@ fn errors_and_redirects() {
             "ASK",
             Some("cache.example:6380"),
         ),
-        (b"-MOVED 3999 \r\n", "MOVED", None),
+        (b"-MOVED 3999 :6381\r\n", "MOVED", Some(":6381")),
+        (b"-MOVED 3999 \r\n", "MOVED", Some("?")),
+        (b"-MOVED\r\n", "MOVED", Some("?")),
         (b"-my secret\r\n", "ERR", None),
         (b"-\r\n", "ERR", None),
     ] {
@@ -113,6 +119,11 @@ fn errors_and_redirects() {
         assert_eq!(reply.error.unwrap().as_str(), word);
         assert_eq!(reply.redirect.as_ref().map(|r| r.as_str()), redirect);
     }
+    let name = "cache-0.cache-headless.a-long-namespace.svc.cluster.example.internal:6379";
+    let moved = reply(format!("-MOVED 16383 {name}\r\n").as_bytes());
+    assert_eq!(moved.redirect.unwrap().as_str(), name);
+    let endless = reply(format!("-MOVED 16383 {}\r\n", name.repeat(9)).as_bytes());
+    assert_eq!(endless.redirect.unwrap().as_str().len(), Redirect::CAPACITY);
     // Continuations that begin with `-` are bytes of a string, not errors.
     assert_eq!(kind(b"$7\r\n-ERR x\n\r\n"), ReplyKind::Value);
     let exec = reply(b"*3\r\n+OK\r\n-WRONGTYPE no\r\n-ERR no\r\n");
