@@ -74,6 +74,8 @@ fn live(options: &Options, binary: PathBuf) -> Result<()> {
                 "CACHE_OBSERVER_TOOLS={}",
                 setup::python_folder().display()
             ))
+            // An error of a test says where it comes from; a backtrace through the test runner hides it.
+            .arg("RUST_LIB_BACKTRACE=0")
             .arg(program)
             // Each test runs servers and an observer of its own.
             .arg("--test-threads=2")
