@@ -191,9 +191,11 @@ pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
         // Each file has a clock and connections of its own.
         pipeline.finish(totals.end);
         pipeline.ticked = 0;
-        if let Err(error) = result {
-            tracing::warn!(packets = totals.packets, tcp = totals.tcp, "{error}");
-            failure.get_or_insert(error);
+        // The first failure is told at the end, by `main`.
+        match result {
+            Err(error) if failure.is_some() => tracing::error!("{error}"),
+            Err(error) => failure = Some(error),
+            Ok(()) => {}
         }
     }
     exporting.finish(config, &pipeline);
@@ -213,6 +215,7 @@ impl Exporting {
         let options = SinkOptions {
             traces: config.traces.iter().filter_map(exporter).collect(),
             metrics: config.metrics.iter().filter_map(exporter).collect(),
+            children: config.children,
             output: match &config.output {
                 Output::Stdout => sinks::Output::Stdout,
                 Output::File(path) => sinks::Output::File(path.clone()),

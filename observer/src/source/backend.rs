@@ -120,16 +120,17 @@ pub(crate) fn attach(
         .load(OBJECT)
         .map_err(|error| AttachError::Object(Box::new(error)))?;
     watch(&mut ebpf, limits.ports)?;
+    // In this order whoever is seen to send is also seen to receive the answer.
+    tracepoint(&mut ebpf, name::SET_STATE, "inet_sock_set_state")?;
     let programs = match backend {
         Backend::Fentry => fentry(&mut ebpf, btf)?,
         Backend::Tracepoint => {
-            tracepoint(&mut ebpf, name::SEND_LENGTH, "sock_send_length")?;
             tracepoint(&mut ebpf, name::RECEIVE_LENGTH, "sock_recv_length")?;
-            vec![name::SEND_LENGTH, name::RECEIVE_LENGTH]
+            tracepoint(&mut ebpf, name::SEND_LENGTH, "sock_send_length")?;
+            vec![name::RECEIVE_LENGTH, name::SEND_LENGTH]
         }
     };
-    tracepoint(&mut ebpf, name::SET_STATE, "inet_sock_set_state")?;
-    Ok((ebpf, [programs, vec![name::SET_STATE]].concat()))
+    Ok((ebpf, [vec![name::SET_STATE], programs].concat()))
 }
 
 /// Makes `ports` the watched ones.
@@ -175,7 +176,7 @@ fn fentry(ebpf: &mut Ebpf, btf: &Btf) -> Result<Vec<&'static str>, AttachError> 
     }
     let types = aya::Btf::from_sys_fs().map_err(|error| object(error.into()))?;
     // The entry last: a start without an exit to take it away would stay.
-    for (program, function) in [(name::SEND_EXIT, SEND), (receive, RECEIVE)] {
+    for (program, function) in [(receive, RECEIVE), (name::SEND_EXIT, SEND)] {
         let exit: &mut FExit = self::program(ebpf, program)?;
         exit.load(function, &types)
             .and_then(|()| exit.attach())

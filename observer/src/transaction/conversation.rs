@@ -183,8 +183,10 @@ impl Conversation {
         if self.matcher.is_drained() {
             self.confirm(out);
         }
+        let mut ending = ending;
         if self.probation.is_some() {
             self.refute(time, telemetry, out);
+            ending = Ending::Unresolved;
         }
         let orphans = self.matcher.give_up(ending, time, out);
         telemetry.orphaned.add(orphans);
