@@ -131,6 +131,8 @@ pub(super) struct SpanWorker {
     pub(super) delay: Duration,
     /// Most spans in a request.
     pub(super) batch: usize,
+    /// Whether the commands of a batch have spans of their own.
+    pub(super) children: bool,
     pub(super) deadline: Deadline,
 }
 
@@ -227,16 +229,24 @@ impl SpanWorker {
                 && let Some((exporter, items)) = batches.pop_front()
             {
                 // Made only now: a span takes several times the room of what it is made of.
-                let spans: Vec<_> = items
+                let mut spans: Vec<_> = items
                     .iter()
-                    .map(|item| Span::new(&item.observation, item.ids).into_data(scope))
+                    .flat_map(|item| Span::of(&item.observation, item.ids, self.children))
+                    .map(|span| span.into_data(scope))
                     .collect();
-                let (timeout, deadline) = (self.transport.signal.timeout, self.deadline.clone());
-                running.spawn(async move {
-                    let count = spans.len();
-                    let export = async move { exporter.export(spans).await };
-                    (count, bounded(export, timeout, deadline).await)
-                });
+                // Batches with children may exceed what a collector takes in one request.
+                while !spans.is_empty() {
+                    let rest = spans.split_off(self.batch.min(spans.len()));
+                    let request = std::mem::replace(&mut spans, rest);
+                    let exporter = Arc::clone(&exporter);
+                    let (timeout, deadline) =
+                        (self.transport.signal.timeout, self.deadline.clone());
+                    running.spawn(async move {
+                        let count = request.len();
+                        let export = async move { exporter.export(request).await };
+                        (count, bounded(export, timeout, deadline).await)
+                    });
+                }
             }
             match running.join_next().await {
                 None => return,

@@ -17,7 +17,8 @@ static OBJECT: &[u8] =
 /// A way to hook the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Backend {
-    /// fentry and fexit of `tcp_sendmsg_locked` and `tcp_recvmsg`. Linux 5.17 or later with BTF and trampolines.
+    /// fentry and fexit of `tcp_sendmsg_locked` and `tcp_recvmsg`. Linux 5.17 or later (`bpf_loop`) with BTF and
+    /// trampolines; x86-64, or arm64 since 6.4.
     Fentry,
     /// Raw tracepoints `sock_send_length` and `sock_recv_length`. Linux 6.3 or later with BTF.
     Tracepoint,
@@ -67,6 +68,11 @@ pub enum AttachError {
         #[source]
         source: Box<ProgramError>,
     },
+    /// The kernel has no such tracepoint.
+    #[error(
+        "this kernel has no tracepoint {0} (sock_send_length and sock_recv_length came with 6.3)"
+    )]
+    NoTracepoint(&'static str),
     /// The object lacks a program or map: it was built from other sources.
     #[error("the object with the kernel programs has no {0}")]
     Absent(&'static str),
@@ -187,14 +193,18 @@ fn fentry(ebpf: &mut Ebpf, btf: &Btf) -> Result<Vec<&'static str>, AttachError> 
 pub(crate) fn tracepoint(
     ebpf: &mut Ebpf,
     name: &'static str,
-    tracepoint: &str,
+    tracepoint: &'static str,
 ) -> Result<(), AttachError> {
     let program: &mut RawTracePoint = program(ebpf, name)?;
-    program
-        .load()
-        .and_then(|()| program.attach(tracepoint))
-        .map_err(refused(name))?;
-    Ok(())
+    match program.load().and_then(|()| program.attach(tracepoint)) {
+        Ok(_) => Ok(()),
+        Err(ProgramError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Err(AttachError::NoTracepoint(tracepoint))
+        }
+        Err(error) => Err(refused(name)(error)),
+    }
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, AttachError>
