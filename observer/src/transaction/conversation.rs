@@ -278,6 +278,7 @@ impl Conversation {
     ) {
         while !input.is_empty() {
             if self.matcher.is_streaming() {
+                self.refute(segment.time, telemetry, out);
                 return self.ignore(Skipped::Stream, input.len(), telemetry);
             }
             let step = match segment.side {

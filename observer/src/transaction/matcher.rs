@@ -101,6 +101,7 @@ impl Matcher {
     /// # Errors
     ///
     /// When more are outstanding than the budget allows, or when a reply had come for which there never was a request.
+    /// The request is outstanding then, too: [`Self::give_up`] ends it.
     pub fn request(
         &mut self,
         request: Request,
@@ -108,8 +109,8 @@ impl Matcher {
         now: Nanos,
         task: Option<Task>,
     ) -> Result<Option<Transaction>, Resync> {
-        self.expire(now)?;
-        if !self.is_answered(&request) {
+        let mut trouble = self.expire(now);
+        if trouble.is_ok() && !self.is_answered(&request) {
             return Ok(Some(self.ended(
                 request,
                 start,
@@ -119,7 +120,7 @@ impl Matcher {
             )));
         }
         if self.pending.len() >= MAX_PENDING {
-            return Err(Resync::Budget);
+            trouble = Err(Resync::Budget);
         }
         let confirmations = match request.answer {
             Answer::Subscriptions(count) => {
@@ -134,6 +135,8 @@ impl Matcher {
             task,
             confirmations,
         });
+        // Only now, so that the request ends with the others when they are given up.
+        trouble?;
         match self.early.pop_front() {
             Some((reply, time)) => self.reply(reply, time),
             None => Ok(None),
