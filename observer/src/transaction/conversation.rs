@@ -15,6 +15,8 @@
 
 use super::matcher::Matcher;
 use super::{Ending, Transaction};
+#[cfg(any(test, fuzzing))]
+use crate::protocol::Operation;
 use crate::protocol::detect::{Detected, begins_request, detect};
 use crate::protocol::{Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 use crate::source::event::{End, Nanos, Task};
@@ -78,6 +80,9 @@ pub struct Conversation {
     last: Option<(Side, Nanos)>,
     probation: Option<Probation>,
     answered: bool,
+    /// Every request decoded, with its start: each must end exactly once.
+    #[cfg(any(test, fuzzing))]
+    pub(super) ledger: Vec<(Operation, Nanos)>,
 }
 
 impl Conversation {
@@ -99,6 +104,8 @@ impl Conversation {
             last: None,
             probation: None,
             answered: false,
+            #[cfg(any(test, fuzzing))]
+            ledger: Vec::new(),
         }
     }
 
@@ -316,6 +323,8 @@ impl Conversation {
         out: &mut dyn FnMut(Transaction),
     ) -> Result<(), Resync> {
         let (start, task) = self.began;
+        #[cfg(any(test, fuzzing))]
+        self.ledger.push((request.operation, start));
         let transaction = self.matcher.request(request, start, now, task)?;
         if let Some(probation) = &mut self.probation {
             probation.drained = None;

@@ -7,6 +7,8 @@
 //! - [`conversation`]: decoding, detection, and what happens when the boundary or the pairing is not sure.
 
 pub mod conversation;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod matcher;
 
 #[cfg(test)]
