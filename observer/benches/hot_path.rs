@@ -6,6 +6,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use observer::aggregation::pattern::pattern_into;
 use observer::aggregation::{Aggregator, Metrics, Options};
 use observer::enrichment::{Endpoint, Enricher, Observation};
 use observer::protocol::{
@@ -26,6 +27,7 @@ fn main() {
         .map(|i| transaction(names[i], i as u16))
         .collect();
     enrich();
+    patterns();
     record(&transactions);
     throughput(&transactions, Exporter::Jsonl, "jsonl");
     throughput(&transactions, Exporter::Console, "console");
@@ -131,6 +133,30 @@ fn throughput(transactions: &[Transaction], exporter: Exporter, what: &str) {
 fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
+}
+
+/// Keys as frameworks make them, into one buffer.
+fn patterns() {
+    const COUNT: usize = 1_000_000;
+    const KEYS: [&str; 6] = [
+        "user:42:profile",
+        "app.settings.theme",
+        "session:550e8400-e29b-41d4-a716-446655440000",
+        "laravel_session:Hq3vZ8Lk2PpX7sYt1NcWb5RmGd9JfTe4KuVa6QoE",
+        "views/products/index:7a1156131a6928cb0026877f8b749ac9/posts/1",
+        "login:alice@example.com",
+    ];
+    let mut out = String::new();
+    let rounds = (0..ROUNDS).map(|_| {
+        let start = Instant::now();
+        for number in 0..COUNT {
+            out.clear();
+            pattern_into(black_box(KEYS[number % KEYS.len()]), &mut out);
+            black_box(&out);
+        }
+        start.elapsed().as_nanos() as f64 / COUNT as f64
+    });
+    println!("key pattern: {:.0} ns", median(rounds.collect()));
 }
 
 fn record(transactions: &[Transaction]) {

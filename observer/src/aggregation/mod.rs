@@ -14,6 +14,7 @@ mod aggregator;
 mod facts;
 mod metrics;
 mod observer;
+pub mod pattern;
 mod resource;
 mod series;
 mod summary;

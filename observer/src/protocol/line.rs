@@ -45,7 +45,7 @@ impl Line {
     }
 
     /// Bytes of memory held.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn memory(&self) -> usize {
         self.buffer.capacity()
     }

@@ -15,6 +15,8 @@
 //! [`Request`] is built from what the command table allows to appear, never by taking secrets out.
 
 pub mod detect;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod line;
 pub mod memcached;
 pub mod message;
@@ -88,6 +90,15 @@ impl RequestDecoder {
             Self::Memcached(decoder) => decoder.at_boundary(),
         }
     }
+
+    /// Bytes of memory held.
+    #[cfg(any(test, fuzzing))]
+    fn memory(&self) -> usize {
+        match self {
+            Self::Redis(decoder) => decoder.memory(),
+            Self::Memcached(decoder) => decoder.memory(),
+        }
+    }
 }
 
 /// Decodes what a server sends.
@@ -151,6 +162,15 @@ impl ReplyDecoder {
     pub fn unfold(&mut self) {
         if let Self::Redis(decoder) = self {
             decoder.unfold();
+        }
+    }
+
+    /// Bytes of memory held.
+    #[cfg(any(test, fuzzing))]
+    fn memory(&self) -> usize {
+        match self {
+            Self::Redis(_) => size_of::<redis::ReplyDecoder>(),
+            Self::Memcached(decoder) => decoder.memory(),
         }
     }
 }

@@ -368,6 +368,16 @@ proptest! {
     }
 }
 
+#[test]
+fn keeping_detail_changes_no_framing() {
+    // A word longer than what is kept of it without detail, with a byte behind that no name holds.
+    let line = [&[b'a'; 40][..], b"\xf0 b\r\n"].concat();
+    for keep_detail in [true, false] {
+        let result = RequestDecoder::new(Protocol::Redis, keep_detail).decode(&mut &line[..]);
+        assert_eq!(result, Err(Malformed::Syntax), "{keep_detail}");
+    }
+}
+
 const MARK: &str = "hunter2";
 
 /// Requests that hold a secret or a value, each written `hunter2`.

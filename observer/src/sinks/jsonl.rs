@@ -261,7 +261,7 @@ mod tests {
                 r#""server.address":"127.0.0.1","server.port":6379,"cache.name":"127.0.0.1:6379","#,
                 r#""network.peer.address":"127.0.0.1","network.peer.port":6379,"network.transport":"tcp","#,
                 r#""network.type":"ipv4","db.namespace":"0","db.query.text":"MGET a \"b","cache.key":["a","\"b"],"#,
-                r#""cache.key_count":2,"cache.hits":1,"cache.misses":1,"cache.hit_rate":0.5}}"#,
+                r#""cache.key_pattern":["a","\"b"],"cache.key_count":2,"cache.hits":1,"cache.misses":1,"cache.hit_rate":0.5}}"#,
                 "\n"
             )
         );

@@ -12,6 +12,7 @@ use opentelemetry::trace::{
 use opentelemetry::{Array, InstrumentationScope, KeyValue, StringValue, Value};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanEvents, SpanLinks};
 
+use crate::aggregation::pattern::pattern;
 use crate::aggregation::{failure, value_size};
 use crate::enrichment::{Observation, Service, join};
 use crate::protocol::{Class, HitRule, Operation, Request};
@@ -234,6 +235,9 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
             );
         }
     }
+    if let Some(patterns) = detail.and_then(|detail| key_patterns(&detail.keys)) {
+        put(attribute::CACHE_KEY_PATTERN, patterns);
+    }
     if request.key_count > 1 {
         put(
             attribute::CACHE_KEY_COUNT,
@@ -281,6 +285,24 @@ fn found(hits: u64, misses: u64, put: &mut dyn FnMut(&'static str, Value)) {
             (hits as f64 / total as f64).into(),
         );
     }
+}
+
+/// The pattern that all keys share, or the different ones in order.
+fn key_patterns(keys: &[String]) -> Option<Value> {
+    let (first, rest) = keys.split_first()?;
+    let first = pattern(first);
+    let mut others: Vec<String> = Vec::new();
+    for key in rest {
+        let pattern = pattern(key);
+        if pattern != first && !others.contains(&pattern) {
+            others.push(pattern);
+        }
+    }
+    if others.is_empty() {
+        return Some(first.into());
+    }
+    let all = std::iter::once(first).chain(others).map(StringValue::from);
+    Some(Value::Array(Array::String(all.collect())))
 }
 
 fn operation_name(request: &Request) -> Value {
@@ -391,6 +413,7 @@ mod tests {
                 "db.namespace=0",
                 "db.query.text=GET user:42",
                 "cache.key=user:42",
+                "cache.key_pattern=user:*",
                 "cache.hit=true",
                 "cache.value_size=5",
             ]
@@ -413,11 +436,25 @@ mod tests {
             special(&observation(several)),
             [
                 "cache.key=[\"a\",\"b\"]",
+                "cache.key_pattern=[\"a\",\"b\"]",
                 "cache.key_count=5",
                 "cache.hits=3",
                 "cache.misses=2",
                 "cache.hit_rate=0.6"
             ]
+        );
+
+        let mut alike = transaction("MGET", 4);
+        alike.request.key_count = 3;
+        alike.request.detail = detail("", &["user:1", "user:2", "user:3"]);
+        assert_eq!(special(&observation(alike))[1], "cache.key_pattern=user:*");
+
+        let mut mixed = transaction("MGET", 4);
+        mixed.request.key_count = 3;
+        mixed.request.detail = detail("", &["user:1", "cart:2", "user:3"]);
+        assert_eq!(
+            special(&observation(mixed))[1],
+            "cache.key_pattern=[\"user:*\",\"cart:*\"]"
         );
 
         let mut set = transaction("SET", 5);

@@ -47,6 +47,8 @@ pub mod attribute {
         CACHE_OPERATION = "cache.operation";
         /// First key, or the first keys. Ours.
         CACHE_KEY = "cache.key";
+        /// Pattern of the key, or the different patterns of the keys. Ours.
+        CACHE_KEY_PATTERN = "cache.key_pattern";
         /// Keys of a command that names several. Ours.
         CACHE_KEY_COUNT = "cache.key_count";
         /// Whether a read of one key or field found it. Ours.

@@ -16,6 +16,8 @@
 use super::batch::Call;
 use super::matcher::Matcher;
 use super::{Ending, Exchange, Transaction};
+#[cfg(any(test, fuzzing))]
+use crate::protocol::Operation;
 use crate::protocol::detect::{Detected, begins_request, detect};
 use crate::protocol::{Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 use crate::source::event::{End, Nanos, Task};
@@ -81,6 +83,9 @@ pub struct Conversation {
     last: Option<(Side, Nanos)>,
     probation: Option<Probation>,
     answered: bool,
+    /// Every request decoded, with its start: each must end exactly once.
+    #[cfg(any(test, fuzzing))]
+    pub(super) ledger: Vec<(Operation, Nanos)>,
 }
 
 impl Conversation {
@@ -102,6 +107,8 @@ impl Conversation {
             last: None,
             probation: None,
             answered: false,
+            #[cfg(any(test, fuzzing))]
+            ledger: Vec::new(),
         }
     }
 
@@ -300,6 +307,7 @@ impl Conversation {
     ) {
         while !input.is_empty() {
             if self.matcher.is_streaming() {
+                self.refute(segment.time, telemetry, out);
                 return self.ignore(Skipped::Stream, input.len(), telemetry);
             }
             let step = match segment.side {
@@ -346,6 +354,8 @@ impl Conversation {
             started,
             tid: task.map_or(0, |task| task.tid),
         };
+        #[cfg(any(test, fuzzing))]
+        self.ledger.push((request.operation, started));
         if let Some(probation) = &mut self.probation {
             probation.drained = None;
         }

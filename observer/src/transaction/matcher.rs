@@ -119,6 +119,7 @@ impl Matcher {
     /// # Errors
     ///
     /// When more are outstanding than the budget allows, or when a reply had come for which there never was a request.
+    /// The request is outstanding then, too: [`Self::give_up`] ends it.
     pub fn request(
         &mut self,
         request: Request,
@@ -127,11 +128,11 @@ impl Matcher {
         task: Option<Task>,
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
-        self.expire(now)?;
+        let mut trouble = self.expire(now);
         let start = call.started;
-        let answered = self.is_answered(&request);
+        let answered = trouble.is_err() || self.is_answered(&request);
         if answered && self.pending.len() + self.queued.len() >= MAX_PENDING {
-            return Err(Resync::Budget);
+            trouble = Err(Resync::Budget);
         }
         let group = self.groups.request(call, request.effect == Effect::Multi);
         if request.effect == Effect::EndMulti {
@@ -156,6 +157,8 @@ impl Matcher {
             group,
             confirmations,
         });
+        // Only now, so that the request ends with the others when they are given up.
+        trouble?;
         match self.early.pop_front() {
             Some((reply, time)) => {
                 self.groups.reply_begins(out);

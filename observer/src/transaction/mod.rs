@@ -9,6 +9,8 @@
 
 pub mod batch;
 pub mod conversation;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod matcher;
 
 #[cfg(test)]
@@ -81,6 +83,15 @@ impl Exchange {
         match self {
             Exchange::One(transaction) => std::slice::from_ref(transaction),
             Exchange::Batch(batch) => &batch.transactions,
+        }
+    }
+
+    /// The same, by value.
+    #[must_use]
+    pub fn into_transactions(self) -> Vec<Transaction> {
+        match self {
+            Exchange::One(transaction) => vec![transaction],
+            Exchange::Batch(batch) => batch.transactions,
         }
     }
 }

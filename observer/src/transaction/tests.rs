@@ -434,6 +434,28 @@ fn a_stream_is_not_replies() {
 }
 
 #[test]
+fn what_was_withheld_when_a_stream_begins_is_not_lost() {
+    let mut bench = Bench::joined();
+    bench.send("GET a\r\n").receive("$-1\r\n");
+    bench.send("MONITOR\r\n").receive("+OK\r\n");
+    bench
+        .receive("+1 [0 127.0.0.1:1] \"get\" \"a\"\r\n")
+        .close();
+    assert_eq!(bench.told(), ["GET a ?", "MONITOR ?"]);
+}
+
+#[test]
+fn a_request_that_comes_when_a_reply_is_given_up_is_not_lost() {
+    let mut bench = Bench::redis();
+    bench.send("PING\r\n").receive("+PONG\r\n+OK\r\n");
+    // Without a tick in between.
+    bench.now += 30 * MS;
+    bench.send("GET a\r\n");
+    assert_eq!(bench.resyncs(Resync::Orphan), 1);
+    assert_eq!(bench.told(), ["PING", "GET a ?"]);
+}
+
+#[test]
 fn a_reply_of_the_wrong_shape_is_no_reply() {
     let mut bench = Bench::redis();
     bench

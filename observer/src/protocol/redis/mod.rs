@@ -38,3 +38,9 @@ pub(super) const MAX_NAME: usize = commands::MAX_NAME;
 pub(super) fn is_command(name: &[u8]) -> bool {
     commands::find(name).is_some()
 }
+
+/// Name of a row of the command table.
+#[cfg(any(test, fuzzing))]
+pub(super) fn command_name(row: usize) -> Option<&'static str> {
+    commands::COMMANDS.get(row).map(|command| command.name)
+}

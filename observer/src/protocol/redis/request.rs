@@ -272,15 +272,17 @@ impl RequestDecoder {
         let plain = name
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(byte));
-        if !plain || !name.first().is_some_and(u8::is_ascii_alphabetic) {
+        // Of a longer word it depends on the budget how much is kept to be looked at.
+        let long = self.arguments.length(0) > KEEP_WORDS as u64;
+        if long || !plain || !name.first().is_some_and(u8::is_ascii_alphabetic) {
             return Err(Malformed::Syntax);
         }
         Ok(())
     }
 
     /// Bytes of memory held.
-    #[cfg(test)]
-    pub(super) fn memory(&self) -> usize {
+    #[cfg(any(test, fuzzing))]
+    pub(in crate::protocol) fn memory(&self) -> usize {
         self.arguments.memory() + self.line.memory() + size_of::<Self>()
     }
 }

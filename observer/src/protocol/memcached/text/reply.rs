@@ -142,6 +142,12 @@ impl ReplyDecoder {
         self.state == State::Line && !self.list && self.line.is_empty()
     }
 
+    /// Bytes of memory held.
+    #[cfg(any(test, fuzzing))]
+    pub(in crate::protocol) fn memory(&self) -> usize {
+        self.line.memory() + size_of::<Self>()
+    }
+
     /// Reads a line. `true` when it ends the reply.
     fn read_line(
         reply: &mut Reply,

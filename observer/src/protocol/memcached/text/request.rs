@@ -154,8 +154,8 @@ impl RequestDecoder {
     }
 
     /// Bytes of memory held.
-    #[cfg(test)]
-    pub(super) fn memory(&self) -> usize {
+    #[cfg(any(test, fuzzing))]
+    pub(in crate::protocol) fn memory(&self) -> usize {
         self.line.memory() + size_of::<Self>()
     }
 }
