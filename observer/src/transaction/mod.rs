@@ -69,6 +69,10 @@ pub struct Transaction {
 
 /// What leaves a conversation: a transaction, or several that left together.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every exchange is one command: a box would cost each an allocation"
+)]
 pub enum Exchange {
     /// One command by itself.
     One(Transaction),
