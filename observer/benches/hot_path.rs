@@ -15,7 +15,7 @@ use observer::protocol::{
 use observer::sinks::{Exporter, Output, Overflow, SinkOptions, Sinks};
 use observer::source::event::{Clock, End, Task};
 use observer::telemetry::{SpanOutcome, Telemetry};
-use observer::transaction::{Ending, Transaction};
+use observer::transaction::{Ending, Exchange, Transaction};
 
 const ROUNDS: usize = 9;
 
@@ -119,7 +119,7 @@ fn throughput(transactions: &[Transaction], exporter: Exporter, what: &str) {
     let start = Instant::now();
     for number in 0..COUNT {
         sinks.submit(Observation {
-            transaction: transactions[number % transactions.len()].clone(),
+            exchange: Exchange::One(transactions[number % transactions.len()].clone()),
             endpoint: Arc::clone(&endpoint),
             service: Arc::clone(&service),
             clock: Clock::default(),
@@ -200,7 +200,7 @@ fn submit(transactions: &[Transaction], traces: Vec<Exporter>, what: &str) {
     let rounds = (0..ROUNDS).map(|_| {
         let observations: Vec<_> = (0..BURST)
             .map(|number| Observation {
-                transaction: transactions[number % transactions.len()].clone(),
+                exchange: Exchange::One(transactions[number % transactions.len()].clone()),
                 endpoint: Arc::clone(&endpoint),
                 service: Arc::clone(&service),
                 clock: Clock {
