@@ -31,8 +31,26 @@ pub(crate) fn program(name: impl AsRef<OsStr>) -> Command {
     if let Ok(path) = std::env::join_paths(search_path()) {
         command.env("PATH", path);
     }
-    // Set by the cargo that runs this task, and wrong for a cargo of another toolchain.
-    command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
+    // Set by the cargo that runs this task for this task alone. Build scripts look at some, and would do their work again
+    // each time cargo is called in the other way.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|prefix| text.starts_with(prefix))
+        {
+            command.env_remove(name);
+        }
+    }
+    for name in [
+        "CARGO",
+        "RUSTUP_TOOLCHAIN",
+        "CARGO_CRATE_NAME",
+        "CARGO_BIN_NAME",
+        "LD_LIBRARY_PATH",
+    ] {
+        command.env_remove(name);
+    }
     command
 }
 
@@ -43,8 +61,15 @@ fn search_path() -> Vec<PathBuf> {
         let set = std::env::var_os(variable).map(PathBuf::from);
         set.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(below)))
     };
-    folders.extend(home("CARGO_HOME", ".cargo").map(|cargo| cargo.join("bin")));
-    folders.extend(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from));
+    let more = home("CARGO_HOME", ".cargo")
+        .map(|cargo| cargo.join("bin"))
+        .into_iter();
+    for folder in more.chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from)) {
+        // Unchanged where nothing is missing, since build scripts look at it.
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
     folders
 }
 
