@@ -8,7 +8,9 @@ use observer_ebpf::{counter, direction, flag, kind, lane};
 
 use crate::capture::{self, Buffer, Call};
 use crate::globals::{STARTS, count};
-use crate::socket::{Common, filter, filter_state, is_tcp, identify, inode, left_out, net, positions};
+use crate::socket::{
+    Common, filter, filter_state, identify, inode, is_tcp, left_out, net, positions,
+};
 use crate::task::Task;
 use crate::{iter, syscall};
 

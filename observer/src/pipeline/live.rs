@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 use super::{Exporting, Failure, Pipeline, watched};
@@ -35,6 +36,8 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Runtime(error.to_string()))?;
+    // Before anything is said: whoever waits for that may send a signal at once.
+    let signals = Signals::catch(&runtime).map_err(|error| Failure::Runtime(error.to_string()))?;
     let idle = format!("watching {}", watched(config));
     let exporting = Exporting::start(config, Overflow::Drop, Some(idle))?;
     let ports = [config.redis_ports.as_slice(), &config.memcached_ports].concat();
@@ -68,11 +71,9 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
             .spawn(move || observe(source, pipeline, &telemetry, &stop))
             .map_err(|error| Failure::Runtime(error.to_string()))?
     };
-    runtime
-        .block_on(until_stopped(live.duration, &exporting, || {
-            observer.is_finished()
-        }))
-        .map_err(|error| Failure::Runtime(error.to_string()))?;
+    runtime.block_on(until_stopped(signals, live.duration, &exporting, || {
+        observer.is_finished()
+    }));
     stop.store(true, Ordering::Relaxed);
     let (pipeline, result) = observer
         .join()
@@ -114,14 +115,29 @@ fn observe(
     (pipeline, result)
 }
 
+/// The signals that end the program well.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn catch(runtime: &Runtime) -> std::io::Result<Self> {
+        let _within = runtime.enter();
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+}
+
 /// Waits for SIGINT, SIGTERM, the end of the duration, of the observer thread, or of whoever reads the output.
 async fn until_stopped(
+    mut signals: Signals,
     duration: Option<Duration>,
     exporting: &Exporting,
     ended: impl Fn() -> bool,
-) -> std::io::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+) {
     let over = async {
         match duration {
             Some(duration) => tokio::time::sleep(duration).await,
@@ -134,10 +150,9 @@ async fn until_stopped(
         }
     };
     tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        _ = signals.interrupt.recv() => {}
+        _ = signals.terminate.recv() => {}
         () = over => {}
         () = gone => {}
     }
-    Ok(())
 }

@@ -119,8 +119,6 @@ pub(crate) fn attach(
         .map_max_entries(name::EVENTS, ring_bytes)
         .load(OBJECT)
         .map_err(|error| AttachError::Object(Box::new(error)))?;
-    watch(&mut ebpf, limits.ports)?;
-    // In this order whoever is seen to send is also seen to receive the answer.
     tracepoint(&mut ebpf, name::SET_STATE, "inet_sock_set_state")?;
     let programs = match backend {
         Backend::Fentry => fentry(&mut ebpf, btf)?,
@@ -130,6 +128,8 @@ pub(crate) fn attach(
             vec![name::RECEIVE_LENGTH, name::SEND_LENGTH]
         }
     };
+    // Last: until a port is watched all hooks see nothing, from then on none misses what another sees.
+    watch(&mut ebpf, limits.ports)?;
     Ok((ebpf, [vec![name::SET_STATE], programs].concat()))
 }
 

@@ -12,10 +12,10 @@ use std::time::Duration;
 use std::{fs, io};
 
 use aya::Ebpf;
-use aya_log::EbpfLogger;
-use tracing::warn;
 use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
+use aya_log::EbpfLogger;
 use observer_ebpf::{counter, lane, name};
+use tracing::warn;
 
 use super::backend::{self, AttachError, Backend, Limits};
 use super::btf::{Btf, BtfError};
