@@ -28,8 +28,8 @@ fn main() -> ExitCode {
     println!("cargo::rerun-if-env-changed=PATH");
     match build() {
         Ok(code) => code,
-        Err(missing) => {
-            println!("cargo::error={missing}; run `cargo xtask setup`");
+        Err(error) => {
+            println!("cargo::error={error}");
             ExitCode::FAILURE
         }
     }
@@ -47,10 +47,10 @@ fn build() -> Result<ExitCode, String> {
         root.join("Cargo.toml").display()
     );
     if !on_path("bpf-linker") {
-        return Err("the kernel programs need bpf-linker, which is not on the PATH".into());
+        return Err("the kernel programs need bpf-linker, which is not on the PATH; run `cargo xtask setup`".into());
     }
     let toolchain = toolchain().ok_or(
-        "the kernel programs need a Rust toolchain for BPF, and neither nightly with rust-src nor one named `bpf` is there",
+        "the kernel programs need a Rust toolchain for BPF, and neither nightly with rust-src nor one named `bpf` is there; run `cargo xtask setup`",
     )?;
     let sources = root.join("src");
     let package = Package {

@@ -1,4 +1,7 @@
-//! One call becomes records: a plain buffer straight into the ring, a vectored one through a scratch.
+//! One call becomes records. What fits one record goes from user memory straight into the ring; larger
+//! buffers do so piece by piece; scattered ones are gathered in a scratch first.
+//!
+//! Their headers are made in the scratch too, not on the stack: the verifier allows a chain of calls 512 bytes.
 
 use core::ffi::c_void;
 
@@ -6,11 +9,11 @@ use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEU
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user, generated};
 use observer_ebpf::{
     HEADER, Header, MAX_PAYLOAD, MAX_RECORDS, MAX_SEGMENTS, VERSION, config, counter, direction,
-    flag, kind, reason,
+    flag, kind, lane, reason,
 };
 
 use crate::globals::{EVENTS, count, count_two, scratch, setting};
-use crate::socket::{Common, Ports, identify, net, positions};
+use crate::socket::{Common, Ports, identify, left_out, net, positions};
 use crate::task::Task;
 
 /// Where the bytes of a call are. Not an enum with fields: type information for one, which any function
@@ -82,87 +85,141 @@ impl Iovec {
     }
 }
 
-/// The header of a call that moved `length` bytes: whose, where in the stream, by whom.
-#[inline(always)]
-pub(crate) fn begin(
+/// The scratch: the header under construction, and progress through a call that takes several rounds. In a
+/// map, where the verifier takes every number as unknown: one round of a loop stands for all.
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// Segments: the array, the next to read, and how many there are.
+    array: u64,
+    index: u64,
+    count: u64,
+    kernel: u64,
+    /// User memory to read next, and how much of the current segment there is.
+    address: u64,
+    rest: u64,
+    /// Stream bytes not sent yet, and how many of them may still be captured.
+    left: u64,
+    budget: u64,
+    /// Payload bytes gathered, less than `MAX_PAYLOAD` between rounds.
+    fill: u64,
+    /// Why it ended early.
+    reason: u64,
+    header: Header,
+    /// Twice what is used: the verifier does not relate the fill and the length of the next piece.
+    payload: [u8; 2 * LARGE],
+}
+
+/// One call that moved payload. Everything that may still leave it out is settled before.
+pub(crate) struct Call<'a> {
     direction: u8,
     sk: u64,
-    common: &Common,
-    ports: &Ports,
-    length: u32,
+    common: &'a Common,
+    ports: &'a Ports,
     task: Task,
-) -> Option<Header> {
-    let mut header = head(kind::DATA);
-    identify(sk, common, ports, &mut header)?;
-    task.describe(net(common), &mut header)?;
-    let (write, copied) = positions(sk, common)?;
-    let (next, opposite) = if direction == direction::SEND {
-        (write, copied)
-    } else {
-        (copied, write)
-    };
-    header.direction = direction;
-    header.position = next.wrapping_sub(length);
-    header.opposite = opposite;
-    header.length = length;
-    let slot = if direction == direction::SEND {
-        counter::SENDS
-    } else {
-        counter::RECEIVES
-    };
-    count_two(direction.into(), slot, 1, u64::from(length));
-    Some(header)
+    length: u32,
+    position: u32,
+    opposite: u32,
+    /// When it returned, and when it began.
+    time: u64,
+    started: u64,
 }
 
-/// Sends the records of the call that `header` describes.
-#[inline(always)]
-pub(crate) fn finish(direction: u8, header: &mut Header, buffer: &Buffer) -> Option<()> {
-    match buffer.place {
-        Place::Plain => plain(header, buffer.address),
-        Place::Segments | Place::KernelSegments => vectored(header, direction, buffer)?,
-        Place::Unreadable => {
-            header.reason = reason::UNREADABLE;
-            count(
-                direction.into(),
-                counter::UNREADABLE_BYTES,
-                u64::from(header.length),
-            );
-            bare(header, direction.into());
+impl<'a> Call<'a> {
+    /// `None` where the socket is to be left out. `started` is 0 where that is not known.
+    #[inline(always)]
+    pub(crate) fn new(
+        direction: u8,
+        sk: u64,
+        common: &'a Common,
+        ports: &'a Ports,
+        length: u32,
+        started: u64,
+    ) -> Option<Self> {
+        if left_out(common, ports) {
+            return None;
+        }
+        // SAFETY: the helper has no preconditions.
+        let time = unsafe { bpf_ktime_get_ns() };
+        let (write, copied) = positions(sk, common)?;
+        let send = direction == direction::SEND;
+        let (next, opposite) = if send {
+            (write, copied)
+        } else {
+            (copied, write)
+        };
+        let slot = if send {
+            counter::SENDS
+        } else {
+            counter::RECEIVES
+        };
+        count_two(direction.into(), slot, 1, u64::from(length));
+        Some(Self {
+            direction,
+            sk,
+            common,
+            ports,
+            task: Task::current(),
+            length,
+            position: next.wrapping_sub(length),
+            opposite,
+            time,
+            started: if started == 0 { time } else { started },
+        })
+    }
+
+    /// The thread that made it.
+    #[inline(always)]
+    pub(crate) fn task(&self) -> Task {
+        self.task
+    }
+
+    /// Writes all of its header: `captured` bytes of it follow.
+    #[inline(always)]
+    fn describe(&self, header: &mut Header, captured: u32, reason: u8) {
+        head(header, kind::DATA, self.time);
+        header.direction = self.direction;
+        header.reason = reason;
+        header.flags = flag::TASK;
+        header.started = self.started;
+        header.position = self.position;
+        header.opposite = self.opposite;
+        header.length = self.length;
+        header.captured = captured;
+        identify(self.sk, self.common, self.ports, header);
+        self.task.describe(net(self.common), header);
+    }
+
+    /// Sends its records.
+    #[inline(always)]
+    pub(crate) fn send(&self, buffer: &Buffer) -> Option<()> {
+        match buffer.place {
+            Place::Plain => plain(self, buffer.address),
+            Place::Segments | Place::KernelSegments => vectored(self, buffer),
+            Place::Unreadable => {
+                let lane = self.direction.into();
+                count(lane, counter::UNREADABLE_BYTES, u64::from(self.length));
+                bare(lane, self.length, |header| {
+                    self.describe(header, 0, reason::UNREADABLE)
+                });
+                Some(())
+            }
         }
     }
-    Some(())
 }
 
-/// A header with the time in it, and nothing else.
+/// The part of a header that every record has.
 #[inline(always)]
-pub(crate) fn head(kind: u8) -> Header {
-    // SAFETY: the helper has no preconditions.
-    let time = unsafe { bpf_ktime_get_ns() };
-    Header {
-        version: VERSION,
-        kind,
-        direction: 0,
-        reason: reason::NONE,
-        flags: 0,
-        padding: 0,
-        family: 0,
-        time,
-        started: time,
-        sk: 0,
-        netns: 0,
-        position: 0,
-        opposite: 0,
-        length: 0,
-        captured: 0,
-        pid: 0,
-        tid: 0,
-        local_port: 0,
-        remote_port: 0,
-        local: [0; 16],
-        remote: [0; 16],
-        cgroup: 0,
-        comm: [0; 16],
-    }
+pub(crate) fn head(header: &mut Header, kind: u8, time: u64) {
+    header.version = VERSION;
+    header.kind = kind;
+    header.direction = 0;
+    header.reason = reason::NONE;
+    header.flags = 0;
+    header.padding = 0;
+    header.time = time;
+    header.started = time;
+    header.captured = 0;
+    header.length = 0;
 }
 
 /// Whether to wake the reader: not for each record, which costs more than the record, but when a quarter
@@ -182,15 +239,33 @@ fn lost(lane: u32, length: u32) {
     count_two(lane, counter::RING_FULL, 1, u64::from(length));
 }
 
-/// Sends a record without payload.
+/// Sends a record without payload, whose header `write` writes.
 #[inline(always)]
-pub(crate) fn bare(header: &Header, lane: u32) {
+pub(crate) fn bare(lane: u32, length: u32, write: impl FnOnce(&mut Header)) {
     match EVENTS.reserve::<Header>(0) {
         Some(mut entry) => {
-            entry.write(*header);
+            // SAFETY: any bytes are a header, and `write` replaces them.
+            write(unsafe { &mut *entry.as_mut_ptr() });
             entry.submit(wakeup());
         }
-        None => lost(lane, header.length),
+        None => lost(lane, length),
+    }
+}
+
+/// Copies a header word by word: from a plain copy the compiler makes one of each field on the stack.
+///
+/// # Safety
+/// `to` has room for it.
+#[inline(always)]
+unsafe fn copy(header: &Header, to: *mut Header) {
+    let from = core::ptr::from_ref(header).cast::<u64>();
+    for word in 0..HEADER / 8 {
+        // SAFETY: by contract; a `Header` is whole aligned words.
+        unsafe {
+            to.cast::<u64>()
+                .add(word)
+                .write_volatile(from.add(word).read_volatile())
+        };
     }
 }
 
@@ -201,248 +276,285 @@ struct Record<const N: usize> {
     payload: [u8; N],
 }
 
-/// Reserves room for `N` bytes and reads `n` ≤ `N` bytes of user memory into it.
-#[inline(always)]
-fn send<const N: usize>(header: &Header, address: u64, n: u64) {
-    let Some(mut entry) = EVENTS.reserve::<Record<N>>(0) else {
-        return lost(header.direction.into(), header.length);
-    };
-    let record: *mut Record<N> = entry.as_mut_ptr();
-    // SAFETY: `record` points to a reserved `Record<N>`, and the caller checked `n`; the helper checks `address`.
-    unsafe {
-        (&raw mut (*record).header).write(*header);
-        let payload = (&raw mut (*record).payload).cast::<c_void>();
-        if generated::bpf_probe_read_user(payload, n as u32, address as *const _) != 0 {
-            (*record).header.captured = 0;
-            (*record).header.reason = reason::FAULT;
-            count(
-                header.direction.into(),
-                counter::FAULT_BYTES,
-                u64::from(header.length),
-            );
-        }
-    }
-    entry.submit(wakeup());
-}
-
-/// Payload room of the smaller size classes, so that with the header records take 256 and 1,024 bytes.
-const SMALL: usize = 256 - HEADER;
-const MEDIUM: usize = 1024 - HEADER;
+/// Payload room of the size classes. With header and the ring's own 8 bytes records take 256, 1,152 and
+/// 4,224 bytes.
+const SMALL: usize = 128;
+const MEDIUM: usize = 1024;
 const LARGE: usize = MAX_PAYLOAD as usize;
 
-/// Captures one piece of user memory. `header` holds the whole call's position and length.
+/// Sends a record of the large class with `n` < `LARGE` bytes of user memory, or `LARGE` if `full`.
 #[inline(always)]
-fn plain(header: &mut Header, mut address: u64) {
-    let mut left = header.length;
-    let mut budget = setting(config::MAX_BYTES);
-    if budget > left {
-        budget = left;
+fn send_large(header: &Header, address: u64, n: u64, full: bool) {
+    let lane = header.direction.into();
+    let record = reserve::<LARGE>();
+    if record.is_null() {
+        return lost(lane, header.length);
     }
-    for _ in 0..MAX_RECORDS {
-        if budget <= MAX_PAYLOAD {
-            break;
+    // As in `plain`.
+    let n = if full {
+        LARGE as u64
+    } else {
+        core::hint::black_box(n) & (LARGE as u64 - 1)
+    };
+    // SAFETY: the record has room for a header and `LARGE` bytes; the helper checks the address.
+    unsafe {
+        copy(header, record);
+        if generated::bpf_probe_read_user(record.add(1).cast(), n as u32, address as *const _) != 0
+        {
+            (*record).captured = 0;
+            (*record).reason = reason::FAULT;
+            count(lane, counter::FAULT_BYTES, header.length.into());
         }
-        header.length = MAX_PAYLOAD;
-        header.captured = MAX_PAYLOAD;
-        send::<LARGE>(header, address, MAX_PAYLOAD.into());
-        header.flags |= flag::CONTINUED;
-        header.position = header.position.wrapping_add(MAX_PAYLOAD);
-        address = address.wrapping_add(MAX_PAYLOAD.into());
-        left -= MAX_PAYLOAD;
-        budget -= MAX_PAYLOAD;
-    }
-    header.length = left;
-    header.captured = budget;
-    if budget < left {
-        header.reason = reason::LIMIT;
-    }
-    // The verifier must see each bound on the very value that is passed on. Without the box the compiler
-    // derives that value anew, in a way that the verifier takes for possibly negative.
-    let n = core::hint::black_box(u64::from(budget));
-    if n <= SMALL as u64 {
-        send::<SMALL>(header, address, n);
-    } else if n <= MEDIUM as u64 {
-        send::<MEDIUM>(header, address, n);
-    } else if n <= LARGE as u64 {
-        send::<LARGE>(header, address, n);
+        generated::bpf_ringbuf_submit(record.cast(), wakeup());
     }
 }
 
-/// Progress through a vectored call. Lies in a map, where the verifier takes every number as unknown: one
-/// round of the loop stands for all.
-#[repr(C)]
-struct Walk {
-    /// Next segment to read, and how many there are.
-    array: u64,
-    index: u64,
-    count: u64,
-    kernel: u64,
-    /// Rest of the current segment.
-    address: u64,
-    rest: u64,
-    /// Stream bytes not sent yet, and how many of them may still be captured.
-    left: u64,
-    budget: u64,
-    /// Payload bytes in the record under construction, less than `MAX_PAYLOAD` between rounds.
-    fill: u64,
-    /// Why it ended early.
-    reason: u64,
-    header: Header,
-    /// Twice what is used: the verifier does not relate the fill and the length of the next piece.
-    payload: [u8; 2 * LARGE],
-}
-
-const WALK: usize = size_of::<Walk>();
-const _: () = assert!(WALK == crate::globals::SCRATCH);
-
-/// Captures a vectored call: small segments share records.
+/// Captures one piece of user memory.
 #[inline(always)]
-fn vectored(header: &mut Header, direction: u8, buffer: &Buffer) -> Option<()> {
-    let kernel = buffer.place == Place::KernelSegments;
-    // Without the first segment nothing is readable, which the loop finds out once more.
-    let first = Iovec::read(buffer.address, 0, kernel).unwrap_or(Iovec { base: 0, len: 0 });
-    if first.len >= buffer.skip && first.len - buffer.skip >= u64::from(header.length) {
-        // The usual case: all of it in one segment.
-        plain(header, first.base.wrapping_add(buffer.skip));
+fn plain(call: &Call<'_>, address: u64) -> Option<()> {
+    let limit = setting(config::MAX_BYTES);
+    let length = call.length;
+    let budget = if limit < length { limit } else { length };
+    let n = u64::from(budget);
+    // The header is written where it is read: no copy, and no stack.
+    let (record, mask) = if n < SMALL as u64 {
+        (reserve::<SMALL>(), SMALL as u64 - 1)
+    } else if n < MEDIUM as u64 {
+        (reserve::<MEDIUM>(), MEDIUM as u64 - 1)
+    } else if n < LARGE as u64 {
+        (reserve::<LARGE>(), LARGE as u64 - 1)
+    } else {
+        return large(call, address, budget);
+    };
+    let lane = call.direction.into();
+    if record.is_null() {
+        lost(lane, length);
         return Some(());
     }
-    let walk: *mut Walk = scratch(direction)?.cast();
-    let limit = u64::from(setting(config::MAX_BYTES));
-    let left = u64::from(header.length);
-    // SAFETY: the scratch is a `Walk` that only this program uses on this CPU.
+    // The verifier of 6.1 forgets a comparison when the number is loaded from the stack once more; a mask
+    // right before its use it believes. Without the box the compiler sees that the mask changes nothing.
+    let n = core::hint::black_box(n) & mask;
+    // SAFETY: the record has room for a header and `mask` bytes; the helper checks the address.
     unsafe {
-        (&raw mut (*walk).header).write(*header);
-        (*walk).array = buffer.address;
-        (*walk).index = 0;
-        (*walk).count = buffer.count;
-        (*walk).kernel = kernel.into();
-        (*walk).rest = 0;
-        (*walk).left = left;
-        (*walk).budget = if limit < left { limit } else { left };
-        (*walk).fill = 0;
-        (*walk).reason = reason::LIMIT.into();
-        if first.len > buffer.skip {
-            (*walk).index = 1;
-            (*walk).address = first.base.wrapping_add(buffer.skip);
-            (*walk).rest = first.len - buffer.skip;
-        }
-        let step = if direction == direction::SEND {
-            step::<{ direction::SEND }>
+        let why = if budget < length {
+            reason::LIMIT
         } else {
-            step::<{ direction::RECEIVE }>
+            reason::NONE
         };
-        generated::bpf_loop(
-            MAX_SEGMENTS + MAX_RECORDS,
-            step as *mut c_void,
-            core::ptr::null_mut(),
-            0,
-        );
-        let (left, fill) = ((*walk).left, (*walk).fill);
-        flush(direction.into(), walk, left, fill, (*walk).reason as u8);
+        call.describe(&mut *record, budget, why);
+        let payload = record.add(1).cast();
+        if generated::bpf_probe_read_user(payload, n as u32, address as *const _) != 0 {
+            (*record).captured = 0;
+            (*record).reason = reason::FAULT;
+            count(lane, counter::FAULT_BYTES, length.into());
+        }
+        generated::bpf_ringbuf_submit(record.cast(), wakeup());
     }
     Some(())
 }
 
-/// One round: reads a segment, or a piece of it, into the record. Returns 1 to end.
-extern "C" fn step<const DIRECTION: u8>(_: u64, _: *mut c_void) -> i64 {
-    let Some(scratch) = scratch(DIRECTION) else {
+/// Reserves a `Record<N>`; null when the ring is full.
+#[inline(always)]
+fn reserve<const N: usize>() -> *mut Header {
+    let ring = (&raw const EVENTS).cast_mut().cast();
+    // SAFETY: `EVENTS` is a ring.
+    unsafe { generated::bpf_ringbuf_reserve(ring, size_of::<Record<N>>() as u64, 0) }.cast()
+}
+
+/// The same for what fills a record or more. The header is made in the scratch.
+#[inline(always)]
+fn large(call: &Call<'_>, address: u64, budget: u32) -> Option<()> {
+    let scratch: *mut Scratch = scratch(call.direction.into())?;
+    // SAFETY: the scratch is only used by this lane's program on this CPU.
+    let state = unsafe { &mut *scratch };
+    call.describe(&mut state.header, 0, reason::NONE);
+    state.address = address;
+    state.left = call.length.into();
+    state.budget = budget.into();
+    let round = if call.direction == direction::SEND {
+        piece::<{ lane::SEND }>
+    } else {
+        piece::<{ lane::RECEIVE }>
+    };
+    // SAFETY: the callback has the signature that the helper asks for.
+    unsafe { generated::bpf_loop(MAX_RECORDS, round as *mut c_void, core::ptr::null_mut(), 0) };
+    Some(())
+}
+
+/// One round of [`large`]: one record. Returns 1 to end.
+extern "C" fn piece<const LANE: u32>(_: u64, _: *mut c_void) -> i64 {
+    let Some(scratch) = scratch(LANE) else {
         return 1;
     };
-    let walk: *mut Walk = scratch.cast();
-    // SAFETY: as in `vectored`; the bounds of the copy are checked below.
-    unsafe {
-        if (*walk).rest == 0 {
-            let index = (*walk).index;
-            if index >= (*walk).count {
-                (*walk).reason = reason::UNREADABLE.into();
-                return 1;
-            }
-            let Some(segment) = Iovec::read((*walk).array, index, (*walk).kernel != 0) else {
-                (*walk).reason = reason::FAULT.into();
-                return 1;
-            };
-            (*walk).index = index + 1;
-            (*walk).address = segment.base;
-            (*walk).rest = segment.len;
-            if segment.len == 0 {
-                return 0;
-            }
-        }
-        let fill = (*walk).fill;
-        if fill >= u64::from(MAX_PAYLOAD) {
+    // SAFETY: the scratch is only used by this lane's program on this CPU.
+    let scratch = unsafe { &mut *scratch };
+    let (address, left, budget) = (scratch.address, scratch.left, scratch.budget);
+    let header = &mut scratch.header;
+    let last = budget <= u64::from(MAX_PAYLOAD);
+    let captured = if last { budget as u32 } else { MAX_PAYLOAD };
+    // The last record stands for what is not captured, too.
+    let length = if last { left as u32 } else { MAX_PAYLOAD };
+    header.captured = captured;
+    header.length = length;
+    header.reason = if captured < length {
+        reason::LIMIT
+    } else {
+        reason::NONE
+    };
+    send_large(header, address, captured.into(), captured == MAX_PAYLOAD);
+    header.position = header.position.wrapping_add(length);
+    header.flags |= flag::CONTINUED;
+    scratch.address = address.wrapping_add(captured.into());
+    scratch.left = left.wrapping_sub(length.into());
+    scratch.budget = budget.wrapping_sub(captured.into());
+    i64::from(last)
+}
+
+/// Captures a vectored call: small segments share records.
+#[inline(always)]
+fn vectored(call: &Call<'_>, buffer: &Buffer) -> Option<()> {
+    let direction = call.direction;
+    let kernel = buffer.place == Place::KernelSegments;
+    // Without the first segment nothing is readable, which the loop finds out once more.
+    let first = Iovec::read(buffer.address, 0, kernel).unwrap_or(Iovec { base: 0, len: 0 });
+    let length = u64::from(call.length);
+    if first.len >= buffer.skip && first.len - buffer.skip >= length {
+        // The usual case: all of it in one segment.
+        return plain(call, first.base.wrapping_add(buffer.skip));
+    }
+    let scratch: *mut Scratch = scratch(direction.into())?;
+    let limit = u64::from(setting(config::MAX_BYTES));
+    // SAFETY: the scratch is only used by this lane's program on this CPU.
+    let state = unsafe { &mut *scratch };
+    call.describe(&mut state.header, 0, reason::NONE);
+    state.array = buffer.address;
+    state.index = 0;
+    state.count = buffer.count;
+    state.kernel = kernel.into();
+    state.rest = 0;
+    state.left = length;
+    state.budget = if limit < length { limit } else { length };
+    state.fill = 0;
+    state.reason = reason::LIMIT.into();
+    if first.len > buffer.skip {
+        state.index = 1;
+        state.address = first.base.wrapping_add(buffer.skip);
+        state.rest = first.len - buffer.skip;
+    }
+    let round = if direction == direction::SEND {
+        gather::<{ lane::SEND }>
+    } else {
+        gather::<{ lane::RECEIVE }>
+    };
+    let rounds = MAX_SEGMENTS + MAX_RECORDS;
+    // SAFETY: the callback has the signature that the helper asks for.
+    unsafe { generated::bpf_loop(rounds, round as *mut c_void, core::ptr::null_mut(), 0) };
+    let (left, fill, why) = (state.left, state.fill, state.reason);
+    flush(direction.into(), state, left, fill, why as u8);
+    Some(())
+}
+
+/// One round of [`vectored`]: reads a segment, or a piece of it. Returns 1 to end.
+extern "C" fn gather<const LANE: u32>(_: u64, _: *mut c_void) -> i64 {
+    let Some(scratch) = scratch(LANE) else {
+        return 1;
+    };
+    // SAFETY: the scratch is only used by this lane's program on this CPU.
+    let scratch = unsafe { &mut *scratch };
+    if scratch.rest == 0 {
+        let index = scratch.index;
+        if index >= scratch.count {
+            scratch.reason = reason::UNREADABLE.into();
             return 1;
         }
-        let mut n = u64::from(MAX_PAYLOAD) - fill;
-        let (rest, budget) = ((*walk).rest, (*walk).budget);
-        if rest < n {
-            n = rest;
-        }
-        if budget < n {
-            n = budget;
-        }
-        if n > u64::from(MAX_PAYLOAD) {
+        let Some(segment) = Iovec::read(scratch.array, index, scratch.kernel != 0) else {
+            scratch.reason = reason::FAULT.into();
             return 1;
+        };
+        scratch.index = index + 1;
+        scratch.address = segment.base;
+        scratch.rest = segment.len;
+        if segment.len == 0 {
+            return 0;
         }
-        let to = (&raw mut (*walk).payload).cast::<u8>().add(fill as usize);
-        if generated::bpf_probe_read_user(to.cast(), n as u32, (*walk).address as *const _) != 0 {
-            (*walk).reason = reason::FAULT.into();
-            return 1;
-        }
-        (*walk).address = (*walk).address.wrapping_add(n);
-        (*walk).rest = rest.wrapping_sub(n);
-        (*walk).budget = budget.wrapping_sub(n);
-        (*walk).fill = fill + n;
-        if budget == n {
-            return 1;
-        }
-        if fill + n == u64::from(MAX_PAYLOAD) {
-            flush(
-                DIRECTION.into(),
-                walk,
-                u64::from(MAX_PAYLOAD),
-                u64::from(MAX_PAYLOAD),
-                reason::NONE,
-            );
-            (*walk).fill = 0;
-        }
+    }
+    let fill = scratch.fill;
+    if fill >= u64::from(MAX_PAYLOAD) {
+        return 1;
+    }
+    let (rest, budget) = (scratch.rest, scratch.budget);
+    let mut n = u64::from(MAX_PAYLOAD) - fill;
+    if rest < n {
+        n = rest;
+    }
+    if budget < n {
+        n = budget;
+    }
+    // The verifier of 6.1 learns nothing from comparing two variables, so it needs a constant; without the
+    // box the compiler sees that this holds already.
+    let n = core::hint::black_box(n);
+    if n > u64::from(MAX_PAYLOAD) {
+        return 1;
+    }
+    // SAFETY: `fill` and `n` were checked: the payload has room for both. The helper checks the address.
+    let failed = unsafe {
+        let to = (&raw mut scratch.payload).cast::<u8>().add(fill as usize);
+        generated::bpf_probe_read_user(to.cast(), n as u32, scratch.address as *const _)
+    };
+    if failed != 0 {
+        scratch.reason = reason::FAULT.into();
+        return 1;
+    }
+    scratch.address = scratch.address.wrapping_add(n);
+    scratch.rest = rest.wrapping_sub(n);
+    scratch.budget = budget.wrapping_sub(n);
+    scratch.fill = fill + n;
+    if budget == n {
+        return 1;
+    }
+    if fill + n == u64::from(MAX_PAYLOAD) {
+        flush(
+            LANE,
+            scratch,
+            MAX_PAYLOAD.into(),
+            MAX_PAYLOAD.into(),
+            reason::NONE,
+        );
+        scratch.fill = 0;
     }
     0
 }
 
-/// Sends the record under construction: `length` stream bytes, of which `fill` are here.
-///
-/// # Safety
-/// `walk` is this CPU's scratch.
+/// Sends what was gathered: `length` stream bytes, of which `fill` are there.
 #[inline(always)]
-unsafe fn flush(lane: u32, walk: *mut Walk, length: u64, fill: u64, why: u8) {
+fn flush(lane: u32, scratch: &mut Scratch, length: u64, fill: u64, why: u8) {
     if fill > u64::from(MAX_PAYLOAD) {
         return;
     }
-    // SAFETY: by contract; header and payload are adjacent, and `fill` was checked.
-    unsafe {
-        let header = &raw mut (*walk).header;
-        (*header).length = length as u32;
-        (*header).captured = fill as u32;
-        (*header).reason = if fill < length { why } else { reason::NONE };
-        if fill < length {
-            if why == reason::FAULT {
-                count(lane, counter::FAULT_BYTES, length - fill);
-            } else if why == reason::UNREADABLE {
-                count(lane, counter::UNREADABLE_BYTES, length - fill);
-            }
+    let header = &mut scratch.header;
+    header.length = length as u32;
+    header.captured = fill as u32;
+    header.reason = if fill < length { why } else { reason::NONE };
+    if fill < length {
+        if why == reason::FAULT {
+            count(lane, counter::FAULT_BYTES, length - fill);
+        } else if why == reason::UNREADABLE {
+            count(lane, counter::UNREADABLE_BYTES, length - fill);
         }
-        let size = HEADER as u64 + fill;
-        let sent = generated::bpf_ringbuf_output(
-            (&raw const EVENTS).cast_mut().cast(),
-            header.cast(),
-            size,
-            wakeup(),
-        );
-        if sent != 0 {
-            lost(lane, length as u32);
-        }
-        (*header).position = (*header).position.wrapping_add(length as u32);
-        (*header).flags |= flag::CONTINUED;
-        (*walk).left = (*walk).left.wrapping_sub(length);
     }
+    // SAFETY: header and payload are adjacent, and `fill` was checked.
+    let failed = unsafe {
+        generated::bpf_ringbuf_output(
+            (&raw const EVENTS).cast_mut().cast(),
+            (&raw mut *header).cast(),
+            HEADER as u64 + fill,
+            wakeup(),
+        )
+    };
+    if failed != 0 {
+        lost(lane, length as u32);
+    }
+    header.position = header.position.wrapping_add(length as u32);
+    header.flags |= flag::CONTINUED;
+    scratch.left = scratch.left.wrapping_sub(length);
 }

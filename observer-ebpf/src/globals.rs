@@ -4,7 +4,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use observer_ebpf::{HEADER, MAX_PAYLOAD, PORT_WORDS, config, counter, lane};
+use observer_ebpf::{PORT_WORDS, config, counter, lane};
+
+use crate::capture::Scratch;
 
 /// Written by the loader, then frozen: the verifier knows each slot's value and drops dead branches.
 #[unsafe(no_mangle)]
@@ -53,26 +55,21 @@ pub(crate) fn protos() -> Option<*mut u64> {
 #[map]
 pub(crate) static STARTS: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
 
-/// Bytes of the scratch: what `capture` keeps during a vectored call.
-pub(crate) const SCRATCH: usize = 80 + HEADER + 2 * MAX_PAYLOAD as usize;
-
-type Scratch = [u64; SCRATCH / 8];
-
-/// One scratch for each direction: a send may preempt a receive on the same CPU.
+/// One scratch for each direction: a send may interrupt a receive on the same CPU.
 #[map]
 static SEND_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static RECEIVE_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// This CPU's scratch. The kernel never runs one program twice at a time on a CPU, so it is ours.
+/// This CPU's scratch of a direction's lane. The kernel never runs one program twice at a time on a CPU, so it is the
+/// caller's own.
 #[inline(always)]
-pub(crate) fn scratch(direction: u8) -> Option<*mut u8> {
-    let map = if direction == observer_ebpf::direction::SEND {
-        &SEND_SCRATCH
+pub(crate) fn scratch(lane: u32) -> Option<*mut Scratch> {
+    if lane == lane::SEND {
+        SEND_SCRATCH.get_ptr_mut(0)
     } else {
-        &RECEIVE_SCRATCH
-    };
-    map.get_ptr_mut(0).map(|scratch| scratch.cast())
+        RECEIVE_SCRATCH.get_ptr_mut(0)
+    }
 }
 
 /// Whether a port is watched.

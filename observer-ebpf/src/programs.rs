@@ -5,9 +5,9 @@ use aya_ebpf::macros::{fentry, fexit, raw_tracepoint};
 use aya_ebpf::programs::{FEntryContext, FExitContext, RawTracePointContext};
 use observer_ebpf::{counter, direction, flag, kind, lane};
 
-use crate::capture::{self, Buffer};
+use crate::capture::{self, Buffer, Call};
 use crate::globals::{STARTS, count};
-use crate::socket::{Common, filter, filter_state, identify, inode, net, positions};
+use crate::socket::{Common, filter, filter_state, identify, inode, left_out, net, positions};
 use crate::task::Task;
 use crate::{iter, syscall};
 
@@ -60,14 +60,13 @@ fn sock_length(ctx: &RawTracePointContext, way: u8) -> Option<()> {
         return None;
     }
     let length = length as u32;
-    let task = Task::current();
-    let mut header = capture::begin(way, sk, &common, &ports, length, task)?;
+    let call = Call::new(way, sk, &common, &ports, length, 0)?;
     let buffer = if flags & TRUNC != 0 {
         Buffer::UNREADABLE
     } else {
-        syscall::buffer(task, length)
+        syscall::buffer(call.task(), length)
     };
-    capture::finish(way, &mut header, &buffer)
+    call.send(&buffer)
 }
 
 /// `tcp_sendmsg_locked(sk, msg, size)`, entry: remembers the time.
@@ -99,7 +98,7 @@ fn sent(ctx: &FExitContext) -> Option<()> {
     let ports = filter(sk, &mut common)?;
     let thread = bpf_get_current_pid_tgid();
     // SAFETY: the entry belongs to this thread, which is here and not in the entry program.
-    let started = unsafe { STARTS.get(thread) }.copied();
+    let started = unsafe { STARTS.get(thread) }.copied().unwrap_or(0);
     let _ = STARTS.remove(thread);
     let length: i32 = ctx.arg(3);
     if length <= 0 {
@@ -107,12 +106,8 @@ fn sent(ctx: &FExitContext) -> Option<()> {
     }
     let msg: u64 = ctx.arg(1);
     let length = length as u32;
-    let task = Task::current();
-    let mut header = capture::begin(direction::SEND, sk, &common, &ports, length, task)?;
-    if let Some(started) = started {
-        header.started = started;
-    }
-    capture::finish(direction::SEND, &mut header, &iter::buffer(msg, length))
+    let call = Call::new(direction::SEND, sk, &common, &ports, length, started)?;
+    call.send(&iter::buffer(msg, length))
 }
 
 /// `tcp_recvmsg(sk, msg, len, flags)`, exit. Only one of the three is loaded, by what this kernel's has.
@@ -146,14 +141,13 @@ fn received(ctx: &FExitContext, flags: i32, length: i32) -> Option<()> {
     }
     let msg: u64 = ctx.arg(1);
     let length = length as u32;
-    let task = Task::current();
-    let mut header = capture::begin(direction::RECEIVE, sk, &common, &ports, length, task)?;
+    let call = Call::new(direction::RECEIVE, sk, &common, &ports, length, 0)?;
     let buffer = if flags & TRUNC != 0 {
         Buffer::UNREADABLE
     } else {
         iter::buffer(msg, length)
     };
-    capture::finish(direction::RECEIVE, &mut header, &buffer)
+    call.send(&buffer)
 }
 
 /// `inet_sock_set_state(sk, oldstate, newstate)`.
@@ -175,22 +169,30 @@ fn state(ctx: &RawTracePointContext) -> Option<()> {
     let sk: u64 = ctx.arg(0);
     let mut common = Common::uninit();
     let ports = filter_state(sk, &mut common)?;
-    let mut header = capture::head(kind);
-    identify(sk, &common, &ports, &mut header)?;
-    match kind {
-        // `connect` runs on behalf of its caller; the other transitions may run in softirq.
-        kind::CONNECTING => Task::current().describe(net(&common), &mut header)?,
-        kind::ESTABLISHED => {
-            (header.position, header.opposite) = positions(sk, &common)?;
-            if old == SYN_RECV {
-                header.flags |= flag::SERVER;
-            }
+    if left_out(&common, &ports) {
+        return None;
+    }
+    let (mut position, mut opposite) = (0, 0);
+    if kind == kind::ESTABLISHED {
+        (position, opposite) = positions(sk, &common)?;
+    }
+    // SAFETY: the helper has no preconditions.
+    let time = unsafe { bpf_ktime_get_ns() };
+    capture::bare(lane::STATE, 0, |header| {
+        capture::head(header, kind, time);
+        identify(sk, &common, &ports, header);
+        (header.position, header.opposite) = (position, opposite);
+        if kind == kind::ESTABLISHED && old == SYN_RECV {
+            header.flags = flag::SERVER;
         }
-        _ => {}
-    }
-    if kind != kind::CONNECTING {
-        header.netns = inode(net(&common))?;
-    }
-    capture::bare(&header, lane::STATE);
+        if kind == kind::CONNECTING {
+            // `connect` runs on behalf of its caller; the other transitions may run in softirq.
+            header.flags = flag::TASK;
+            Task::current().describe(net(&common), header);
+        } else {
+            header.netns = inode(net(&common));
+            (header.pid, header.tid, header.cgroup, header.comm) = (0, 0, 0, [0; 16]);
+        }
+    });
     Some(())
 }

@@ -4,7 +4,7 @@
 //! helper call costs 15 to 40 ns.
 
 use aya_ebpf::helpers::generated;
-use observer_ebpf::{Header, config, flag};
+use observer_ebpf::{Header, config};
 
 use crate::globals::offset;
 use crate::socket::inode;
@@ -36,13 +36,12 @@ impl Task {
 
     /// Fills the thread's part of `header`, and the socket's namespace, which is nearly always the thread's.
     #[inline(always)]
-    pub(crate) fn describe(self, net: u64, header: &mut Header) -> Option<()> {
+    pub(crate) fn describe(self, net: u64, header: &mut Header) {
         header.pid = self.field(config::TASK_TGID);
         header.tid = self.field(config::TASK_PID);
         let comm: [u64; 2] = self.field(config::TASK_COMM);
         // SAFETY: both are 16 bytes without padding.
         header.comm = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(comm) };
-        header.flags |= flag::TASK;
         // SAFETY: each pointer comes from a field of that type, and the kernel turns a load through a bad one
         // into 0.
         unsafe {
@@ -54,9 +53,8 @@ impl Task {
             let own: u64 = load(nsproxy, config::NSPROXY_NET);
             // Loaded before the comparison: after it the compiler takes the number for the pointer.
             let number: u32 = load(own, config::NET_INUM);
-            header.netns = if own == net { number } else { inode(net)? };
+            header.netns = if own == net { number } else { inode(net) };
         }
-        Some(())
     }
 }
 

@@ -13,9 +13,9 @@ use observer::protocol::{
     Answer, Class, Detail, Effect, HitRule, Operation, Outcome, Protocol, Request,
 };
 use observer::sinks::{Exporter, Output, Overflow, SinkOptions, Sinks};
-use observer::source::event::{Clock, End};
+use observer::source::event::{Clock, End, Task};
 use observer::telemetry::{SpanOutcome, Telemetry};
-use observer::transaction::{Ending, Transaction};
+use observer::transaction::{Ending, Exchange, Transaction};
 
 const ROUNDS: usize = 9;
 
@@ -26,8 +26,11 @@ fn main() {
     let transactions: Vec<_> = (0..names.len())
         .map(|i| transaction(names[i], i as u16))
         .collect();
+    enrich();
     patterns();
     record(&transactions);
+    throughput(&transactions, Exporter::Jsonl, "jsonl");
+    throughput(&transactions, Exporter::Console, "console");
     submit(&transactions, vec![Exporter::Jsonl], "jsonl to /dev/null");
     submit(
         &transactions,
@@ -70,6 +73,61 @@ fn transaction(name: &'static str, index: u16) -> Transaction {
         database: Some(0),
         task: None,
     }
+}
+
+/// The first sight of a process, and a look-up of one that is known.
+fn enrich() {
+    let task = Task {
+        pid: std::process::id(),
+        ..Task::default()
+    };
+    let first = (0..99).map(|_| {
+        let mut enricher = Enricher::new("/proc");
+        let start = Instant::now();
+        black_box(enricher.service(Some(&task)));
+        start.elapsed().as_nanos() as f64
+    });
+    println!("service, first sight: {:.0} ns", median(first.collect()));
+    const COUNT: u32 = 100_000;
+    let mut enricher = Enricher::new("/proc");
+    let known = (0..ROUNDS).map(|_| {
+        let start = Instant::now();
+        for _ in 0..COUNT {
+            black_box(enricher.service(Some(black_box(&task))));
+        }
+        start.elapsed().as_nanos() as f64 / f64::from(COUNT)
+    });
+    println!("service, known: {:.0} ns", median(known.collect()));
+}
+
+/// What the text worker manages when the pipeline waits for it.
+fn throughput(transactions: &[Transaction], exporter: Exporter, what: &str) {
+    const COUNT: usize = 300_000;
+    let telemetry = Arc::new(Telemetry::default());
+    let metrics = Arc::new(Metrics::new(Options::default(), Arc::clone(&telemetry)));
+    let options = SinkOptions {
+        traces: vec![exporter],
+        output: Output::File("/dev/null".into()),
+        overflow: Overflow::Wait,
+        ..SinkOptions::default()
+    };
+    let sinks = Sinks::start(options, telemetry, metrics).expect("the sinks start");
+    let service = Enricher::new("/proc").service(None);
+    let server = "127.0.0.1:6379".parse().expect("an address");
+    let client = "127.0.0.1:40000".parse().expect("an address");
+    let endpoint = Arc::new(Endpoint::new(End::Client, server, client));
+    let start = Instant::now();
+    for number in 0..COUNT {
+        sinks.submit(Observation {
+            exchange: Exchange::One(transactions[number % transactions.len()].clone()),
+            endpoint: Arc::clone(&endpoint),
+            service: Arc::clone(&service),
+            clock: Clock::default(),
+        });
+    }
+    sinks.shutdown(Duration::from_secs(60));
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{what}: {:.0} spans a second", COUNT as f64 / seconds);
 }
 
 fn median(mut times: Vec<f64>) -> f64 {
@@ -142,7 +200,7 @@ fn submit(transactions: &[Transaction], traces: Vec<Exporter>, what: &str) {
     let rounds = (0..ROUNDS).map(|_| {
         let observations: Vec<_> = (0..BURST)
             .map(|number| Observation {
-                transaction: transactions[number % transactions.len()].clone(),
+                exchange: Exchange::One(transactions[number % transactions.len()].clone()),
                 endpoint: Arc::clone(&endpoint),
                 service: Arc::clone(&service),
                 clock: Clock {
@@ -160,7 +218,6 @@ fn submit(transactions: &[Transaction], traces: Vec<Exporter>, what: &str) {
     });
     println!("submit ({what}): {:.0} ns", median(rounds.collect()));
 
-    // And what the worker manages, when the pipeline thread waits for it.
     let start = Instant::now();
     sinks.shutdown(Duration::from_secs(5));
     let spans = |outcome| telemetry.spans(outcome).get();

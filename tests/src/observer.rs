@@ -245,6 +245,24 @@ impl Observer {
 }
 
 impl Report {
+    /// The last value of a metric, added up over those of its series that have these attributes.
+    #[must_use]
+    pub fn metric(&self, name: &str, attributes: &[(&str, &str)]) -> f64 {
+        let wanted = |point: &&Value| {
+            let has = |(key, value): &(&str, &str)| point["attributes"][*key] == *value;
+            point["name"] == name && attributes.iter().all(has)
+        };
+        let mut last = BTreeMap::new();
+        for point in self.metrics.iter().filter(wanted) {
+            let series = (
+                point["resource"].to_string(),
+                point["attributes"].to_string(),
+            );
+            last.insert(series, point["value"].as_f64().unwrap_or(0.0));
+        }
+        last.values().sum()
+    }
+
     /// The spans of one operation.
     #[must_use]
     pub fn of(&self, operation: &str) -> Vec<&Value> {

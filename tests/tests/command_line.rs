@@ -26,8 +26,14 @@ fn what_is_wrong_is_one_clear_line() -> Result<()> {
         &["run", "--traces-exporter", "pigeon"],
         &["run", "--metrics-exporter", "none,console"],
         &["run", "--duration", "soon"],
-        &["run", "--output", directory],
-        &["run", "--output", "/nonexistent/file"],
+        &["run", "--traces-exporter", "jsonl", "--output", directory],
+        &[
+            "run",
+            "--traces-exporter",
+            "jsonl",
+            "--output",
+            "/nonexistent/file",
+        ],
         &["run", "--no-such-option"],
         &["dance"],
         &["replay"],
@@ -155,6 +161,11 @@ fn both_signals_end_it_well() -> Result<()> {
         Redis::connect(("127.0.0.1", server.port))?.command(&["GET", "x"])?;
         let report = observer.stop_by(signal)?;
         assert_eq!(report.status, 0, "{}", report.log);
+        assert!(
+            !report.log.contains('\x1b'),
+            "no colour in a file: {}",
+            report.log
+        );
         assert_eq!(report.spans.len(), 1, "{}", report.log);
     }
     Ok(())

@@ -36,7 +36,7 @@ fn observed(action: impl Fn(u16) -> Result<()>) -> Result<Vec<Report>> {
     let mut reports = Vec::new();
     for memcached in [false, true] {
         let port = free_port()?;
-        let options = Options::new();
+        let options = Options::new().with("--metrics-exporter", "jsonl");
         let observer = if memcached {
             options.memcached(port)
         } else {
@@ -70,11 +70,8 @@ fn http() -> Result<()> {
             "{}",
             report.summary.0
         );
-        assert!(
-            report.summary.total("lost_bytes") > 0,
-            "counted: {}",
-            report.summary.0
-        );
+        let skipped = report.metric("observer.payload.skipped", &[("reason", "foreign")]);
+        assert!(skipped > 0.0, "counted: {:?}", report.metrics);
     }
     Ok(())
 }
@@ -100,6 +97,8 @@ fn tls() -> Result<()> {
             "{}",
             report.summary.0
         );
+        let skipped = report.metric("observer.payload.skipped", &[("reason", "tls")]);
+        assert!(skipped > 0.0, "counted: {:?}", report.metrics);
         let said = report
             .log
             .lines()

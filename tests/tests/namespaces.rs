@@ -86,10 +86,13 @@ fn the_servers_end_when_asked_for() -> Result<()> {
             span["attributes"]["network.peer.address"],
             Pair::ADDRESSES[0]
         );
-        assert_eq!(
-            span["resource"]["service.name"],
-            "unknown_service:redis-server"
-        );
+        // Debian's redis-server is a link to this file.
+        let service = &span["resource"]["service.name"];
+        let names = [
+            "unknown_service:redis-server",
+            "unknown_service:redis-check-rdb",
+        ];
+        assert!(names.iter().any(|name| service == name), "{span}");
     }
     Ok(())
 }

@@ -30,7 +30,8 @@ fn differences(wanted: &Value, found: &Value, place: &str) -> Vec<String> {
 }
 
 fn check(name: &str, case: &Value) -> Result<Vec<String>> {
-    let (output, spans, summary) = replay(&captures().join(name), &[])?;
+    let commands = ["--spans-pipeline", "commands"];
+    let (output, spans, summary) = replay(&captures().join(name), &commands)?;
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "{}: {error}", output.status);
     let mut wrong = differences(
@@ -38,6 +39,19 @@ fn check(name: &str, case: &Value) -> Result<Vec<String>> {
         &summary.context("no summary")?.0,
         "summary",
     );
+    let (batches, spans): (Vec<_>, Vec<_>) = spans.into_iter().partition(|span| {
+        let name = span["name"].as_str().unwrap_or_default();
+        span["parent_span_id"].is_null()
+            && (name.starts_with("PIPELINE ") || name.starts_with("MULTI "))
+    });
+    let names = batches
+        .iter()
+        .map(|span| span["attributes"]["db.operation.name"].clone());
+    wrong.extend(differences(
+        case.get("batches").unwrap_or(&json!([])),
+        &names.collect(),
+        "batches",
+    ));
     if let Some(wanted) = case["spans"].as_array() {
         let told: Vec<_> = spans.iter().map(|span| &span["name"]).collect();
         // QUIT has no reply: whether it is a span is not at issue here.

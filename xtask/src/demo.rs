@@ -102,9 +102,9 @@ where
     })
 }
 
-/// A user number: the same sequence in every demonstration, without looking regular.
+/// A number from 1 to 6: the same sequence in every demonstration, without looking regular.
 fn scattered(round: u64, number: u64) -> u64 {
-    (round.wrapping_mul(7919) ^ number.wrapping_mul(104_729)) % 12
+    1 + (round.wrapping_mul(7919) ^ number.wrapping_mul(104_729)) % 6
 }
 
 fn redis_step(port: u16, number: u64) -> Result<impl FnMut(u64) -> Result<()>> {
@@ -113,11 +113,12 @@ fn redis_step(port: u16, number: u64) -> Result<impl FnMut(u64) -> Result<()>> {
         let user = scattered(round, number);
         let profile = format!("user:{user}:profile");
         let session = format!("session:{user}");
+        let token = format!("token:{user}");
         let body = "x".repeat(40 + 97 * user as usize);
         let command: Vec<&str> = match (round + 3 * number) % 13 {
             0 | 6 => vec!["SET", &profile, &body, "EX", "60"],
             1 | 4 | 9 => vec!["GET", &profile],
-            2 => vec!["GET", &session],
+            2 => vec!["GET", &token],
             3 => vec![
                 "MGET",
                 "user:1:profile",
@@ -139,14 +140,16 @@ fn redis_step(port: u16, number: u64) -> Result<impl FnMut(u64) -> Result<()>> {
 fn memcached_step(port: u16, number: u64) -> Result<impl FnMut(u64) -> Result<()>> {
     let mut memcached = Memcached::connect(("127.0.0.1", port))?;
     Ok(move |round| {
-        let page = format!("page:{}", scattered(round, number));
+        // The same page for a few steps.
+        let page = format!("page:{}", scattered(round / 5, number));
         match round % 5 {
             0 => memcached
                 .store("set", &page, "<html>…</html>".repeat(8).as_bytes(), 120)
                 .map(drop),
-            1 | 3 => memcached.get(&[&page]).map(drop),
-            2 => memcached.get(&["page:1", "page:2", "page:99"]).map(drop),
-            _ => memcached.line(&format!("delete {page}")).map(drop),
+            1 => memcached.get(&[&page]).map(drop),
+            2 => memcached.get(&[&page, "page:1", "page:99"]).map(drop),
+            3 => memcached.line(&format!("delete {page}")).map(drop),
+            _ => memcached.get(&[&page]).map(drop),
         }
     })
 }

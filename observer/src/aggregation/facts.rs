@@ -39,7 +39,7 @@ pub fn redirected(transaction: &Transaction) -> bool {
 pub fn failure(transaction: &Transaction) -> Option<Failure> {
     match transaction.ending {
         Ending::Unanswered => Some(Failure::Closed),
-        Ending::NoReply | Ending::Unresolved => None,
+        Ending::NoReply | Ending::Unresolved | Ending::NotExecuted => None,
         Ending::Replied => {
             let word = transaction.outcome.error?;
             (!redirected(transaction)).then_some(Failure::Reply(word))

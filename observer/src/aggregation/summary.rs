@@ -108,6 +108,7 @@ pub struct Summary {
     unanswered: u64,
     no_reply: u64,
     unresolved: u64,
+    not_executed: u64,
     operations: [Operations; 2],
 }
 
@@ -120,6 +121,7 @@ struct Line<'a> {
     unanswered: u64,
     no_reply: u64,
     unresolved: u64,
+    not_executed: u64,
     orphaned_replies: u64,
     pushes: u64,
     lost_bytes: u64,
@@ -129,9 +131,13 @@ struct Line<'a> {
 
 impl Summary {
     pub(super) fn count(&mut self, transaction: &Transaction) {
+        if transaction.ending == Ending::NotExecuted {
+            self.not_executed += 1;
+            return;
+        }
         self.transactions += 1;
         match transaction.ending {
-            Ending::Replied => {}
+            Ending::Replied | Ending::NotExecuted => {}
             Ending::NoReply => self.no_reply += 1,
             Ending::Unanswered => self.unanswered += 1,
             Ending::Unresolved => self.unresolved += 1,
@@ -147,6 +153,7 @@ impl Summary {
         self.unanswered += other.unanswered;
         self.no_reply += other.no_reply;
         self.unresolved += other.unresolved;
+        self.not_executed += other.not_executed;
         for (mine, theirs) in self.operations.iter_mut().zip(&other.operations) {
             for (index, (name, totals)) in theirs.known.iter().enumerate() {
                 if totals.count > 0 {
@@ -204,6 +211,7 @@ impl Summary {
             unanswered: self.unanswered,
             no_reply: self.no_reply,
             unresolved: self.unresolved,
+            not_executed: self.not_executed,
             orphaned_replies: telemetry.orphaned.get(),
             pushes: telemetry.pushes.get(),
             lost_bytes: telemetry.lost_bytes.get(),
@@ -257,7 +265,7 @@ mod tests {
             summary.line(&telemetry),
             concat!(
                 r#"{"type":"summary","connections":1,"transactions":6,"unanswered":1,"no_reply":1,"#,
-                r#""unresolved":0,"orphaned_replies":0,"pushes":2,"lost_bytes":7,"resynchronizations":2,"#,
+                r#""unresolved":0,"not_executed":0,"orphaned_replies":0,"pushes":2,"lost_bytes":7,"resynchronizations":2,"#,
                 r#""operations":{"redis":{"#,
                 r#""GET":{"count":4,"hits":1,"misses":1,"errors":0,"value_bytes":100},"#,
                 r#""LLEN":{"count":1,"hits":0,"misses":0,"errors":1,"value_bytes":0},"#,

@@ -8,7 +8,7 @@ use crate::protocol::{
     Answer, Class, Effect, HitRule, Operation, Outcome, Protocol, Request, Word,
 };
 use crate::source::event::{Clock, End};
-use crate::transaction::{Ending, Transaction};
+use crate::transaction::{Ending, Exchange, Transaction};
 
 /// A Redis command of the table, answered after 200 µs.
 pub(crate) fn transaction(name: &'static str, index: u16) -> Transaction {
@@ -68,7 +68,7 @@ pub(crate) fn endpoint(end: End, server: &str) -> Arc<Endpoint> {
 /// The transaction as seen at the client's end of a connection of `web` to 127.0.0.1:6379.
 pub(crate) fn observation(transaction: Transaction) -> Observation {
     Observation {
-        transaction,
+        exchange: Exchange::One(transaction),
         endpoint: endpoint(End::Client, "127.0.0.1:6379"),
         service: service(1, "web"),
         clock: Clock {

@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cli::{BackendArgument, Exporter, RoleArgument};
+use cli::{BackendArgument, Exporter, RoleArgument, SpansPipeline};
 
 /// Where output of the `console` and `jsonl` exporters goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Config {
     pub traces: Vec<Exporter>,
     /// Where metrics go.
     pub metrics: Vec<Exporter>,
+    /// Whether the commands of a batch have spans of their own.
+    pub children: bool,
     /// Where `console` and `jsonl` write.
     pub output: Output,
     /// Whether a summary is printed at the end.
@@ -149,6 +151,7 @@ impl Config {
             role: common.role,
             traces: enabled(traces),
             metrics: enabled(metrics),
+            children: common.spans_pipeline == SpansPipeline::Commands,
             output: common.output.clone().map_or(Output::Stdout, Output::File),
             summary: common.summary,
         })

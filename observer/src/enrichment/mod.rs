@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::source::event::{Clock, End};
-use crate::transaction::Transaction;
+use crate::transaction::Exchange;
 
 pub use process::Enricher;
 pub(crate) use process::percent_decoded;
@@ -71,16 +71,16 @@ pub(crate) fn join(address: SocketAddr) -> String {
     }
 }
 
-/// A transaction with all that is known of it.
+/// A transaction, or several that left together, with all that is known of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observation {
     /// What happened.
-    pub transaction: Transaction,
+    pub exchange: Exchange,
     /// Between whom.
     pub endpoint: Arc<Endpoint>,
     /// On whose behalf.
     pub service: Arc<Service>,
-    /// Turns the transaction's times into Unix time.
+    /// Turns the transactions' times into Unix time.
     pub clock: Clock,
 }
 

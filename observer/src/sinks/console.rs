@@ -19,7 +19,7 @@ use crate::aggregation::{Failure, failure, redirected, value_size};
 use crate::enrichment::{Observation, Service, join};
 use crate::source::event::End;
 use crate::telemetry::names::value;
-use crate::transaction::Ending;
+use crate::transaction::{Ending, Transaction};
 
 pub(super) use table::Table;
 
@@ -67,9 +67,16 @@ impl Console {
         Self { color, zone }
     }
 
-    /// Appends the line of an observation.
+    /// Appends the lines of an observation: one for each command.
     pub(super) fn observation(&self, observation: &Observation, out: &mut String) {
-        let transaction = &observation.transaction;
+        for transaction in observation.exchange.transactions() {
+            if !transaction.ending.is_unseen() {
+                self.command(observation, transaction, out);
+            }
+        }
+    }
+
+    fn command(&self, observation: &Observation, transaction: &Transaction, out: &mut String) {
         let start = observation.clock.unix_nanos(transaction.start);
         self.paint(Paint::Dim, out, |out| self.time(start, out));
         out.push(' ');
@@ -87,7 +94,7 @@ impl Console {
         };
         pad(&printable(&command), COMMAND, out);
         out.push(' ');
-        let (result, paint) = result(observation);
+        let (result, paint) = result(transaction);
         self.paint(paint, out, |out| pad(&printable(&result), RESULT, out));
         let size = value_size(transaction).map(size).unwrap_or_default();
         let took = match transaction.ending {
@@ -182,8 +189,7 @@ fn who(service: &Service, room: usize) -> String {
     format!("{name}{pid}")
 }
 
-fn result(observation: &Observation) -> (Cow<'_, str>, Paint) {
-    let transaction = &observation.transaction;
+fn result(transaction: &Transaction) -> (Cow<'_, str>, Paint) {
     let outcome = &transaction.outcome;
     if let Some(failure) = failure(transaction) {
         let text = match failure {

@@ -17,7 +17,7 @@ struct SpanLine<'a> {
     kind: &'static str,
     trace_id: String,
     span_id: String,
-    parent_span_id: Option<&'a str>,
+    parent_span_id: Option<String>,
     start_time_unix_nano: u64,
     end_time_unix_nano: u64,
     status: Status,
@@ -67,7 +67,7 @@ pub(super) fn span(span: &Span, out: &mut Vec<u8>) {
             },
             trace_id: span.ids.trace.to_string(),
             span_id: span.ids.span.to_string(),
-            parent_span_id: None,
+            parent_span_id: span.parent.map(|parent| parent.to_string()),
             start_time_unix_nano: span.start,
             end_time_unix_nano: span.end,
             status: Status {
@@ -248,7 +248,7 @@ mod tests {
             span: 0xdef_u64.into(),
         };
         let mut out = Vec::new();
-        span(&Span::new(&observation(several), ids), &mut out);
+        span(&Span::of(&observation(several), ids, false)[0], &mut out);
         assert_eq!(
             text(out),
             concat!(
@@ -274,7 +274,7 @@ mod tests {
         let mut observed = observation(wrong);
         observed.endpoint = endpoint(End::Server, "[::1]:6379");
         let mut out = Vec::new();
-        span(&Span::new(&observed, Ids::random()), &mut out);
+        span(&Span::of(&observed, Ids::random(), false)[0], &mut out);
         let line: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(line["kind"], "SERVER");
         assert_eq!(line["status"]["code"], "ERROR");

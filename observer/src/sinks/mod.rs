@@ -170,6 +170,7 @@ impl Sinks {
                     transport,
                     delay: otlp.schedule_delay,
                     batch,
+                    children: options.children,
                     deadline,
                 };
                 running
@@ -191,6 +192,7 @@ impl Sinks {
                 telemetry: Arc::clone(&telemetry),
                 console: console.clone().filter(|_| spans_to(Exporter::Console)),
                 jsonl: spans_to(Exporter::Jsonl),
+                children: options.children,
                 idle: options.idle.clone(),
             };
             running.spans.push(Worker::start("text", || worker.run())?);
@@ -234,8 +236,9 @@ impl Sinks {
             observation,
             ids: Ids::random(),
         });
+        let weight = item.observation.exchange.transactions().len();
         for queue in &self.queues {
-            if !queue.push(Arc::clone(&item)) {
+            if !queue.push(Arc::clone(&item), weight) {
                 self.telemetry.spans(SpanOutcome::Dropped).add(1);
             }
         }

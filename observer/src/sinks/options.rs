@@ -43,6 +43,8 @@ pub struct SinkOptions {
     pub traces: Vec<Exporter>,
     /// Exporters for metrics.
     pub metrics: Vec<Exporter>,
+    /// Whether the commands of a batch have spans of their own, as children of the batch's.
+    pub children: bool,
     /// Where text goes.
     pub output: Output,
     /// Whether the console uses colour; `None`: on a terminal, unless `NO_COLOR` is set.
@@ -65,6 +67,7 @@ impl Default for SinkOptions {
         Self {
             traces: Vec::new(),
             metrics: Vec::new(),
+            children: false,
             output: Output::Stdout,
             color: None,
             idle: None,
@@ -355,12 +358,26 @@ fn headers(text: &str) -> Option<Vec<(String, String)>> {
         .collect()
 }
 
+/// The URL for logs and errors: without user, password and query, which may be secret.
+pub(super) fn shown(endpoint: &str) -> String {
+    let endpoint = endpoint.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    match scheme {
+        "" => format!("{host}{path}"),
+        _ => format!("{scheme}://{host}{path}"),
+    }
+}
+
 /// An `http` or `https` URL with a host.
 pub(super) fn check_endpoint(name: &str, endpoint: &str) -> Result<(), SinkError> {
     let refuse = |reason: String| {
         Err(SinkError::Setting {
             name: name.to_owned(),
-            reason: format!("`{endpoint}` is no usable URL: {reason}"),
+            reason: format!("`{}` is no usable URL: {reason}", shown(endpoint)),
         })
     };
     match endpoint.parse::<tonic::transport::Uri>() {
@@ -430,6 +447,20 @@ mod tests {
     }
 
     #[test]
+    fn hides_credentials_of_urls() {
+        for (url, text) in [
+            (
+                "http://u:p@host:4318/v1/traces?token=x",
+                "http://host:4318/v1/traces",
+            ),
+            ("u:p@host", "host"),
+            ("https://host", "https://host"),
+        ] {
+            assert_eq!(shown(url), text);
+        }
+    }
+
+    #[test]
     fn names_what_cannot_be_used() {
         for (name, text) in [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
@@ -439,6 +470,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
             ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zip"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://u:secret@collector"),
         ] {
             let error = from(&[(name, text)]).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{name}: ")), "{error}");

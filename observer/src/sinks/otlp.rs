@@ -20,7 +20,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Item;
-use super::options::OtlpSignal;
 use super::queue::{Drained, Queue};
 use super::span::Span;
 use super::transport::Transport;
@@ -132,6 +131,8 @@ pub(super) struct SpanWorker {
     pub(super) delay: Duration,
     /// Most spans in a request.
     pub(super) batch: usize,
+    /// Whether the commands of a batch have spans of their own.
+    pub(super) children: bool,
     pub(super) deadline: Deadline,
 }
 
@@ -228,16 +229,24 @@ impl SpanWorker {
                 && let Some((exporter, items)) = batches.pop_front()
             {
                 // Made only now: a span takes several times the room of what it is made of.
-                let spans: Vec<_> = items
+                let mut spans: Vec<_> = items
                     .iter()
-                    .map(|item| Span::new(&item.observation, item.ids).into_data(scope))
+                    .flat_map(|item| Span::of(&item.observation, item.ids, self.children))
+                    .map(|span| span.into_data(scope))
                     .collect();
-                let (timeout, deadline) = (self.transport.signal.timeout, self.deadline.clone());
-                running.spawn(async move {
-                    let count = spans.len();
-                    let export = async move { exporter.export(spans).await };
-                    (count, bounded(export, timeout, deadline).await)
-                });
+                // Batches with children may exceed what a collector takes in one request.
+                while !spans.is_empty() {
+                    let rest = spans.split_off(self.batch.min(spans.len()));
+                    let request = std::mem::replace(&mut spans, rest);
+                    let exporter = Arc::clone(&exporter);
+                    let (timeout, deadline) =
+                        (self.transport.signal.timeout, self.deadline.clone());
+                    running.spawn(async move {
+                        let count = request.len();
+                        let export = async move { exporter.export(request).await };
+                        (count, bounded(export, timeout, deadline).await)
+                    });
+                }
             }
             match running.join_next().await {
                 None => return,
@@ -245,9 +254,11 @@ impl SpanWorker {
                     self.telemetry
                         .spans(SpanOutcome::Exported)
                         .add(count as u64);
-                    log.succeeded(&self.transport.signal.endpoint);
+                    log.succeeded(&self.transport.endpoint);
                 }
-                Some(Ok((count, Err(reason)))) => self.failed(count, &reason, log),
+                Some(Ok((count, Err(reason)))) => {
+                    self.failed(count, &self.transport.reason(reason), log);
+                }
                 // A panic in the exporter: the count of that batch is gone with it.
                 Some(Err(error)) => self.failed(0, &error.to_string(), log),
             }
@@ -256,7 +267,7 @@ impl SpanWorker {
 
     fn failed(&self, count: usize, reason: &str, log: &mut Log) {
         self.telemetry.spans(SpanOutcome::Dropped).add(count as u64);
-        log.failed(count as u64, &self.transport.signal.endpoint, reason);
+        log.failed(count as u64, &self.transport.endpoint, reason);
     }
 }
 
@@ -266,7 +277,7 @@ pub(super) struct MetricSender {
     exporter: MetricExporter,
     runtime: Handle,
     telemetry: Arc<Telemetry>,
-    signal: OtlpSignal,
+    transport: Transport,
     deadline: Deadline,
     log: Log,
     /// An export of this round failed: the rest would wait for its timeout as well, so it is left out.
@@ -284,7 +295,7 @@ impl MetricSender {
             exporter: transport.metric_exporter()?,
             runtime,
             telemetry,
-            signal: transport.signal.clone(),
+            transport: transport.clone(),
             deadline,
             log: Log::new("metrics"),
             gave_up: false,
@@ -303,15 +314,16 @@ impl MetricSender {
         }
         let export = bounded(
             self.exporter.export(metrics),
-            self.signal.timeout,
+            self.transport.signal.timeout,
             self.deadline.clone(),
         );
         match self.runtime.block_on(export) {
-            Ok(()) => self.log.succeeded(&self.signal.endpoint),
+            Ok(()) => self.log.succeeded(&self.transport.endpoint),
             Err(reason) => {
                 self.gave_up = true;
                 self.telemetry.metric_exports_failed.add(1);
-                self.log.failed(1, &self.signal.endpoint, &reason);
+                let reason = self.transport.reason(reason);
+                self.log.failed(1, &self.transport.endpoint, &reason);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A bounded queue from the pipeline thread to one worker.
+//! A bounded queue from the pipeline thread to one worker. Items have weights: a batch weighs as much as its commands.
 //!
 //! It is made for a producer that must not lose time: a push takes a lock that is held for nanoseconds, and wakes the
 //! worker only when the worker asked for it: at the first item after a pause, and when a batch is full.
@@ -16,7 +16,7 @@ pub(super) struct Queue<T> {
     ready: Condvar,
     space: Condvar,
     capacity: usize,
-    /// Items that make a batch: the worker gathers no longer then.
+    /// Weight that makes a batch: the worker gathers no longer then.
     batch: usize,
     overflow: Overflow,
 }
@@ -24,7 +24,9 @@ pub(super) struct Queue<T> {
 #[derive(Debug)]
 struct State<T> {
     items: VecDeque<T>,
-    /// Length at which the worker wants to be woken; `usize::MAX` while it is busy.
+    /// Of all items together.
+    weight: usize,
+    /// Weight at which the worker wants to be woken; `usize::MAX` while it is busy.
     wake_at: usize,
     closed: bool,
 }
@@ -46,6 +48,7 @@ impl<T> Queue<T> {
         Self {
             state: Mutex::new(State {
                 items: VecDeque::new(),
+                weight: 0,
                 wake_at: usize::MAX,
                 closed: false,
             }),
@@ -61,11 +64,12 @@ impl<T> Queue<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `false` when the item was dropped: the queue is full and does not wait, or is closed.
+    /// `false` when the item was dropped: the queue is full and does not wait, or is closed. An item heavier than the
+    /// whole queue fits when it is empty.
     #[must_use]
-    pub(super) fn push(&self, item: T) -> bool {
+    pub(super) fn push(&self, item: T, weight: usize) -> bool {
         let mut state = self.state();
-        while state.items.len() >= self.capacity && !state.closed {
+        while state.weight > 0 && state.weight + weight > self.capacity && !state.closed {
             if self.overflow == Overflow::Drop {
                 return false;
             }
@@ -78,7 +82,8 @@ impl<T> Queue<T> {
             return false;
         }
         state.items.push_back(item);
-        let wake = state.items.len() >= state.wake_at;
+        state.weight += weight;
+        let wake = state.weight >= state.wake_at;
         if wake {
             state.wake_at = usize::MAX;
         }
@@ -101,6 +106,7 @@ impl<T> Queue<T> {
         }
         let mut state = self.wait(state, self.batch, gather);
         into.extend(state.items.drain(..));
+        state.weight = 0;
         drop(state);
         self.space.notify_all();
         Drained::Items
@@ -109,16 +115,16 @@ impl<T> Queue<T> {
     fn wait<'a>(
         &'a self,
         mut state: MutexGuard<'a, State<T>>,
-        length: usize,
+        weight: usize,
         most: Duration,
     ) -> MutexGuard<'a, State<T>> {
         let end = Instant::now() + most;
-        while state.items.len() < length && !state.closed {
+        while state.weight < weight && !state.closed {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
-            state.wake_at = length;
+            state.wake_at = weight;
             let waited = self.ready.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -138,6 +144,7 @@ impl<T> Queue<T> {
         let mut state = self.state();
         let discarded = state.items.len();
         state.items = VecDeque::new();
+        state.weight = 0;
         drop(state);
         self.space.notify_all();
         discarded
@@ -157,16 +164,16 @@ mod tests {
     fn drops_what_does_not_fit() {
         let queue = Queue::new(2, 2, Overflow::Drop);
         assert_eq!(
-            [queue.push(1), queue.push(2), queue.push(3)],
+            [queue.push(1, 1), queue.push(2, 1), queue.push(3, 1)],
             [true, true, false]
         );
         let mut items = Vec::new();
         assert_eq!(queue.drain(&mut items, LONG, LONG), Drained::Items);
         assert_eq!(items, [1, 2]);
         assert_eq!(queue.drain(&mut items, Duration::ZERO, LONG), Drained::Idle);
-        assert!(queue.push(4));
+        assert!(queue.push(4, 1));
         queue.close();
-        assert!(!queue.push(5));
+        assert!(!queue.push(5, 1));
         assert_eq!(queue.drain(&mut items, LONG, LONG), Drained::Items);
         assert_eq!(queue.drain(&mut items, LONG, LONG), Drained::Closed);
         assert_eq!(items, [1, 2, 4]);
@@ -178,7 +185,7 @@ mod tests {
         let producer = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || {
-                let pushed = (0..1000).filter(|number| queue.push(*number)).count();
+                let pushed = (0..1000).filter(|number| queue.push(*number, 1)).count();
                 queue.close();
                 pushed
             })
@@ -202,7 +209,7 @@ mod tests {
         };
         let start = Instant::now();
         for number in 0..10 {
-            assert!(queue.push(number));
+            assert!(queue.push(number, 1));
         }
         assert_eq!(consumer.join().unwrap(), (Drained::Items, 10));
         assert!(start.elapsed() < LONG / 2);

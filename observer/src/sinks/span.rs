@@ -1,5 +1,7 @@
 //! An observation as a span, in terms that no exporter owns. telemetry.md, "Spans", says what each attribute means.
 
+mod batch;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,10 +15,10 @@ use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanEve
 use crate::aggregation::pattern::pattern;
 use crate::aggregation::{failure, value_size};
 use crate::enrichment::{Observation, Service, join};
-use crate::protocol::{HitRule, Operation, Request};
-use crate::source::event::End;
+use crate::protocol::{Class, HitRule, Operation, Request};
+use crate::source::event::{End, Nanos};
 use crate::telemetry::names::attribute;
-use crate::transaction::Ending;
+use crate::transaction::{Batch, Ending, Exchange, Transaction};
 
 /// The identity of a span: the same for every exporter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +37,12 @@ impl Ids {
     }
 }
 
-/// A span. Each is a root: the application's trace context is not on the wire.
+/// A span. Those of batches may have children; each other is a root: the application's trace context is not on the
+/// wire.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Span {
     pub(super) ids: Ids,
+    pub(super) parent: Option<SpanId>,
     pub(super) name: String,
     pub(super) kind: SpanKind,
     /// Nanoseconds since the Unix epoch.
@@ -51,25 +55,76 @@ pub(super) struct Span {
 }
 
 impl Span {
-    pub(super) fn new(observation: &Observation, ids: Ids) -> Self {
-        let transaction = &observation.transaction;
+    /// The spans of an observation: one for a command, one for a batch, followed by those of its commands if `children`.
+    pub(super) fn of(observation: &Observation, ids: Ids, children: bool) -> Vec<Self> {
+        match &observation.exchange {
+            Exchange::One(transaction) if transaction.ending.is_unseen() => Vec::new(),
+            Exchange::One(transaction) => vec![Self::command(observation, transaction, ids, None)],
+            Exchange::Batch(batch) => {
+                let mut spans = vec![Self::batch(observation, batch, ids)];
+                if children {
+                    let seen = |transaction: &&Transaction| !transaction.ending.is_unseen();
+                    let child = |transaction: &Transaction| {
+                        let own = Ids {
+                            trace: ids.trace,
+                            span: Ids::random().span,
+                        };
+                        Self::command(observation, transaction, own, Some(ids.span))
+                    };
+                    spans.extend(batch.transactions.iter().filter(seen).map(child));
+                }
+                spans
+            }
+        }
+    }
+
+    fn command(
+        observation: &Observation,
+        transaction: &Transaction,
+        ids: Ids,
+        parent: Option<SpanId>,
+    ) -> Self {
+        let operation = transaction.request.operation.name();
+        Self {
+            parent,
+            failed: failure(transaction).is_some(),
+            attributes: attributes(observation, transaction),
+            ..Self::begin(
+                observation,
+                ids,
+                operation,
+                (transaction.start, transaction.end),
+            )
+        }
+    }
+
+    fn batch(observation: &Observation, batch: &Batch, ids: Ids) -> Self {
+        let seen = || batch.transactions.iter();
+        let start = seen().map(|one| one.start).min().unwrap_or(0);
+        let end = seen().map(|one| one.end).max().unwrap_or(start);
+        Self {
+            failed: seen().any(|one| failure(one).is_some()),
+            attributes: batch::attributes(observation, batch),
+            ..Self::begin(observation, ids, &batch::operation(batch), (start, end))
+        }
+    }
+
+    /// What all spans have.
+    fn begin(observation: &Observation, ids: Ids, operation: &str, times: (Nanos, Nanos)) -> Self {
         let endpoint = &observation.endpoint;
-        let start = observation.clock.unix_nanos(transaction.start);
+        let start = observation.clock.unix_nanos(times.0);
         Self {
             ids,
-            name: format!(
-                "{} {}",
-                transaction.request.operation.name(),
-                join(endpoint.server)
-            ),
+            parent: None,
+            name: format!("{operation} {}", join(endpoint.server)),
             kind: match endpoint.end {
                 End::Client => SpanKind::Client,
                 End::Server => SpanKind::Server,
             },
             start,
-            end: observation.clock.unix_nanos(transaction.end).max(start),
-            failed: failure(transaction).is_some(),
-            attributes: attributes(observation),
+            end: observation.clock.unix_nanos(times.1).max(start),
+            failed: false,
+            attributes: Vec::new(),
             service: Arc::clone(&observation.service),
         }
     }
@@ -84,7 +139,7 @@ impl Span {
                 false,
                 TraceState::NONE,
             ),
-            parent_span_id: SpanId::INVALID,
+            parent_span_id: self.parent.unwrap_or(SpanId::INVALID),
             parent_span_is_remote: false,
             span_kind: self.kind,
             name: Cow::Owned(self.name),
@@ -104,25 +159,23 @@ impl Span {
     }
 }
 
-/// In the order of the contract's table.
-fn attributes(observation: &Observation) -> Vec<KeyValue> {
-    let Observation {
-        transaction,
-        endpoint,
-        ..
-    } = observation;
-    let request = &transaction.request;
-    let outcome = &transaction.outcome;
+/// What every span says of its connection; in the order of the contract's table.
+fn connection(
+    observation: &Observation,
+    transaction: &Transaction,
+    operation: Value,
+    class: Class,
+) -> Vec<KeyValue> {
+    let endpoint = &observation.endpoint;
     let peer = endpoint.peer();
-
     let mut list = Vec::with_capacity(24);
     let mut put = |name: &'static str, value: Value| list.push(KeyValue::new(name, value));
     put(
         attribute::DB_SYSTEM_NAME,
         transaction.protocol.name().into(),
     );
-    put(attribute::DB_OPERATION_NAME, operation_name(request));
-    put(attribute::CACHE_OPERATION, request.class.name().into());
+    put(attribute::DB_OPERATION_NAME, operation);
+    put(attribute::CACHE_OPERATION, class.name().into());
     put(
         attribute::SERVER_ADDRESS,
         endpoint.server.ip().to_string().into(),
@@ -140,6 +193,15 @@ fn attributes(observation: &Observation) -> Vec<KeyValue> {
     put(attribute::NETWORK_TRANSPORT, "tcp".into());
     let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
     put(attribute::NETWORK_TYPE, family.into());
+    list
+}
+
+fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyValue> {
+    let request = &transaction.request;
+    let outcome = &transaction.outcome;
+    let operation = operation_name(request);
+    let mut list = connection(observation, transaction, operation, request.class);
+    let mut put = |name: &'static str, value: Value| list.push(KeyValue::new(name, value));
     if let Some(database) = transaction.database {
         put(attribute::DB_NAMESPACE, database.to_string().into());
     }
@@ -182,18 +244,11 @@ fn attributes(observation: &Observation) -> Vec<KeyValue> {
             i64::from(request.key_count).into(),
         );
     }
-    let (hits, misses) = (outcome.hits, outcome.misses);
-    match hits.saturating_add(misses) {
-        0 => {}
-        1 if asked(request) <= 1 => put(attribute::CACHE_HIT, (hits == 1).into()),
-        total => {
-            put(attribute::CACHE_HITS, i64::from(hits).into());
-            put(attribute::CACHE_MISSES, i64::from(misses).into());
-            put(
-                attribute::CACHE_HIT_RATE,
-                (f64::from(hits) / f64::from(total)).into(),
-            );
+    match (outcome.hits, outcome.misses) {
+        (hits, misses) if hits.saturating_add(misses) == 1 && asked(request) <= 1 => {
+            put(attribute::CACHE_HIT, (hits == 1).into());
         }
+        (hits, misses) => found(hits.into(), misses.into(), &mut put),
     }
     if let Some(size) = value_size(transaction) {
         put(attribute::CACHE_VALUE_SIZE, integer(size));
@@ -237,6 +292,19 @@ fn key_patterns(keys: &[String]) -> Option<Value> {
     Some(Value::Array(Array::String(all.collect())))
 }
 
+/// Several keys or fields: how many of them were there.
+fn found(hits: u64, misses: u64, put: &mut dyn FnMut(&'static str, Value)) {
+    let total = hits + misses;
+    if total > 0 {
+        put(attribute::CACHE_HITS, integer(hits));
+        put(attribute::CACHE_MISSES, integer(misses));
+        put(
+            attribute::CACHE_HIT_RATE,
+            (hits as f64 / total as f64).into(),
+        );
+    }
+}
+
 fn operation_name(request: &Request) -> Value {
     match &request.operation {
         Operation::Known { name, .. } => Value::from(*name),
@@ -272,9 +340,13 @@ mod tests {
         }
     }
 
+    fn one(observation: &Observation) -> Span {
+        Span::of(observation, ids(), false).remove(0)
+    }
+
     /// Attributes as `name=value`, without those that every span has.
     fn special(observation: &Observation) -> Vec<String> {
-        let span = Span::new(observation, ids());
+        let span = one(observation);
         let always = [
             "db.system.name",
             "db.operation.name",
@@ -311,7 +383,7 @@ mod tests {
         hit.outcome.hits = 1;
         hit.outcome.value_size = Some(5);
         let observation = observation(hit);
-        let span = Span::new(&observation, ids());
+        let span = one(&observation);
 
         assert_eq!(span.name, "GET 127.0.0.1:6379");
         assert_eq!(span.kind, SpanKind::Client);
@@ -427,7 +499,7 @@ mod tests {
             special(&wrong),
             ["db.response.status_code=WRONGTYPE", "error.type=WRONGTYPE"]
         );
-        assert!(Span::new(&wrong, ids()).failed);
+        assert!(one(&wrong).failed);
 
         let mut moved = transaction("GET", 3);
         moved.outcome.error = Some(Word::new(b"MOVED"));
@@ -440,20 +512,20 @@ mod tests {
                 "cache.redirect=10.0.0.8:6380"
             ]
         );
-        assert!(!Span::new(&moved, ids()).failed);
+        assert!(!one(&moved).failed);
 
         let mut lost = transaction("GET", 3);
         lost.ending = Ending::Unanswered;
         let lost = observation(lost);
         assert_eq!(special(&lost), ["error.type=connection_closed"]);
-        assert!(Span::new(&lost, ids()).failed);
+        assert!(one(&lost).failed);
     }
 
     #[test]
     fn describes_the_server_s_end_and_ipv6() {
         let mut observed = observation(transaction("GET", 3));
         observed.endpoint = endpoint(End::Server, "[::1]:6379");
-        let span = Span::new(&observed, ids());
+        let span = one(&observed);
         assert_eq!(span.name, "GET [::1]:6379");
         assert_eq!(span.kind, SpanKind::Server);
         let find = |name: &str| {

@@ -137,6 +137,8 @@ pub(super) struct TextWorker {
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) console: Option<Console>,
     pub(super) jsonl: bool,
+    /// Whether the commands of a batch have lines of their own in JSON. On the console they always have.
+    pub(super) children: bool,
     /// Said after some seconds without traffic.
     pub(super) idle: Option<String>,
 }
@@ -177,13 +179,19 @@ impl TextWorker {
             let mut text = String::new();
             let mut json = Vec::new();
             let mut count = 0;
+            let mut spans = 0;
             while count < rest.len() && text.len() + json.len() < PIECE {
                 let item = &rest[count];
                 if let Some(console) = &self.console {
                     console.observation(&item.observation, &mut text);
                 }
                 if self.jsonl {
-                    jsonl::span(&Span::new(&item.observation, item.ids), &mut json);
+                    for span in Span::of(&item.observation, item.ids, self.children) {
+                        jsonl::span(&span, &mut json);
+                        spans += 1;
+                    }
+                } else {
+                    spans += 1;
                 }
                 count += 1;
             }
@@ -193,7 +201,7 @@ impl TextWorker {
                 true => SpanOutcome::Exported,
                 false => SpanOutcome::Dropped,
             };
-            self.telemetry.spans(outcome).add(count as u64);
+            self.telemetry.spans(outcome).add(spans);
             rest = &rest[count..];
         }
     }

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use opentelemetry_http::{Bytes, HttpError, Request, Response};
 use opentelemetry_otlp::{
     ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig, WithHttpConfig,
     WithTonicConfig,
@@ -12,19 +14,45 @@ use opentelemetry_sdk::trace::SpanExporter as _;
 use tonic::metadata::{MetadataKey, MetadataMap};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use super::options::{Compression, OtlpProtocol, OtlpSignal, OtlpTls, SinkError, check_endpoint};
+use super::options::{
+    Compression, OtlpProtocol, OtlpSignal, OtlpTls, SinkError, check_endpoint, shown,
+};
 
 /// The connection of one signal.
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
     pub(super) signal: OtlpSignal,
+    /// The endpoint as it may be logged.
+    pub(super) endpoint: String,
     connection: Connection,
 }
 
 #[derive(Debug, Clone)]
 enum Connection {
     Grpc(Channel),
-    Http(reqwest::Client),
+    Http(HttpClient),
+}
+
+/// The shared client. The exporter reduces every failure to "network error"; this one keeps what it was.
+#[derive(Debug, Clone)]
+struct HttpClient {
+    client: reqwest::Client,
+    trouble: Arc<Mutex<Option<String>>>,
+}
+
+#[async_trait::async_trait]
+impl opentelemetry_http::HttpClient for HttpClient {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let result = opentelemetry_http::HttpClient::send_bytes(&self.client, request).await;
+        result.map_err(|error| {
+            // The URL is said elsewhere, and may hold a password.
+            let error = error.downcast::<reqwest::Error>();
+            let error = error.map_or_else(|error| error, |error| Box::new(error.without_url()));
+            let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+            *trouble = Some(causes(error.as_ref()));
+            error
+        })
+    }
 }
 
 impl Transport {
@@ -41,7 +69,7 @@ impl Transport {
         check_endpoint(name, &signal.endpoint)?;
         if signal.protocol == OtlpProtocol::HttpProtobuf && port(&signal.endpoint) == Some(4317) {
             tracing::warn!(
-                endpoint = signal.endpoint,
+                endpoint = shown(&signal.endpoint),
                 "port 4317 is ordinarily for gRPC, but the protocol is http/protobuf: is OTEL_EXPORTER_OTLP_PROTOCOL=grpc meant?"
             );
         }
@@ -70,6 +98,7 @@ impl Transport {
         };
         let transport = Self {
             signal: signal.clone(),
+            endpoint: shown(&signal.endpoint),
             connection,
         };
         // Whatever else the exporters refuse shows here, not at the first span.
@@ -77,6 +106,22 @@ impl Transport {
             .span_exporter(&Resource::builder_empty().build())
             .map_err(|error| setting(error.to_string()))?;
         Ok(transport)
+    }
+
+    /// What is known of a failure that the exporter described as `reason`.
+    pub(super) fn reason(&self, reason: String) -> String {
+        let trouble = match &self.connection {
+            Connection::Grpc(_) => None,
+            Connection::Http(client) => client
+                .trouble
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        };
+        match trouble {
+            Some(trouble) => format!("{reason}: {trouble}"),
+            None => reason,
+        }
     }
 
     fn metadata(&self) -> MetadataMap {
@@ -173,15 +218,15 @@ fn channel(signal: &OtlpSignal) -> Result<Channel, String> {
             Some(path) => tls.ca_certificate(Certificate::from_pem(read(path)?)),
             None => tls.with_native_roots(),
         };
-        if let Some((certificate, key)) = own_certificate(&signal.tls)? {
-            tls = tls.identity(Identity::from_pem(certificate, key));
+        if let Some(own) = own_certificate(&signal.tls)? {
+            tls = tls.identity(Identity::from_pem(own.certificate, own.key));
         }
         endpoint = endpoint.tls_config(tls).map_err(|error| causes(&error))?;
     }
     Ok(endpoint.connect_lazy())
 }
 
-fn client(signal: &OtlpSignal) -> Result<reqwest::Client, String> {
+fn client(signal: &OtlpSignal) -> Result<HttpClient, String> {
     // With a provider already set, by us or by whoever embeds this, that one stays.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut client = reqwest::Client::builder();
@@ -190,27 +235,37 @@ fn client(signal: &OtlpSignal) -> Result<reqwest::Client, String> {
             let certificates = reqwest::Certificate::from_pem_bundle(&read(path)?);
             client = client.tls_certs_only(certificates.map_err(|error| causes(&error))?);
         }
-        if let Some((mut certificate, key)) = own_certificate(&signal.tls)? {
-            certificate.push(b'\n');
-            certificate.extend(key);
-            let identity = reqwest::Identity::from_pem(&certificate);
+        if let Some(own) = own_certificate(&signal.tls)? {
+            let both = [own.certificate, own.key].join(&b'\n');
+            let identity = reqwest::Identity::from_pem(&both);
             client = client.identity(identity.map_err(|error| causes(&error))?);
         }
     } else {
         // The system's certificates are not looked for: a small container has none.
         client = client.tls_certs_only([]);
     }
-    client.build().map_err(|error| causes(&error))
+    Ok(HttpClient {
+        client: client.build().map_err(|error| causes(&error))?,
+        trouble: Arc::default(),
+    })
 }
 
 fn secure(signal: &OtlpSignal) -> bool {
     signal.endpoint.starts_with("https:")
 }
 
-/// What this side shows to a collector that asks: certificate and key, PEM.
-fn own_certificate(tls: &OtlpTls) -> Result<Option<(Vec<u8>, Vec<u8>)>, String> {
+/// What this side shows to a collector that asks, PEM.
+struct OwnCertificate {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+fn own_certificate(tls: &OtlpTls) -> Result<Option<OwnCertificate>, String> {
     match (&tls.client_certificate, &tls.client_key) {
-        (Some(certificate), Some(key)) => Ok(Some((read(certificate)?, read(key)?))),
+        (Some(certificate), Some(key)) => Ok(Some(OwnCertificate {
+            certificate: read(certificate)?,
+            key: read(key)?,
+        })),
         (None, None) => Ok(None),
         _ => Err("a client certificate needs its key, and the key its certificate".to_owned()),
     }
@@ -221,7 +276,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// An error with what caused it.
-fn causes(error: &dyn std::error::Error) -> String {
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {

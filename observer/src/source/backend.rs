@@ -17,7 +17,8 @@ static OBJECT: &[u8] =
 /// A way to hook the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Backend {
-    /// fentry and fexit of `tcp_sendmsg_locked` and `tcp_recvmsg`. Linux 5.17 or later with BTF and trampolines.
+    /// fentry and fexit of `tcp_sendmsg_locked` and `tcp_recvmsg`. Linux 5.17 or later (`bpf_loop`) with BTF and
+    /// trampolines; x86-64, or arm64 since 6.4.
     Fentry,
     /// Raw tracepoints `sock_send_length` and `sock_recv_length`. Linux 6.3 or later with BTF.
     Tracepoint,
@@ -67,6 +68,11 @@ pub enum AttachError {
         #[source]
         source: Box<ProgramError>,
     },
+    /// The kernel has no such tracepoint.
+    #[error(
+        "this kernel has no tracepoint {0} (sock_send_length and sock_recv_length came with 6.3)"
+    )]
+    NoTracepoint(&'static str),
     /// The object lacks a program or map: it was built from other sources.
     #[error("the object with the kernel programs has no {0}")]
     Absent(&'static str),
@@ -114,16 +120,17 @@ pub(crate) fn attach(
         .load(OBJECT)
         .map_err(|error| AttachError::Object(Box::new(error)))?;
     watch(&mut ebpf, limits.ports)?;
+    // In this order whoever is seen to send is also seen to receive the answer.
+    tracepoint(&mut ebpf, name::SET_STATE, "inet_sock_set_state")?;
     let programs = match backend {
         Backend::Fentry => fentry(&mut ebpf, btf)?,
         Backend::Tracepoint => {
-            tracepoint(&mut ebpf, name::SEND_LENGTH, "sock_send_length")?;
             tracepoint(&mut ebpf, name::RECEIVE_LENGTH, "sock_recv_length")?;
-            vec![name::SEND_LENGTH, name::RECEIVE_LENGTH]
+            tracepoint(&mut ebpf, name::SEND_LENGTH, "sock_send_length")?;
+            vec![name::RECEIVE_LENGTH, name::SEND_LENGTH]
         }
     };
-    tracepoint(&mut ebpf, name::SET_STATE, "inet_sock_set_state")?;
-    Ok((ebpf, [programs, vec![name::SET_STATE]].concat()))
+    Ok((ebpf, [vec![name::SET_STATE], programs].concat()))
 }
 
 /// Makes `ports` the watched ones.
@@ -169,7 +176,7 @@ fn fentry(ebpf: &mut Ebpf, btf: &Btf) -> Result<Vec<&'static str>, AttachError> 
     }
     let types = aya::Btf::from_sys_fs().map_err(|error| object(error.into()))?;
     // The entry last: a start without an exit to take it away would stay.
-    for (program, function) in [(name::SEND_EXIT, SEND), (receive, RECEIVE)] {
+    for (program, function) in [(receive, RECEIVE), (name::SEND_EXIT, SEND)] {
         let exit: &mut FExit = self::program(ebpf, program)?;
         exit.load(function, &types)
             .and_then(|()| exit.attach())
@@ -187,14 +194,18 @@ fn fentry(ebpf: &mut Ebpf, btf: &Btf) -> Result<Vec<&'static str>, AttachError> 
 pub(crate) fn tracepoint(
     ebpf: &mut Ebpf,
     name: &'static str,
-    tracepoint: &str,
+    tracepoint: &'static str,
 ) -> Result<(), AttachError> {
     let program: &mut RawTracePoint = program(ebpf, name)?;
-    program
-        .load()
-        .and_then(|()| program.attach(tracepoint))
-        .map_err(refused(name))?;
-    Ok(())
+    match program.load().and_then(|()| program.attach(tracepoint)) {
+        Ok(_) => Ok(()),
+        Err(ProgramError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Err(AttachError::NoTracepoint(tracepoint))
+        }
+        Err(error) => Err(refused(name)(error)),
+    }
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, AttachError>

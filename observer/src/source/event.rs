@@ -60,6 +60,17 @@ pub enum Direction {
     Receive,
 }
 
+impl Direction {
+    /// The other one.
+    #[must_use]
+    pub fn reverse(self) -> Self {
+        match self {
+            Direction::Send => Direction::Receive,
+            Direction::Receive => Direction::Send,
+        }
+    }
+}
+
 /// Which end of the connection the observed socket is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum End {

@@ -8,10 +8,10 @@ use super::btf::{Btf, BtfError, Field};
 const NEVER: u32 = 256;
 
 /// Bytes of `sock_common` and of `iov_iter` that the programs read in one piece.
-const COMMON: u32 = 128;
+const COMMON: u32 = 96;
 const ITER: u32 = 40;
 /// The same for the two positions in `tcp_sock`.
-const SEQUENCES: u32 = 128;
+const SEQUENCES: u32 = 120;
 
 /// The configuration, as the programs take it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -65,7 +65,7 @@ pub struct Options<'a> {
 impl Options<'_> {
     /// A pipeline of a few hundred commands in one call is seen whole.
     pub const MAX_BYTES: u32 = 64 << 10;
-    /// 30,000 small calls: more than 100 ms at any rate seen so far.
+    /// 32,000 small calls: 130 ms of 59,000 requests a second whose both ends are reported.
     pub const RING_BYTES: u32 = 8 << 20;
 }
 

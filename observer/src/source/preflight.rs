@@ -89,7 +89,7 @@ fn attempt(backend: Backend, btf: &Btf, config: &Config) -> BackendReport {
     // A small ring: it stays empty.
     let limits = Limits {
         ports: &[],
-        max_bytes: 0,
+        max_bytes: super::live::Options::MAX_BYTES,
         ring_bytes: 0,
         skip_local_server: false,
     };

@@ -434,6 +434,10 @@ impl<S> Flows<S> {
         if flow.verdict == Verdict::Redundant {
             return;
         }
+        if let Some(opposite) = data.opposite {
+            // A reply to what is sent here that is lost must be missed, also on a connection that was joined.
+            lanes.get_mut(data.direction.reverse()).begin_at(opposite);
+        }
         let lane = lanes.get_mut(data.direction);
         let limits = &self.options.limits;
         let mut wanted = false;

@@ -120,6 +120,11 @@ impl Reassembler {
         }
     }
 
+    /// The stream goes on at `position`, if nothing is known of it yet.
+    pub fn begin_at(&mut self, position: u32) {
+        self.next.get_or_insert(position);
+    }
+
     /// Whether pieces wait behind a hole: [`Self::expire`] has to be called.
     #[must_use]
     pub fn is_waiting(&self) -> bool {

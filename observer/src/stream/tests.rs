@@ -262,6 +262,17 @@ fn a_lost_event_is_a_gap_once_it_is_certain() {
 }
 
 #[test]
+fn a_lost_answer_is_missed_also_when_the_connection_was_joined() {
+    let (client, _) = translated();
+    let mut host = Host::new(Role::Auto);
+    host.data(client, Direction::Send, (100, 500), "ask");
+    host.data(client, Direction::Send, (103, 506), "again");
+    host.data(client, Direction::Receive, (506, 108), "answer");
+    host.pass(30 * MS);
+    assert_eq!(host.lines(), ["Client >ask>again<......<answer Abandoned"]);
+}
+
+#[test]
 fn the_table_is_bounded() {
     let mut host = Host::new(Role::Both);
     for i in 0..1_000_u32 {

@@ -19,6 +19,8 @@ pub mod attribute {
         DB_OPERATION_NAME = "db.operation.name";
         /// Redis database index, as a string. semconv, stable.
         DB_NAMESPACE = "db.namespace";
+        /// Commands of a batch of two or more. semconv, stable.
+        DB_OPERATION_BATCH_SIZE = "db.operation.batch.size";
         /// Sanitized command. semconv, stable.
         DB_QUERY_TEXT = "db.query.text";
         /// Error prefix or status. semconv, stable.

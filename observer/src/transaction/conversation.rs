@@ -13,8 +13,9 @@
 //! is, it is on *probation*: transactions are withheld. Drained (every request answered, nothing extra) and then quiet,
 //! or drained again and again, proves it; a reply without a request refutes it.
 
+use super::batch::Call;
 use super::matcher::Matcher;
-use super::{Ending, Transaction};
+use super::{Ending, Exchange, Transaction};
 #[cfg(any(test, fuzzing))]
 use crate::protocol::Operation;
 use crate::protocol::detect::{Detected, begins_request, detect};
@@ -41,7 +42,7 @@ pub struct Settings {
     pub end: End,
     /// Whether it is seen from its beginning.
     pub from_start: bool,
-    /// Whether keys and query text are kept.
+    /// Whether keys and query text are kept, and commands that left together are handed on together.
     pub keep_detail: bool,
 }
 
@@ -63,7 +64,9 @@ enum Phase {
 /// A boundary that is not proven yet.
 #[derive(Debug, Default)]
 struct Probation {
-    withheld: Vec<Transaction>,
+    withheld: Vec<Exchange>,
+    /// Transactions in it.
+    count: usize,
     drained: Option<Nanos>,
     proofs: u32,
 }
@@ -99,7 +102,7 @@ impl Conversation {
             },
             requests: RequestDecoder::new(protocol, settings.keep_detail),
             replies: ReplyDecoder::new(protocol),
-            matcher: Matcher::new(protocol, settings.from_start),
+            matcher: Matcher::new(protocol, settings.from_start, settings.keep_detail),
             began: (0, None),
             last: None,
             probation: None,
@@ -123,7 +126,7 @@ impl Conversation {
         &mut self,
         segment: &Segment<'_>,
         telemetry: &Telemetry,
-        out: &mut dyn FnMut(Transaction),
+        out: &mut dyn FnMut(Exchange),
     ) -> bool {
         if segment.side == Side::Request {
             self.prove(segment.time, out);
@@ -134,7 +137,12 @@ impl Conversation {
                 telemetry.skipped(reason).add(length);
                 self.gap(length, segment, telemetry, out);
             }
-            Content::Bytes(bytes) => self.bytes(bytes, segment, telemetry, out),
+            Content::Bytes(bytes) => {
+                if segment.side == Side::Reply {
+                    self.reply_begins(segment.time, out);
+                }
+                self.bytes(bytes, segment, telemetry, out);
+            }
         }
         self.last = Some((segment.side, segment.time));
         self.wants_tick()
@@ -145,17 +153,28 @@ impl Conversation {
         &mut self,
         now: Nanos,
         telemetry: &Telemetry,
-        out: &mut dyn FnMut(Transaction),
+        out: &mut dyn FnMut(Exchange),
     ) -> bool {
         if let Err(reason) = self.matcher.expire(now) {
             self.resynchronize(reason, now, telemetry, out);
         }
-        if let Some(probation) = &self.probation
-            && probation
-                .drained
-                .is_some_and(|since| now.saturating_sub(since) >= QUIET)
+        if self
+            .last
+            .is_some_and(|(_, time)| now.saturating_sub(time) >= QUIET)
         {
-            self.confirm(out);
+            match &mut self.probation {
+                None => self.matcher.settle(out),
+                Some(probation) => self
+                    .matcher
+                    .settle(&mut |exchange| probation.withhold(exchange)),
+            }
+            if self
+                .probation
+                .as_ref()
+                .is_some_and(|probation| probation.drained.is_some())
+            {
+                self.confirm(out);
+            }
         }
         self.wants_tick()
     }
@@ -166,13 +185,15 @@ impl Conversation {
         ending: Ending,
         time: Nanos,
         telemetry: &Telemetry,
-        out: &mut dyn FnMut(Transaction),
+        out: &mut dyn FnMut(Exchange),
     ) {
         if self.matcher.is_drained() {
             self.confirm(out);
         }
+        let mut ending = ending;
         if self.probation.is_some() {
             self.refute(time, telemetry, out);
+            ending = Ending::Unresolved;
         }
         let orphans = self.matcher.give_up(ending, time, out);
         telemetry.orphaned.add(orphans);
@@ -180,6 +201,7 @@ impl Conversation {
 
     fn wants_tick(&self) -> bool {
         self.matcher.has_early()
+            || self.matcher.lingers()
             || self
                 .probation
                 .as_ref()
@@ -191,7 +213,7 @@ impl Conversation {
         bytes: &[u8],
         segment: &Segment<'_>,
         telemetry: &Telemetry,
-        out: &mut dyn FnMut(Transaction),
+        out: &mut dyn FnMut(Exchange),
     ) {
         match &mut self.phase {
             Phase::Synced => self.decode(bytes, segment, telemetry, out),
@@ -246,7 +268,7 @@ impl Conversation {
         length: u64,
         segment: &Segment<'_>,
         telemetry: &Telemetry,
-        out: &mut dyn FnMut(Transaction),
+        out: &mut dyn FnMut(Exchange),
     ) {
         match self.phase {
             Phase::Ignored(_) => return,
@@ -281,7 +303,7 @@ impl Conversation {
         mut input: &[u8],
         segment: &Segment<'_>,
         telemetry: &Telemetry,
-        out: &mut dyn FnMut(Transaction),
+        out: &mut dyn FnMut(Exchange),
     ) {
         while !input.is_empty() {
             if self.matcher.is_streaming() {
@@ -301,13 +323,18 @@ impl Conversation {
                         }
                     }
                 }
-                Side::Reply => match self.replies.decode(&mut input) {
-                    Ok(Some(reply)) => self.reply(reply, segment, telemetry, out),
-                    Ok(None) => return,
-                    Err(malformed) => {
-                        return self.malformed(malformed, input.len(), segment, telemetry, out);
+                Side::Reply => {
+                    if self.replies.at_boundary() && self.matcher.unfolds() {
+                        self.replies.unfold();
                     }
-                },
+                    match self.replies.decode(&mut input) {
+                        Ok(Some(reply)) => self.reply(reply, segment, telemetry, out),
+                        Ok(None) => return,
+                        Err(malformed) => {
+                            return self.malformed(malformed, input.len(), segment, telemetry, out);
+                        }
+                    }
+                }
             };
             if let Err(reason) = step {
                 pass_over(input.len() as u64, telemetry);
@@ -320,16 +347,27 @@ impl Conversation {
         &mut self,
         request: Request,
         now: Nanos,
-        out: &mut dyn FnMut(Transaction),
+        out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
-        let (start, task) = self.began;
+        let (started, task) = self.began;
         #[cfg(any(test, fuzzing))]
-        self.ledger.push((request.operation, start));
-        let transaction = self.matcher.request(request, start, now, task)?;
+        self.ledger.push((request.operation, started));
+        let call = Call {
+            started,
+            tid: task.map_or(0, |task| task.tid),
+        };
         if let Some(probation) = &mut self.probation {
             probation.drained = None;
         }
-        self.emit(transaction, now, out)
+        let matcher = &mut self.matcher;
+        match &mut self.probation {
+            None => matcher.request(request, call, now, task, out),
+            Some(probation) => {
+                let withhold = &mut |exchange| probation.withhold(exchange);
+                matcher.request(request, call, now, task, withhold)?;
+                probation.look(matcher, now)
+            }
+        }
     }
 
     fn reply(
@@ -337,44 +375,39 @@ impl Conversation {
         reply: Reply,
         segment: &Segment<'_>,
         telemetry: &Telemetry,
-        out: &mut dyn FnMut(Transaction),
+        out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
         // A server's answer ends when it is handed to the kernel, a client's when it is taken from it.
         let time = match self.settings.end {
             End::Client => segment.time,
             End::Server => segment.started,
         };
-        let transaction = self.matcher.reply(reply, time)?;
+        let matcher = &mut self.matcher;
+        match &mut self.probation {
+            None => matcher.reply(reply, time, out)?,
+            Some(probation) => {
+                matcher.reply(reply, time, &mut |exchange| probation.withhold(exchange))?;
+                probation.look(matcher, segment.time)?;
+            }
+        }
         let pushes = self.matcher.take_pushes();
         if pushes > 0 {
             telemetry.pushes.add(pushes);
         }
-        self.answered |= transaction.is_some();
-        self.emit(transaction, segment.time, out)
+        self.answered = true;
+        Ok(())
     }
 
-    /// Hands a transaction on, or withholds it.
-    fn emit(
-        &mut self,
-        transaction: Option<Transaction>,
-        now: Nanos,
-        out: &mut dyn FnMut(Transaction),
-    ) -> Result<(), Resync> {
-        let Some(transaction) = transaction else {
-            return Ok(());
-        };
-        let Some(probation) = &mut self.probation else {
-            out(transaction);
-            return Ok(());
-        };
-        probation.withheld.push(transaction);
-        if self.matcher.is_drained() {
-            probation.drained = Some(now);
+    fn reply_begins(&mut self, now: Nanos, out: &mut dyn FnMut(Exchange)) {
+        let matcher = &mut self.matcher;
+        match &mut self.probation {
+            None => matcher.reply_begins(out),
+            Some(probation) => {
+                matcher.reply_begins(&mut |exchange| probation.withhold(exchange));
+                // Nothing that a reply's arrival completes can exceed the budget by itself.
+                let _ = probation.look(matcher, now);
+            }
         }
-        if probation.withheld.len() > MAX_WITHHELD {
-            return Err(Resync::Budget);
-        }
-        Ok(())
     }
 
     fn malformed(
@@ -383,7 +416,7 @@ impl Conversation {
         rest: usize,
         segment: &Segment<'_>,
         telemetry: &Telemetry,
-        out: &mut dyn FnMut(Transaction),
+        out: &mut dyn FnMut(Exchange),
     ) {
         // A connection on which no exchange ever made sense speaks something else.
         if malformed == Malformed::Foreign || !(self.answered || self.probation.is_some()) {
@@ -407,7 +440,7 @@ impl Conversation {
         reason: Resync,
         time: Nanos,
         telemetry: &Telemetry,
-        out: &mut dyn FnMut(Transaction),
+        out: &mut dyn FnMut(Exchange),
     ) {
         if self.ignored().is_some() {
             return;
@@ -435,13 +468,13 @@ impl Conversation {
         let protocol = self.settings.protocol;
         self.requests = RequestDecoder::new(protocol, self.settings.keep_detail);
         self.replies = ReplyDecoder::new(protocol);
-        self.matcher = Matcher::new(protocol, false);
+        self.matcher = Matcher::new(protocol, false, self.settings.keep_detail);
         self.probation = Some(Probation::default());
         self.phase = Phase::Synced;
     }
 
     /// A request begins: nothing extra came since the connection was drained.
-    fn prove(&mut self, now: Nanos, out: &mut dyn FnMut(Transaction)) {
+    fn prove(&mut self, now: Nanos, out: &mut dyn FnMut(Exchange)) {
         let Some(probation) = &mut self.probation else {
             return;
         };
@@ -455,27 +488,56 @@ impl Conversation {
     }
 
     /// The boundary is proven.
-    fn confirm(&mut self, out: &mut dyn FnMut(Transaction)) {
+    fn confirm(&mut self, out: &mut dyn FnMut(Exchange)) {
         if let Some(probation) = self.probation.take() {
             probation.withheld.into_iter().for_each(out);
         }
     }
 
     /// The boundary was wrong: the requests were seen, their replies were others'.
-    fn refute(&mut self, time: Nanos, telemetry: &Telemetry, out: &mut dyn FnMut(Transaction)) {
+    fn refute(&mut self, time: Nanos, telemetry: &Telemetry, out: &mut dyn FnMut(Exchange)) {
         let Some(probation) = self.probation.take() else {
             return;
         };
-        for mut transaction in probation.withheld {
-            if transaction.ending == Ending::Replied {
-                telemetry.orphaned.add(1);
-                transaction.ending = Ending::Unresolved;
-                transaction.outcome = Default::default();
-                transaction.end = time.max(transaction.start);
+        for mut exchange in probation.withheld {
+            let transactions = match &mut exchange {
+                Exchange::One(transaction) => std::slice::from_mut(transaction),
+                Exchange::Batch(batch) => batch.transactions.as_mut_slice(),
+            };
+            for transaction in transactions {
+                if transaction.ending == Ending::Replied {
+                    telemetry.orphaned.add(1);
+                    unresolve(transaction, time);
+                }
             }
-            out(transaction);
+            out(exchange);
         }
     }
+}
+
+impl Probation {
+    fn withhold(&mut self, exchange: Exchange) {
+        self.count += exchange.transactions().len();
+        self.withheld.push(exchange);
+    }
+
+    /// Notes when the connection is drained, and whether too much is withheld.
+    fn look(&mut self, matcher: &Matcher, now: Nanos) -> Result<(), Resync> {
+        if self.count > MAX_WITHHELD {
+            return Err(Resync::Budget);
+        }
+        if matcher.is_drained() && !self.withheld.is_empty() {
+            self.drained = Some(now);
+        }
+        Ok(())
+    }
+}
+
+/// The reply was another request's.
+fn unresolve(transaction: &mut Transaction, time: Nanos) {
+    transaction.ending = Ending::Unresolved;
+    transaction.outcome = Default::default();
+    transaction.end = time.max(transaction.start);
 }
 
 /// Counts bytes that are not decoded while the boundary is not known.

@@ -117,8 +117,9 @@ impl Run {
                 }
                 6 => {
                     self.now += Nanos::from(choices.byte()) * STEP;
-                    self.conversation
-                        .tick(self.now, &self.telemetry, &mut |t| self.out.push(t));
+                    self.conversation.tick(self.now, &self.telemetry, &mut |e| {
+                        self.out.extend_from_slice(e.transactions())
+                    });
                 }
                 _ if step >> 4 == 0 => self.segment(side, Content::Break, true),
                 _ => self.send(side, usize::from(step >> 4)),
@@ -157,14 +158,16 @@ impl Run {
             content,
         };
         self.conversation
-            .segment(&segment, &self.telemetry, &mut |t| self.out.push(t));
+            .segment(&segment, &self.telemetry, &mut |e| {
+                self.out.extend_from_slice(e.transactions())
+            });
     }
 
     fn finish(&mut self) {
         self.ignored = self.conversation.ignored().is_some();
         self.conversation
-            .close(Ending::Unanswered, self.now, &self.telemetry, &mut |t| {
-                self.out.push(t)
+            .close(Ending::Unanswered, self.now, &self.telemetry, &mut |e| {
+                self.out.extend_from_slice(e.transactions())
             });
         let name = |(operation, start): (Operation, Nanos)| (operation.name().to_owned(), start);
         let mut decoded: Vec<_> = self.conversation.ledger.iter().copied().map(name).collect();

@@ -5,7 +5,8 @@
 
 use std::collections::VecDeque;
 
-use super::{Ending, Transaction};
+use super::batch::{Call, GroupId, Groups};
+use super::{Ending, Exchange, Transaction};
 use crate::protocol::{
     Answer, Effect, HitRule, Operation, Outcome, Protocol, Reply, ReplyKind, Request, outcome,
 };
@@ -26,6 +27,7 @@ struct Pending {
     request: Request,
     start: Nanos,
     task: Option<Task>,
+    group: GroupId,
     /// Confirmations still to come ([`Answer::Subscriptions`]).
     confirmations: u32,
 }
@@ -49,16 +51,19 @@ pub struct Matcher {
     reply_mode: ReplyMode,
     subscribed: bool,
     streaming: bool,
-    /// SELECT was queued by MULTI: whether it takes effect is told inside EXEC's reply only.
-    select_queued: bool,
+    groups: Groups,
+    /// What MULTI has queued, in order: each outcome is an element of EXEC's reply.
+    queued: VecDeque<Pending>,
+    /// Elements of EXEC's reply still to come, while it arrives.
+    executing: bool,
     /// Pushes seen.
     pushes: u64,
 }
 
 impl Matcher {
-    /// A connection seen `from_start`, or joined.
+    /// A connection seen `from_start`, or joined. `gather`: commands that left together are handed on together.
     #[must_use]
-    pub fn new(protocol: Protocol, from_start: bool) -> Self {
+    pub fn new(protocol: Protocol, from_start: bool, gather: bool) -> Self {
         Self {
             protocol,
             pending: VecDeque::new(),
@@ -68,7 +73,9 @@ impl Matcher {
             reply_mode: ReplyMode::On,
             subscribed: false,
             streaming: false,
-            select_queued: false,
+            groups: Groups::new(gather),
+            queued: VecDeque::new(),
+            executing: false,
             pushes: 0,
         }
     }
@@ -76,7 +83,7 @@ impl Matcher {
     /// Whether every request is answered and no reply waits for a request.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.pending.is_empty() && self.early.is_empty()
+        self.pending.is_empty() && self.queued.is_empty() && self.early.is_empty()
     }
 
     /// Whether replies wait for their request: [`Self::expire`] has to be called.
@@ -96,7 +103,18 @@ impl Matcher {
         std::mem::take(&mut self.pushes)
     }
 
-    /// Takes a request in. Answers the transaction when it is complete already.
+    /// Whether the next reply is EXEC's, whose elements answer the queued commands: it has to be unfolded.
+    #[must_use]
+    pub fn unfolds(&self) -> bool {
+        !self.queued.is_empty()
+            && !self.executing
+            && self
+                .pending
+                .front()
+                .is_some_and(|front| front.request.effect == Effect::EndMulti)
+    }
+
+    /// Takes a request in, whose first byte was sent with `call`. Answers whether it has ended with that.
     ///
     /// # Errors
     ///
@@ -105,22 +123,25 @@ impl Matcher {
     pub fn request(
         &mut self,
         request: Request,
-        start: Nanos,
+        call: Call,
         now: Nanos,
         task: Option<Task>,
-    ) -> Result<Option<Transaction>, Resync> {
+        out: &mut dyn FnMut(Exchange),
+    ) -> Result<(), Resync> {
         let mut trouble = self.expire(now);
-        if trouble.is_ok() && !self.is_answered(&request) {
-            return Ok(Some(self.ended(
-                request,
-                start,
-                start,
-                task,
-                Ending::NoReply,
-            )));
-        }
-        if self.pending.len() >= MAX_PENDING {
+        let start = call.started;
+        let answered = trouble.is_err() || self.is_answered(&request);
+        if answered && self.pending.len() + self.queued.len() >= MAX_PENDING {
             trouble = Err(Resync::Budget);
+        }
+        let group = self.groups.request(call, request.effect == Effect::Multi);
+        if request.effect == Effect::EndMulti {
+            self.groups.close();
+        }
+        if !answered {
+            let transaction = self.transaction(request, start, start, task, Ending::NoReply);
+            self.groups.ended(group, transaction, out);
+            return Ok(());
         }
         let confirmations = match request.answer {
             Answer::Subscriptions(count) => {
@@ -133,37 +154,109 @@ impl Matcher {
             request,
             start,
             task,
+            group,
             confirmations,
         });
         // Only now, so that the request ends with the others when they are given up.
         trouble?;
         match self.early.pop_front() {
-            Some((reply, time)) => self.reply(reply, time),
-            None => Ok(None),
+            Some((reply, time)) => {
+                self.groups.reply_begins(out);
+                self.reply(reply, time, out)
+            }
+            None => Ok(()),
         }
     }
 
-    /// Takes a reply in. Answers the transaction that it completes, if any.
+    /// A reply byte has arrived.
+    pub fn reply_begins(&mut self, out: &mut dyn FnMut(Exchange)) {
+        self.groups.reply_begins(out);
+    }
+
+    /// Whether requests without a reply wait for their batch to be complete: [`Self::settle`] has to be called.
+    #[must_use]
+    pub fn lingers(&self) -> bool {
+        self.groups.lingers()
+    }
+
+    /// Nothing more was sent for a while: what lingers is complete.
+    pub fn settle(&mut self, out: &mut dyn FnMut(Exchange)) {
+        if self.groups.lingers() {
+            self.groups.close();
+            self.groups.deliver(out);
+        }
+    }
+
+    /// Takes a reply in, and hands on what it completes.
     ///
     /// # Errors
     ///
     /// When it cannot be the reply of the request that waits.
-    pub fn reply(&mut self, reply: Reply, time: Nanos) -> Result<Option<Transaction>, Resync> {
-        if self.is_push(&reply) {
-            return Ok(self.push(&reply, time));
+    pub fn reply(
+        &mut self,
+        reply: Reply,
+        time: Nanos,
+        out: &mut dyn FnMut(Exchange),
+    ) -> Result<(), Resync> {
+        if self.executing {
+            return self.element(reply, time, out);
         }
+        if self.is_push(&reply) {
+            self.push(&reply, time, out);
+            return Ok(());
+        }
+        let unfolds = self.unfolds();
         let Some(front) = self.pending.front() else {
             if self.early.len() >= MAX_EARLY {
                 return Err(Resync::Orphan);
             }
             self.early.push_back((reply, time));
-            return Ok(None);
+            return Ok(());
         };
         let outcome = outcome(&front.request, &reply);
-        if !outcome.queued && contradicts(&front.request, &reply) {
+        if outcome.queued {
+            self.queued.extend(self.pending.pop_front());
+            return Ok(());
+        }
+        if contradicts(&front.request, &reply) {
             return Err(Resync::Mismatch);
         }
-        Ok(self.complete(outcome, time))
+        if front.request.effect == Effect::EndMulti && !self.queued.is_empty() {
+            if unfolds && reply.kind == ReplyKind::Aggregate {
+                if reply.elements != self.queued.len() as u64 {
+                    return Err(Resync::Mismatch);
+                }
+                self.executing = true;
+                return Ok(());
+            }
+            // DISCARD, a failed WATCH, EXECABORT.
+            self.abandon(Ending::NotExecuted, time, out);
+        }
+        self.complete(outcome, time, out);
+        Ok(())
+    }
+
+    /// Takes in an element of EXEC's reply.
+    fn element(
+        &mut self,
+        reply: Reply,
+        time: Nanos,
+        out: &mut dyn FnMut(Exchange),
+    ) -> Result<(), Resync> {
+        // It stays outstanding until the reply is sure to be its own.
+        let Some(queued) = self
+            .queued
+            .pop_front_if(|queued| !contradicts(&queued.request, &reply))
+        else {
+            return Err(Resync::Mismatch);
+        };
+        let outcome = outcome(&queued.request, &reply);
+        self.replied(queued, outcome, time, out);
+        if self.queued.is_empty() {
+            self.executing = false;
+            self.complete(Outcome::default(), time, out);
+        }
+        Ok(())
     }
 
     /// Looks whether a reply has waited for its request for too long.
@@ -179,20 +272,35 @@ impl Matcher {
     }
 
     /// Gives up what is outstanding: each request ends as `ending`, at `time`. Answers how many replies had no request.
-    pub fn give_up(
-        &mut self,
-        ending: Ending,
-        time: Nanos,
-        out: &mut dyn FnMut(Transaction),
-    ) -> u64 {
+    pub fn give_up(&mut self, ending: Ending, time: Nanos, out: &mut dyn FnMut(Exchange)) -> u64 {
+        self.executing = false;
+        self.abandon(ending, time, out);
         while let Some(pending) = self.pending.pop_front() {
-            let end = time.max(pending.start);
-            let ended = self.ended(pending.request, pending.start, end, pending.task, ending);
-            out(ended);
+            self.end(pending, ending, time, out);
         }
+        self.groups.flush(out);
         let orphans = self.early.len() as u64;
         self.early.clear();
         orphans
+    }
+
+    /// What MULTI has queued ends as `ending`.
+    fn abandon(&mut self, ending: Ending, time: Nanos, out: &mut dyn FnMut(Exchange)) {
+        while let Some(queued) = self.queued.pop_front() {
+            self.end(queued, ending, time, out);
+        }
+    }
+
+    fn end(
+        &mut self,
+        pending: Pending,
+        ending: Ending,
+        time: Nanos,
+        out: &mut dyn FnMut(Exchange),
+    ) {
+        let end = time.max(pending.start);
+        let ended = self.transaction(pending.request, pending.start, end, pending.task, ending);
+        self.groups.ended(pending.group, ended, out);
     }
 
     /// Whether the server will answer, given what the client has asked of it.
@@ -236,41 +344,50 @@ impl Matcher {
         }
     }
 
-    fn push(&mut self, reply: &Reply, time: Nanos) -> Option<Transaction> {
-        let confirms = self.pending.front().is_some_and(|front| {
+    fn push(&mut self, reply: &Reply, time: Nanos, out: &mut dyn FnMut(Exchange)) {
+        let confirmed = self.pending.front_mut().filter(|front| {
             front.confirmations > 0 && front.request.operation.name() == reply.word.as_str()
         });
-        if !confirms {
+        let Some(front) = confirmed else {
             self.pushes += 1;
-            return None;
-        }
-        let front = self.pending.front_mut()?;
+            return;
+        };
         front.confirmations -= 1;
-        if front.confirmations > 0 {
-            return None;
+        if front.confirmations == 0 {
+            self.complete(Outcome::default(), time, out);
         }
-        self.complete(Outcome::default(), time)
     }
 
-    fn complete(&mut self, outcome: Outcome, time: Nanos) -> Option<Transaction> {
+    /// The request at the front has its reply.
+    fn complete(&mut self, outcome: Outcome, time: Nanos, out: &mut dyn FnMut(Exchange)) {
+        if let Some(front) = self.pending.pop_front() {
+            self.replied(front, outcome, time, out);
+        }
+    }
+
+    fn replied(
+        &mut self,
+        pending: Pending,
+        outcome: Outcome,
+        time: Nanos,
+        out: &mut dyn FnMut(Exchange),
+    ) {
+        self.apply(&pending.request, &outcome);
         let Pending {
             request,
             start,
             task,
+            group,
             ..
-        } = self.pending.pop_front()?;
-        self.apply(&request, &outcome);
-        let mut transaction = self.ended(request, start, time.max(start), task, Ending::Replied);
+        } = pending;
+        let mut transaction =
+            self.transaction(request, start, time.max(start), task, Ending::Replied);
         transaction.outcome = outcome;
-        Some(transaction)
+        self.groups.ended(group, transaction, out);
     }
 
     /// What a reply says of the connection's state.
     fn apply(&mut self, request: &Request, outcome: &Outcome) {
-        if outcome.queued {
-            self.select_queued |= matches!(request.effect, Effect::Select(_));
-            return;
-        }
         if outcome.error.is_some() {
             return;
         }
@@ -280,18 +397,13 @@ impl Matcher {
                 self.database = Some(0);
                 self.reply_mode = ReplyMode::On;
                 self.subscribed = false;
-                self.select_queued = false;
-            }
-            Effect::EndMulti if self.select_queued => {
-                self.select_queued = false;
-                self.database = None;
             }
             Effect::Stream => self.streaming = true,
             _ => {}
         }
     }
 
-    fn ended(
+    fn transaction(
         &self,
         request: Request,
         start: Nanos,

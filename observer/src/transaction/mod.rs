@@ -4,8 +4,10 @@
 //! segments, and of [`Conversation::tick`].
 //!
 //! - [`matcher`]: pairing and the state of a connection that a pairing depends on.
+//! - [`batch`]: which commands left together.
 //! - [`conversation`]: decoding, detection, and what happens when the boundary or the pairing is not sure.
 
+pub mod batch;
 pub mod conversation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -28,9 +30,20 @@ pub enum Ending {
     NoReply,
     /// The connection ended before its reply.
     Unanswered,
+    /// Queued by MULTI, then given up by DISCARD, a failed WATCH or an error: the server never ran it. No operation of the
+    /// cache: it is not counted as one.
+    NotExecuted,
     /// Its outcome is not known: its reply was lost, could not be paired for sure, or had not come when observation
     /// ended. Counted as an operation; it has neither span nor latency.
     Unresolved,
+}
+
+impl Ending {
+    /// Whether nothing is known that a span could tell: its end was not seen, or it never ran.
+    #[must_use]
+    pub fn is_unseen(self) -> bool {
+        matches!(self, Ending::Unresolved | Ending::NotExecuted)
+    }
 }
 
 /// A request and how it ended.
@@ -52,4 +65,42 @@ pub struct Transaction {
     pub database: Option<u32>,
     /// The thread at this end that moved the request's first byte; `None` for captures.
     pub task: Option<Task>,
+}
+
+/// What leaves a conversation: a transaction, or several that left together.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Exchange {
+    /// One command by itself.
+    One(Transaction),
+    /// Commands that left together.
+    Batch(Batch),
+}
+
+impl Exchange {
+    /// Its transactions, in the order of their replies.
+    #[must_use]
+    pub fn transactions(&self) -> &[Transaction] {
+        match self {
+            Exchange::One(transaction) => std::slice::from_ref(transaction),
+            Exchange::Batch(batch) => &batch.transactions,
+        }
+    }
+}
+
+/// Commands that left together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Why they belong together.
+    pub kind: BatchKind,
+    /// Two or more, in the order in which they ended.
+    pub transactions: Vec<Transaction>,
+}
+
+/// Why commands belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BatchKind {
+    /// One send held the start of several.
+    Pipeline,
+    /// From MULTI to EXEC or DISCARD.
+    Transaction,
 }

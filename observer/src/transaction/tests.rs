@@ -1,7 +1,7 @@
 //! Conversations as they are met in practice: what must be paired, and what must never be.
 
 use super::conversation::{Conversation, Settings};
-use super::{Ending, Transaction};
+use super::{BatchKind, Ending, Exchange, Transaction};
 use crate::protocol::Protocol;
 use crate::source::event::{End, Nanos};
 use crate::stream::{Content, Segment, Side};
@@ -15,7 +15,20 @@ struct Bench {
     conversation: Conversation,
     telemetry: Telemetry,
     out: Vec<Transaction>,
+    /// Kind and size of each batch.
+    batches: Vec<(BatchKind, usize)>,
     now: Nanos,
+}
+
+/// Takes in what comes out.
+fn take(out: &mut Vec<Transaction>, batches: &mut Vec<(BatchKind, usize)>) -> impl FnMut(Exchange) {
+    |exchange| match exchange {
+        Exchange::One(transaction) => out.push(transaction),
+        Exchange::Batch(batch) => {
+            batches.push((batch.kind, batch.transactions.len()));
+            out.extend(batch.transactions);
+        }
+    }
 }
 
 impl Bench {
@@ -29,6 +42,7 @@ impl Bench {
             }),
             telemetry: Telemetry::default(),
             out: Vec::new(),
+            batches: Vec::new(),
             now: 0,
         }
     }
@@ -51,8 +65,11 @@ impl Bench {
             call_start: true,
             content,
         };
-        self.conversation
-            .segment(&segment, &self.telemetry, &mut |t| self.out.push(t));
+        self.conversation.segment(
+            &segment,
+            &self.telemetry,
+            &mut take(&mut self.out, &mut self.batches),
+        );
         self
     }
 
@@ -71,16 +88,21 @@ impl Bench {
 
     fn wait(&mut self, time: Nanos) -> &mut Self {
         self.now += time;
-        self.conversation
-            .tick(self.now, &self.telemetry, &mut |t| self.out.push(t));
+        self.conversation.tick(
+            self.now,
+            &self.telemetry,
+            &mut take(&mut self.out, &mut self.batches),
+        );
         self
     }
 
     fn close(&mut self) -> &mut Self {
-        self.conversation
-            .close(Ending::Unanswered, self.now, &self.telemetry, &mut |t| {
-                self.out.push(t)
-            });
+        self.conversation.close(
+            Ending::Unanswered,
+            self.now,
+            &self.telemetry,
+            &mut take(&mut self.out, &mut self.batches),
+        );
         self
     }
 
@@ -94,6 +116,7 @@ impl Bench {
                 Ending::NoReply => " ~",
                 Ending::Unanswered => " x",
                 Ending::Unresolved => " ?",
+                Ending::NotExecuted => " /",
             });
             if t.outcome.hits > 0 {
                 word.push_str(&format!(" +{}", t.outcome.hits));
@@ -163,19 +186,106 @@ fn select_counts_only_when_it_succeeds() {
 }
 
 #[test]
-fn a_queued_command_tells_nothing_of_hits() {
+fn queued_commands_get_their_outcome_from_exec() {
     let mut bench = Bench::redis();
     bench.send("MULTI\r\n").receive("+OK\r\n");
+    bench.send("GET a\r\n").receive("+QUEUED\r\n");
     bench
-        .send("GET a\r\nSELECT 2\r\n")
-        .receive("+QUEUED\r\n+QUEUED\r\n");
-    bench.send("EXEC\r\n").receive("*2\r\n$-1\r\n+OK\r\n");
-    bench.send("GET b\r\n").receive("$-1\r\n");
+        .send("SELECT 2\r\nLPUSH a x\r\nGET b\r\n")
+        .receive("+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n");
+    assert!(bench.out.is_empty());
+    bench
+        .send("EXEC\r\nGET c\r\n")
+        .receive("*4\r\n$-1\r\n+OK\r\n-WRONGTYPE x\r\n$1")
+        .receive("\r\nx\r\n$-1\r\n");
+    let told = [
+        "MULTI",
+        "GET a -1",
+        "SELECT 2",
+        "LPUSH a ? !WRONGTYPE",
+        "GET b +1",
+        "EXEC",
+        "GET c -1",
+    ];
+    assert_eq!(bench.told(), told);
+    assert_eq!(bench.batches, [(BatchKind::Transaction, 6)]);
+    let databases: Vec<_> = bench.out.iter().map(|t| t.database).collect();
+    assert_eq!(databases, [0, 0, 2, 2, 2, 2, 2].map(Some));
+}
+
+#[test]
+fn what_multi_queued_may_never_run() {
+    for (end, reply, exec) in [
+        ("DISCARD\r\n", "+OK\r\n", "DISCARD"),
+        ("EXEC\r\n", "*-1\r\n", "EXEC"),
+        ("EXEC\r\n", "_\r\n", "EXEC"),
+        ("EXEC\r\n", "-EXECABORT x\r\n", "EXEC !EXECABORT"),
+    ] {
+        let mut bench = Bench::redis();
+        bench
+            .send("MULTI\r\nGET a\r\nSELECT 3\r\n")
+            .receive("+OK\r\n+QUEUED\r\n+QUEUED\r\n");
+        bench.send(end).receive(reply);
+        bench.send("GET b\r\n").receive("$-1\r\n");
+        assert_eq!(
+            bench.told(),
+            ["MULTI", "GET a /", "SELECT 3 /", exec, "GET b -1"]
+        );
+        assert_eq!(bench.out[4].database, Some(0));
+    }
+}
+
+#[test]
+fn a_transaction_of_another_size_is_no_pairing() {
+    let mut bench = Bench::redis();
+    bench
+        .send("MULTI\r\nGET a\r\nEXEC\r\n")
+        .receive("+OK\r\n+QUEUED\r\n*2\r\n$-1\r\n$-1\r\n");
+    assert_eq!(bench.told(), ["MULTI", "GET a ?", "EXEC ?"]);
+    assert_eq!(bench.resyncs(Resync::Mismatch), 1);
+}
+
+#[test]
+fn commands_that_left_together() {
+    let mut bench = Bench::redis();
+    // Alone; then a batch that goes on in the next send; then alone again.
+    bench.send("GET a\r\n").receive("$-1\r\n");
+    bench
+        .send("GET b\r\nGET c\r\n")
+        .send("GET d\r\n")
+        .receive("$-1\r\n$-1\r\n")
+        .send("GET e\r\n")
+        .receive("$-1\r\n$-1\r\n");
+    assert_eq!(bench.batches, [(BatchKind::Pipeline, 3)]);
+    let told = ["GET a -1", "GET b -1", "GET c -1", "GET d -1", "GET e -1"];
+    assert_eq!(bench.told(), told);
+    // One send each: no batch, however many are outstanding.
+    let mut bench = Bench::redis();
+    bench
+        .send("GET a\r\n")
+        .send("GET b\r\n")
+        .receive("$-1\r\n$-1\r\n");
+    assert_eq!(bench.batches, []);
+    // A transaction inside a pipeline is a batch of its own.
+    let mut bench = Bench::redis();
+    bench
+        .send("GET a\r\nGET b\r\nMULTI\r\nGET c\r\nEXEC\r\nGET d\r\n")
+        .receive("$-1\r\n$-1\r\n+OK\r\n+QUEUED\r\n*1\r\n$-1\r\n$-1\r\n");
     assert_eq!(
-        bench.told(),
-        ["MULTI", "GET a", "SELECT 2", "EXEC", "GET b -1"]
+        bench.batches,
+        [(BatchKind::Pipeline, 2), (BatchKind::Transaction, 3)]
     );
-    assert_eq!(bench.out[4].database, None);
+    assert_eq!(bench.out.len(), 6);
+}
+
+#[test]
+fn a_batch_without_replies_is_complete_after_a_silence() {
+    let mut bench = Bench::new(Protocol::Memcached, true);
+    bench.send("set a 0 0 1 noreply\r\nx\r\nset b 0 0 1 noreply\r\ny\r\n");
+    assert!(bench.out.is_empty());
+    bench.wait(20 * MS);
+    assert_eq!(bench.batches, [(BatchKind::Pipeline, 2)]);
+    assert!(bench.out.iter().all(|t| t.ending == Ending::NoReply));
 }
 
 #[test]

@@ -126,18 +126,6 @@ fn cpu_seconds(observer: &Observer) -> Result<f64> {
     Ok((user? + system?) / 100.0)
 }
 
-/// The last value of a metric, added up over its attributes.
-fn metric(report: &Report, name: &str) -> f64 {
-    let mut last = std::collections::BTreeMap::new();
-    for point in report.metrics.iter().filter(|point| point["name"] == name) {
-        last.insert(
-            point["attributes"].to_string(),
-            point["value"].as_f64().unwrap_or(0.0),
-        );
-    }
-    last.values().sum()
-}
-
 pub(super) fn measure(options: &Options, table: &mut Table) -> Result<Value> {
     let server = Server::redis()?;
     // The first run finds cold caches.
@@ -211,11 +199,11 @@ fn report(
         .sum();
     let events: f64 = seen
         .iter()
-        .map(|one| metric(&one.report, "observer.events"))
+        .map(|one| one.report.metric("observer.events", &[]))
         .sum();
     let events_lost: f64 = seen
         .iter()
-        .map(|one| metric(&one.report, "observer.events.lost"))
+        .map(|one| one.report.metric("observer.events.lost", &[]))
         .sum();
     let counted: u64 = seen.iter().map(|one| one.counted).sum();
     let sent = if case.watched {
