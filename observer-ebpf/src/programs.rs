@@ -3,11 +3,14 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::{fentry, fexit, raw_tracepoint};
 use aya_ebpf::programs::{FEntryContext, FExitContext, RawTracePointContext};
+use aya_log_ebpf::warn;
 use observer_ebpf::{counter, direction, flag, kind, lane};
 
 use crate::capture::{self, Buffer, Call};
 use crate::globals::{STARTS, count};
-use crate::socket::{Common, filter, filter_state, identify, inode, left_out, net, positions};
+use crate::socket::{
+    Common, filter, filter_state, identify, inode, is_tcp, left_out, net, positions,
+};
 use crate::task::Task;
 use crate::{iter, syscall};
 
@@ -169,6 +172,17 @@ fn state(ctx: &RawTracePointContext) -> Option<()> {
     let sk: u64 = ctx.arg(0);
     let mut common = Common::uninit();
     let ports = filter_state(sk, &mut common)?;
+    if !is_tcp(sk, &common) {
+        if kind == kind::ESTABLISHED {
+            warn!(
+                ctx,
+                "a connection of port {} to port {} is not plain TCP: it is not observed",
+                ports.local,
+                ports.remote
+            );
+        }
+        return None;
+    }
     if left_out(&common, &ports) {
         return None;
     }

@@ -45,17 +45,18 @@ pub(crate) fn read<T>(base: u64, offset: usize) -> Option<T> {
 #[inline(always)]
 pub(crate) fn filter(sk: u64, common: &mut Common) -> Option<Ports> {
     let (local, remote, family) = endpoints(sk, common)?;
-    judge(sk, common, local, remote, family)
+    judge(local, remote, family).filter(|_| is_tcp(sk, common))
 }
 
-/// The same for a socket whose local port has been forgotten: at `TCP_CLOSE` `skc_num` is 0 already.
+/// The same for a socket whose local port has been forgotten: at `TCP_CLOSE` `skc_num` is 0 already. Its protocol
+/// is for the caller to check.
 #[inline(always)]
 pub(crate) fn filter_state(sk: u64, common: &mut Common) -> Option<Ports> {
     let (mut local, remote, family) = endpoints(sk, common)?;
     if local == 0 {
         local = u16::from_be(read(sk, offset(config::INET_SPORT))?);
     }
-    judge(sk, common, local, remote, family)
+    judge(local, remote, family)
 }
 
 /// Local port, remote port, family.
@@ -78,10 +79,10 @@ fn endpoints(sk: u64, common: &mut Common) -> Option<(u16, u16, u16)> {
 }
 
 #[inline(always)]
-fn judge(sk: u64, common: &Common, local: u16, remote: u16, family: u16) -> Option<Ports> {
+fn judge(local: u16, remote: u16, family: u16) -> Option<Ports> {
     let words = ports()?;
     let (local_watched, remote_watched) = (watched(words, local), watched(words, remote));
-    if !(local_watched | remote_watched) || !is_tcp(sk, common) {
+    if !(local_watched | remote_watched) {
         return None;
     }
     Some(Ports {
@@ -96,7 +97,7 @@ fn judge(sk: u64, common: &Common, local: u16, remote: u16, family: u16) -> Opti
 /// Whether the socket speaks TCP. `sk_protocol` says so, but lies out of reach of the piece already read;
 /// sockets share few `struct proto`, static in the kernel, so those once seen to be TCP's are remembered.
 #[inline(always)]
-fn is_tcp(sk: u64, common: &Common) -> bool {
+pub(crate) fn is_tcp(sk: u64, common: &Common) -> bool {
     let proto: u64 = field(common, config::SKC_PROT);
     let Some(known) = protos() else { return false };
     // SAFETY: words of a map; a racing write stores another such address, or the same one.

@@ -274,6 +274,19 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
     list
 }
 
+/// Several keys or fields: how many of them were there.
+fn found(hits: u64, misses: u64, put: &mut dyn FnMut(&'static str, Value)) {
+    let total = hits + misses;
+    if total > 0 {
+        put(attribute::CACHE_HITS, integer(hits));
+        put(attribute::CACHE_MISSES, integer(misses));
+        put(
+            attribute::CACHE_HIT_RATE,
+            (hits as f64 / total as f64).into(),
+        );
+    }
+}
+
 /// The pattern that all keys share, or the different ones in order.
 fn key_patterns(keys: &[String]) -> Option<Value> {
     let (first, rest) = keys.split_first()?;
@@ -290,19 +303,6 @@ fn key_patterns(keys: &[String]) -> Option<Value> {
     }
     let all = std::iter::once(first).chain(others).map(StringValue::from);
     Some(Value::Array(Array::String(all.collect())))
-}
-
-/// Several keys or fields: how many of them were there.
-fn found(hits: u64, misses: u64, put: &mut dyn FnMut(&'static str, Value)) {
-    let total = hits + misses;
-    if total > 0 {
-        put(attribute::CACHE_HITS, integer(hits));
-        put(attribute::CACHE_MISSES, integer(misses));
-        put(
-            attribute::CACHE_HIT_RATE,
-            (hits as f64 / total as f64).into(),
-        );
-    }
 }
 
 fn operation_name(request: &Request) -> Value {

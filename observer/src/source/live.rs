@@ -13,7 +13,9 @@ use std::{fs, io};
 
 use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
+use aya_log::EbpfLogger;
 use observer_ebpf::{counter, lane, name};
+use tracing::warn;
 
 use super::backend::{self, AttachError, Backend, Limits};
 use super::btf::{Btf, BtfError};
@@ -171,6 +173,8 @@ pub struct Live {
     backend: Backend,
     clock: Clock,
     telemetry: Arc<Telemetry>,
+    /// What the kernel programs say of rare events.
+    log: Option<EbpfLogger<&'static dyn log::Log>>,
     nap: Duration,
 }
 
@@ -229,6 +233,9 @@ impl Live {
             skip_local_server: options.skip_local_server,
         };
         let (mut ebpf, programs) = backend::attach(backend, &limits, btf, config)?;
+        let log = EbpfLogger::init(&mut ebpf)
+            .inspect_err(|error| warn!(%error, "what the kernel programs log is not seen"))
+            .ok();
         let map = |name| {
             move |source| AttachError::Map {
                 map: name,
@@ -254,6 +261,7 @@ impl Live {
             backend,
             clock: clock(),
             telemetry: Arc::clone(telemetry),
+            log,
             nap: NAP_BUSY,
         })
     }
@@ -288,11 +296,15 @@ impl Live {
         Ok(seen + more)
     }
 
-    /// Copies what the kernel counted as lost to the telemetry. A few system calls: meant for once a second.
+    /// Copies what the kernel counted as lost to the telemetry, and what its programs logged to the log. A few system
+    /// calls: meant for once a second.
     ///
     /// # Errors
     /// When the counters cannot be read.
-    pub fn read_losses(&self, telemetry: &Telemetry) -> Result<(), LiveError> {
+    pub fn read_losses(&mut self, telemetry: &Telemetry) -> Result<(), LiveError> {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
         telemetry
             .lost(Lost::RingFull)
             .set(self.counters()?.ring_full);

@@ -69,6 +69,10 @@ pub struct Transaction {
 
 /// What leaves a conversation: a transaction, or several that left together.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every exchange is one command: a box would cost each an allocation"
+)]
 pub enum Exchange {
     /// One command by itself.
     One(Transaction),
@@ -83,6 +87,15 @@ impl Exchange {
         match self {
             Exchange::One(transaction) => std::slice::from_ref(transaction),
             Exchange::Batch(batch) => &batch.transactions,
+        }
+    }
+
+    /// The same, by value.
+    #[must_use]
+    pub fn into_transactions(self) -> Vec<Transaction> {
+        match self {
+            Exchange::One(transaction) => vec![transaction],
+            Exchange::Batch(batch) => batch.transactions,
         }
     }
 }

@@ -54,6 +54,8 @@ pub(super) fn measure(table: &mut Table) -> Result<Value> {
             .filter(|line| line["hook"] != "empty" && line["run_count"].as_u64() > Some(1000))
         {
             let hook = line["hook"].as_str().unwrap_or("?");
+            // Changes of a connection's state are rare; the goals are for calls that move payload.
+            let goal = if hook == "set_state" { "" } else { goal };
             table.row(
                 format!("hook {hook}, 64-byte values, {case}"),
                 format!("{:+.0} ns over", nanos(line) - floor),

@@ -1,5 +1,7 @@
 //! Frames replies: RESP2 and RESP3 as one grammar.
 
+mod nesting;
+
 use super::super::message::{FramingLost, Malformed, Redirect, Word};
 use super::super::number::{Decimal, Number, short};
 use super::super::reply::{Reply, ReplyKind};
@@ -391,49 +393,6 @@ impl ReplyDecoder {
         }
     }
 
-    /// An aggregate (or attribute) of `elements` begins.
-    fn aggregate(&mut self, kind: u8, elements: u64) -> Result<bool, Malformed> {
-        self.state = State::Type;
-        let attribute = kind == b'|';
-        if self.attributes == 0 && !attribute {
-            if self.depth == self.base {
-                let push = kind == b'>' && self.base == 0;
-                self.reply.kind = if push {
-                    ReplyKind::Push
-                } else {
-                    ReplyKind::Aggregate
-                };
-                self.first = true;
-                if self.unfold && kind == b'*' && self.base == 0 && elements != STREAMED {
-                    return Ok(self.unfolded(elements));
-                }
-            } else {
-                self.first = false;
-            }
-        }
-        if elements == 0 {
-            return Ok(!attribute && self.complete());
-        }
-        if self.depth == MAX_DEPTH {
-            return Err(Malformed::Depth);
-        }
-        self.levels[self.depth] = elements;
-        self.attributes |= u32::from(attribute) << self.depth;
-        self.depth += 1;
-        Ok(false)
-    }
-
-    /// Delivers the head of a reply that is unfolded.
-    fn unfolded(&mut self, elements: u64) -> bool {
-        self.unfold = false;
-        self.reply.elements = elements;
-        if elements > 0 {
-            self.levels[0] = elements;
-            (self.depth, self.base) = (1, 1);
-        }
-        true
-    }
-
     fn integer(&mut self, value: i64) -> bool {
         if self.attributes == 0 {
             if self.depth == self.base {
@@ -565,62 +524,6 @@ impl ReplyDecoder {
                 Ok(self.value(self.length))
             }
             _ => Err(Malformed::Syntax),
-        }
-    }
-
-    /// An element (or a whole reply) is complete; perhaps what holds it is, too. `true` for a whole reply.
-    #[inline]
-    fn complete(&mut self) -> bool {
-        self.state = State::Type;
-        loop {
-            if self.depth == self.base {
-                self.end_reply();
-                return true;
-            }
-            let top = self.depth - 1;
-            if top == self.base {
-                self.first = false;
-                if self.attributes == 0 {
-                    self.reply.elements += 1;
-                }
-            }
-            if self.levels[top] == STREAMED {
-                return false;
-            }
-            self.levels[top] -= 1;
-            if self.levels[top] > 0 || self.close_level() {
-                return false;
-            }
-        }
-    }
-
-    /// `.` was read: the streamed aggregate is complete.
-    fn close(&mut self) -> bool {
-        self.state = State::Type;
-        !self.close_level() && self.complete()
-    }
-
-    /// Leaves the innermost aggregate. `true` if it was an attribute.
-    fn close_level(&mut self) -> bool {
-        self.depth -= 1;
-        let bit = 1 << self.depth;
-        let attribute = self.attributes & bit != 0;
-        self.attributes &= !bit;
-        self.attributed |= attribute && self.depth == self.base;
-        attribute
-    }
-
-    /// A reply is complete.
-    #[inline]
-    fn end_reply(&mut self) {
-        self.attributed = false;
-        if self.base > 0 {
-            self.levels[0] -= 1;
-            if self.levels[0] == 0 {
-                (self.depth, self.base) = (0, 0);
-            }
-        } else if self.reply.kind != ReplyKind::Push {
-            self.unfold = false;
         }
     }
 }

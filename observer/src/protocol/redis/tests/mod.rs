@@ -1,4 +1,5 @@
 //! Byte tables: complete messages, every cut of them, gaps, malformed input, budgets.
 
+mod gaps;
 mod replies;
 mod requests;
