@@ -369,6 +369,13 @@ proptest! {
 }
 
 #[test]
+fn every_operation_has_a_name() {
+    let (messages, malformed) = requests(Protocol::Redis, b"*1\r\n$0\r\n\r\n\"\" a\r\n", &[]);
+    assert_eq!(messages[0].operation.name(), "UNKNOWN");
+    assert_eq!((messages.len(), malformed), (1, Some(Malformed::Syntax)));
+}
+
+#[test]
 fn keeping_detail_changes_no_framing() {
     // A word longer than what is kept of it without detail, with a byte behind that no name holds.
     let line = [&[b'a'; 40][..], b"\xf0 b\r\n"].concat();

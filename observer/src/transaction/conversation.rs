@@ -350,12 +350,12 @@ impl Conversation {
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
         let (started, task) = self.began;
+        #[cfg(any(test, fuzzing))]
+        self.ledger.push((request.operation, started));
         let call = Call {
             started,
             tid: task.map_or(0, |task| task.tid),
         };
-        #[cfg(any(test, fuzzing))]
-        self.ledger.push((request.operation, started));
         if let Some(probation) = &mut self.probation {
             probation.drained = None;
         }

@@ -4,7 +4,7 @@
 //! these two.
 
 use super::conversation::{Conversation, Settings};
-use super::{Ending, Transaction};
+use super::{Ending, Exchange, Transaction};
 use crate::protocol::fuzz::Choices;
 use crate::protocol::{Operation, Outcome, Protocol};
 use crate::source::event::{End, Nanos};
@@ -118,9 +118,7 @@ impl Run {
                 6 => {
                     self.now += Nanos::from(choices.byte()) * STEP;
                     self.conversation
-                        .tick(self.now, &self.telemetry, &mut |exchange| {
-                            self.out.extend(exchange.into_transactions())
-                        });
+                        .tick(self.now, &self.telemetry, &mut |e| keep(&mut self.out, e));
                 }
                 _ if step >> 4 == 0 => self.segment(side, Content::Break, true),
                 _ => self.send(side, usize::from(step >> 4)),
@@ -159,19 +157,15 @@ impl Run {
             content,
         };
         self.conversation
-            .segment(&segment, &self.telemetry, &mut |exchange| {
-                self.out.extend(exchange.into_transactions())
-            });
+            .segment(&segment, &self.telemetry, &mut |e| keep(&mut self.out, e));
     }
 
     fn finish(&mut self) {
         self.ignored = self.conversation.ignored().is_some();
-        self.conversation.close(
-            Ending::Unanswered,
-            self.now,
-            &self.telemetry,
-            &mut |exchange| self.out.extend(exchange.into_transactions()),
-        );
+        self.conversation
+            .close(Ending::Unanswered, self.now, &self.telemetry, &mut |e| {
+                keep(&mut self.out, e)
+            });
         let name = |(operation, start): (Operation, Nanos)| (operation.name().to_owned(), start);
         let mut decoded: Vec<_> = self.conversation.ledger.iter().copied().map(name).collect();
         let of = |t: &Transaction| name((t.request.operation, t.start));
@@ -190,6 +184,13 @@ impl Run {
         let lost = self.telemetry.lost_bytes.get();
         assert!(lost <= self.length, "{lost} of {} lost", self.length);
     }
+}
+
+fn keep(out: &mut Vec<Transaction>, exchange: Exchange) {
+    let transactions = exchange.transactions();
+    let several = matches!(exchange, Exchange::Batch(_));
+    assert_eq!(several, transactions.len() > 1, "{exchange:?}");
+    out.extend_from_slice(transactions);
 }
 
 /// Messages as they are met, those that change a connection's state first.

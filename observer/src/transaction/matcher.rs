@@ -243,13 +243,14 @@ impl Matcher {
         time: Nanos,
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
-        let Some(queued) = self.queued.pop_front() else {
+        // It stays outstanding until the reply is sure to be its own.
+        let Some(queued) = self
+            .queued
+            .pop_front_if(|queued| !contradicts(&queued.request, &reply))
+        else {
             return Err(Resync::Mismatch);
         };
         let outcome = outcome(&queued.request, &reply);
-        if contradicts(&queued.request, &reply) {
-            return Err(Resync::Mismatch);
-        }
         self.replied(queued, outcome, time, out);
         if self.queued.is_empty() {
             self.executing = false;

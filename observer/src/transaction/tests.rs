@@ -456,6 +456,18 @@ fn a_request_that_comes_when_a_reply_is_given_up_is_not_lost() {
 }
 
 #[test]
+fn a_queued_command_with_another_s_reply_is_not_lost() {
+    let mut bench = Bench::redis();
+    bench.send("MULTI\r\n").receive("+OK\r\n");
+    bench.send("MGET a b\r\n").receive("+QUEUED\r\n");
+    bench
+        .send("EXEC\r\n")
+        .receive("*1\r\n*3\r\n$-1\r\n$-1\r\n$-1\r\n");
+    assert_eq!(bench.resyncs(Resync::Mismatch), 1);
+    assert_eq!(bench.told(), ["MULTI", "MGET a b ?", "EXEC ?"]);
+}
+
+#[test]
 fn a_reply_of_the_wrong_shape_is_no_reply() {
     let mut bench = Bench::redis();
     bench

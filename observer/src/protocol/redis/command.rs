@@ -24,6 +24,8 @@ pub(super) fn interpret(arguments: &Arguments, keep_detail: bool) -> Request {
             },
             command.class,
         ),
+        // The server refuses a name of no bytes like any that it does not know.
+        None if name.is_empty() => (Operation::Other(Word::UNKNOWN), Class::Other),
         None => (Operation::Other(Word::new(name)), Class::Other),
     };
     let mut request = Request {
