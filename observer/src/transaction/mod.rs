@@ -89,15 +89,6 @@ impl Exchange {
             Exchange::Batch(batch) => &batch.transactions,
         }
     }
-
-    /// The same, by value.
-    #[must_use]
-    pub fn into_transactions(self) -> Vec<Transaction> {
-        match self {
-            Exchange::One(transaction) => vec![transaction],
-            Exchange::Batch(batch) => batch.transactions,
-        }
-    }
 }
 
 /// Commands that left together.
