@@ -20,10 +20,6 @@ use crate::stream::reassembly::Limits;
 const POLL: Duration = Duration::from_millis(50);
 /// How often the kernel's loss counters are read.
 const LOSSES: Duration = Duration::from_secs(1);
-/// Payload captured of one call in one direction.
-const MAX_BYTES: u32 = 64 * 1024;
-/// Size of the ring: at 200,000 small calls a second it holds some 150 ms, three times the longest sleep.
-const RING_BYTES: u32 = 8 * 1024 * 1024;
 
 /// Observes until a signal comes or the duration is over.
 ///
@@ -49,9 +45,8 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
                 BackendArgument::Tracepoint => BackendChoice::Tracepoint,
             },
             ports: &ports,
-            max_bytes: MAX_BYTES,
-            ring_bytes: RING_BYTES,
             skip_local_server: config.role == RoleArgument::Auto,
+            ..Options::default()
         },
         &exporting.telemetry,
     )?;

@@ -67,7 +67,9 @@ pub struct Options<'a> {
 impl Options<'_> {
     /// A pipeline of a few hundred commands in one call is seen whole.
     pub const MAX_BYTES: u32 = 64 << 10;
-    /// 32,000 small calls: 130 ms of 59,000 requests a second whose both ends are reported.
+    /// 32,000 small calls: 130 ms of 59,000 requests a second whose both ends are reported. 2 MiB disturb the processor's
+    /// caches less (`redis-benchmark -P 16` ran at 0.72 of its rate beside the observer, with 8 MiB at 0.60), but hold only 32
+    /// calls of 64 KiB.
     pub const RING_BYTES: u32 = 8 << 20;
 }
 
