@@ -28,7 +28,13 @@ pub(crate) fn task(options: &Options) -> Result<ExitCode> {
     if options.demo {
         setup::demo()?;
         let demo = demo::Demo::start()?;
-        observer.args(demo.arguments()).args(&options.arguments);
+        observer.args(demo.arguments());
+        // A demonstration is to be seen, also where standard output is no terminal.
+        let chosen = |argument: &String| argument.starts_with("--traces-exporter");
+        if !options.arguments.iter().any(chosen) {
+            observer.args(["--traces-exporter", "console"]);
+        }
+        observer.args(&options.arguments);
         return watch(&mut observer);
     }
     // Signals, terminal and exit status are the observer's own from here on.
