@@ -12,9 +12,10 @@ use std::time::Duration;
 use cli::{BackendArgument, Exporter, RoleArgument, SpansPipeline};
 
 /// Where output of the `console` and `jsonl` exporters goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Output {
     /// Standard output.
+    #[default]
     Stdout,
     /// A file, created or emptied.
     File(PathBuf),

@@ -21,7 +21,7 @@ use opentelemetry_sdk::metrics::Temporality;
 
 use crate::aggregation::{Aggregator, Metrics};
 use crate::config::cli::{Exporter, RoleArgument};
-use crate::config::{Config, ConfigError, Output};
+use crate::config::{Config, ConfigError};
 use crate::enrichment::Enricher;
 use crate::sinks::{self, Overflow, SinkError, SinkOptions, Sinks};
 use crate::source::event::{Clock, Event, Nanos};
@@ -216,10 +216,7 @@ impl Exporting {
             traces: config.traces.iter().filter_map(exporter).collect(),
             metrics: config.metrics.iter().filter_map(exporter).collect(),
             children: config.children,
-            output: match &config.output {
-                Output::Stdout => sinks::Output::Stdout,
-                Output::File(path) => sinks::Output::File(path.clone()),
-            },
+            output: config.output.clone(),
             idle,
             overflow,
             ..SinkOptions::from_env(|name| std::env::var(name).ok())?

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::config::Output;
+
 use crate::enrichment::percent_decoded;
 
 /// One exporter.
@@ -14,16 +16,6 @@ pub enum Exporter {
     Jsonl,
     /// OTLP, gRPC or HTTP/protobuf.
     Otlp,
-}
-
-/// Where [`Exporter::Console`] and [`Exporter::Jsonl`] write.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Output {
-    /// Standard output.
-    #[default]
-    Stdout,
-    /// A file, made or overwritten.
-    File(PathBuf),
 }
 
 /// What happens to a span when a queue is full.
