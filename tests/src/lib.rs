@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod collector;
+pub mod coverage;
 pub mod namespace;
 pub mod observer;
 pub mod process;

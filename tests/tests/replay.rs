@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use tests::coverage::{self, Kind};
 use tests::observer::replay;
 use tests::process::Folder;
 
@@ -85,6 +86,7 @@ fn every_capture_says_what_was_recorded() -> Result<()> {
     let mut wrong = Vec::new();
     for (name, case) in cases {
         let case = case["same_as"].as_str().map_or(case, |other| &cases[other]);
+        coverage::note(Kind::Capture, name)?;
         match check(name, case) {
             Ok(found) => wrong.extend(found.into_iter().map(|line| format!("{name}: {line}"))),
             Err(error) => wrong.push(format!("{name}: {error:#}")),

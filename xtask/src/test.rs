@@ -1,8 +1,10 @@
 //! `test`: unit tests, then the tests in `tests/` with the built binary, real servers and the real kernel, as root.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Instant;
+use std::{fs, io};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -65,6 +67,11 @@ fn unit(options: &Options) -> Result<()> {
 
 fn live(options: &Options, binary: PathBuf) -> Result<()> {
     let mut failed = Vec::new();
+    let coverage = shell::target().join("coverage");
+    // Written by root, in a folder that is ours.
+    if coverage.exists() {
+        fs::remove_file(&coverage).context("what the last run covered")?;
+    }
     for (name, program) in programs()? {
         eprintln!("test: {name}, as root");
         let mut command = shell::as_root("env")?;
@@ -74,6 +81,7 @@ fn live(options: &Options, binary: PathBuf) -> Result<()> {
                 "CACHE_OBSERVER_TOOLS={}",
                 setup::python_folder().display()
             ))
+            .arg(format!("CACHE_OBSERVER_COVERAGE={}", coverage.display()))
             // An error of a test says where it comes from; a backtrace through the test runner hides it.
             .arg("RUST_LIB_BACKTRACE=0")
             .arg(program)
@@ -87,7 +95,25 @@ fn live(options: &Options, binary: PathBuf) -> Result<()> {
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
     }
+    match fs::read_to_string(&coverage) {
+        Ok(notes) => eprintln!("test: covered {}", covered(&notes)),
+        // Tests that were picked by name may note nothing.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
     Ok(())
+}
+
+/// How many different things of each kind the tests have noted, one line each: its kind and its name.
+fn covered(notes: &str) -> String {
+    let mut kinds = BTreeMap::<&str, BTreeSet<&str>>::new();
+    for (kind, name) in notes.lines().filter_map(|line| line.split_once(' ')) {
+        kinds.entry(kind).or_default().insert(name);
+    }
+    let counts = kinds
+        .iter()
+        .map(|(kind, names)| format!("{} {kind}s", names.len()));
+    counts.collect::<Vec<_>>().join(", ")
 }
 
 /// Builds the test programs as the present user and tells where they are.
@@ -118,4 +144,15 @@ fn programs() -> Result<Vec<(String, PathBuf)>> {
     }
     programs.sort();
     Ok(programs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::covered;
+
+    #[test]
+    fn things_count_once() {
+        let notes = "command GET\ncommand CONFIG GET\ncapture a.pcap\ncommand GET\n";
+        assert_eq!(covered(notes), "1 captures, 2 commands");
+    }
 }
