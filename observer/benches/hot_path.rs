@@ -60,6 +60,7 @@ fn transaction(name: &'static str, index: u16) -> Transaction {
                 text: format!("{name} user:42:profile"),
                 keys: vec!["user:42:profile".to_owned()],
                 stored_procedure: None,
+                client: None,
             })),
         },
         outcome: Outcome {
@@ -71,6 +72,7 @@ fn transaction(name: &'static str, index: u16) -> Transaction {
         start: 1_000,
         end: 150_000 + 50_000 * u64::from(index),
         database: Some(0),
+        client: None,
         task: None,
     }
 }

@@ -254,7 +254,8 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
         put(attribute::CACHE_VALUE_SIZE, integer(size));
     }
     if let Some(ttl) = request.ttl {
-        put(attribute::CACHE_TTL, ttl.into());
+        let start = observation.clock.unix_nanos(transaction.start);
+        put(attribute::CACHE_TTL, ttl.seconds(start).into());
     }
     if let Some(deleted) = outcome.deleted {
         put(attribute::CACHE_DELETED_COUNT, integer(deleted));
@@ -270,6 +271,21 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
     }
     if transaction.ending == Ending::NoReply {
         put(attribute::CACHE_NO_REPLY, true.into());
+    }
+    if let Some(client) = &transaction.client {
+        for (name, said) in [
+            (attribute::CACHE_USER, &client.user),
+            (attribute::CACHE_CLIENT_NAME, &client.name),
+            (attribute::CACHE_CLIENT_LIBRARY_NAME, &client.library),
+            (
+                attribute::CACHE_CLIENT_LIBRARY_VERSION,
+                &client.library_version,
+            ),
+        ] {
+            if let Some(said) = said {
+                put(name, said.clone().into());
+            }
+        }
     }
     list
 }
@@ -319,7 +335,12 @@ fn asked(request: &Request) -> u32 {
         | HitRule::Count { asked }
         | HitRule::ZeroElements { asked }
         | HitRule::Values { asked } => asked,
-        HitRule::None | HitRule::Null | HitRule::Empty | HitRule::MinusTwo | HitRule::Found => 1,
+        HitRule::None
+        | HitRule::Null
+        | HitRule::Empty
+        | HitRule::EmptyFields
+        | HitRule::MinusTwo
+        | HitRule::Found => 1,
     }
 }
 
@@ -331,7 +352,7 @@ fn integer(number: u64) -> Value {
 mod tests {
     use super::*;
     use crate::aggregation::testing::{endpoint, observation, transaction};
-    use crate::protocol::{Class, Detail, Redirect, Word};
+    use crate::protocol::{Class, Detail, Expiry, Redirect, Word};
 
     fn ids() -> Ids {
         Ids {
@@ -373,6 +394,7 @@ mod tests {
             text: text.to_owned(),
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
             stored_procedure: None,
+            client: None,
         }))
     }
 
@@ -461,7 +483,7 @@ mod tests {
         set.request.class = Class::Set;
         set.request.hit_rule = HitRule::None;
         set.request.value_size = Some(2046);
-        set.request.ttl = Some(60);
+        set.request.ttl = Some(Expiry::After(60));
         assert_eq!(
             special(&observation(set)),
             ["cache.value_size=2046", "cache.ttl=60"]

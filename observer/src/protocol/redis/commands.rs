@@ -88,6 +88,7 @@ pub(super) enum Hit {
     /// The option FIELDS says how many.
     NullCounted,
     Empty,
+    EmptyFields,
     CountKeys,
     /// 0 or "at least one".
     CountOne,
@@ -101,6 +102,12 @@ pub(super) enum Ttl {
     No,
     Seconds(u8),
     Millis(u8),
+    /// A point in time, seconds since the Unix epoch.
+    AtSeconds(u8),
+    /// A point in time, milliseconds since the Unix epoch.
+    AtMillis(u8),
+    /// RESTORE's: milliseconds, 0 for none, a point in time with ABSTTL.
+    Restore,
 }
 
 /// What a command does beside reading and writing.
@@ -112,7 +119,11 @@ pub(super) enum Special {
     EndMulti,
     Reset,
     Client,
+    Auth,
+    Hello,
     Stream,
+    Replicate,
+    Replica,
     Quit,
     Subscribe,
 }
@@ -152,6 +163,10 @@ impl Command {
     }
     const fn millis(mut self, at: u8) -> Self {
         self.ttl = Ttl::Millis(at);
+        self
+    }
+    const fn expires(mut self, ttl: Ttl) -> Self {
+        self.ttl = ttl;
         self
     }
     const fn blocks(mut self) -> Self {
@@ -215,8 +230,8 @@ pub(super) const COMMANDS: &[Command] = &[
     c("TOUCH", Touch, "*k").hit(Hit::CountKeys),
     c("TYPE", Exists, "k"),
     c("DUMP", Get, "k").hit(Hit::Null),
-    c("RESTORE", Set, "knv*o").millis(2),
-    c("RESTORE-ASKING", Set, "knv*o").millis(2),
+    c("RESTORE", Set, "knv*o").expires(Ttl::Restore),
+    c("RESTORE-ASKING", Set, "knv*o").expires(Ttl::Restore),
     c("RENAME", Set, "kk"),
     c("RENAMENX", Set, "kk"),
     c("COPY", Set, "kk*o"),
@@ -230,8 +245,8 @@ pub(super) const COMMANDS: &[Command] = &[
     c("OBJECT", Admin, "wk"),
     c("EXPIRE", Expire, "kn*o").seconds(2),
     c("PEXPIRE", Expire, "kn*o").millis(2),
-    c("EXPIREAT", Expire, "kn*o"),
-    c("PEXPIREAT", Expire, "kn*o"),
+    c("EXPIREAT", Expire, "kn*o").expires(Ttl::AtSeconds(2)),
+    c("PEXPIREAT", Expire, "kn*o").expires(Ttl::AtMillis(2)),
     c("PERSIST", Expire, "k"),
     c("TTL", Expire, "k").hit(Hit::MinusTwo),
     c("PTTL", Expire, "k").hit(Hit::MinusTwo),
@@ -244,7 +259,7 @@ pub(super) const COMMANDS: &[Command] = &[
     c("HSETNX", Set, "k?v"),
     c("HSETEX", Set, "kO*?v"),
     c("HMGET", Get, "k*?").hit(Hit::NullFields),
-    c("HGETALL", Get, "k").hit(Hit::Empty),
+    c("HGETALL", Get, "k").hit(Hit::EmptyFields),
     c("HGETDEL", Get, "kO*?").hit(Hit::NullCounted),
     c("HGETEX", Get, "kO*?").hit(Hit::NullCounted),
     c("HDEL", Delete, "k*?"),
@@ -259,8 +274,8 @@ pub(super) const COMMANDS: &[Command] = &[
     c("HSCAN", Scan, "k?*o"),
     c("HEXPIRE", Expire, "knO*?").seconds(2),
     c("HPEXPIRE", Expire, "knO*?").millis(2),
-    c("HEXPIREAT", Expire, "knO*?"),
-    c("HPEXPIREAT", Expire, "knO*?"),
+    c("HEXPIREAT", Expire, "knO*?").expires(Ttl::AtSeconds(2)),
+    c("HPEXPIREAT", Expire, "knO*?").expires(Ttl::AtMillis(2)),
     c("HPERSIST", Expire, "kO*?"),
     c("HTTL", Expire, "kO*?"),
     c("HPTTL", Expire, "kO*?"),
@@ -400,8 +415,8 @@ pub(super) const COMMANDS: &[Command] = &[
     c("WATCH", Transaction, "*k"),
     c("UNWATCH", Transaction, ""),
     // The connection.
-    c("AUTH", Connection, "*?"),
-    c("HELLO", Connection, "n*?"),
+    c("AUTH", Connection, "*?").does(Special::Auth),
+    c("HELLO", Connection, "n*?").does(Special::Hello),
     c("PING", Connection, "?"),
     c("ECHO", Connection, "?"),
     c("SELECT", Connection, "n").does(Special::Select),
@@ -430,16 +445,16 @@ pub(super) const COMMANDS: &[Command] = &[
     c("MEMORY", Admin, "wk*o"),
     c("MODULE", Admin, "w*?"),
     c("MONITOR", Admin, "").does(Special::Stream),
-    c("PSYNC", Admin, "??").does(Special::Stream),
-    c("REPLCONF", Admin, "w*?"),
+    c("PSYNC", Admin, "??").does(Special::Replicate),
+    c("REPLCONF", Admin, "w*?").does(Special::Replica),
     c("REPLICAOF", Admin, "??"),
     c("ROLE", Admin, ""),
     c("SAVE", Admin, ""),
-    c("SHUTDOWN", Admin, "*w"),
+    c("SHUTDOWN", Admin, "*w").does(Special::Quit),
     c("SLAVEOF", Admin, "??"),
     c("SLOWLOG", Admin, "w*n"),
     c("SWAPDB", Admin, "nn"),
-    c("SYNC", Admin, "").does(Special::Stream),
+    c("SYNC", Admin, "").does(Special::Replicate),
     c("TIME", Admin, ""),
     c("WAIT", Admin, "nn").blocks(),
     c("WAITAOF", Admin, "nnn").blocks(),

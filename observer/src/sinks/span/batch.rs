@@ -151,6 +151,7 @@ mod tests {
                 text: format!("{name} k{index}"),
                 keys: vec![format!("k{index}")],
                 stored_procedure: None,
+                client: None,
             }));
             one
         };
