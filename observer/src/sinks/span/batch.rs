@@ -2,7 +2,8 @@
 
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 
-use super::{connection, found, integer};
+use super::connection::{client, connection};
+use super::{found, integer};
 use crate::aggregation::{failure, value_size};
 use crate::enrichment::Observation;
 use crate::protocol::{Class, Detail, Effect};
@@ -100,6 +101,8 @@ pub(super) fn attributes(observation: &Observation, batch: &Batch) -> Vec<KeyVal
     if let Some(deleted) = total(commands(batch).map(|one| one.outcome.deleted)) {
         put(attribute::CACHE_DELETED_COUNT, integer(deleted));
     }
+    // Who it is at the end: a pipeline may begin with AUTH.
+    list.extend(batch.transactions.last().into_iter().flat_map(client));
     list
 }
 
