@@ -329,6 +329,8 @@ pub struct Request {
     pub blocking: bool,
     /// How hits and misses are read off the reply.
     pub hit_rule: HitRule,
+    /// Which strings of the reply are values.
+    pub reply_values: ReplyValues,
     /// For spans, when the decoder was asked to keep it.
     pub detail: Option<Box<Detail>>,
 }
@@ -348,8 +350,6 @@ pub enum HitRule {
     },
     /// An empty aggregate (or a null) is a miss.
     Empty,
-    /// The same of fields with their values: every other element is a value.
-    EmptyFields,
     /// An integer: how many of those asked for are there.
     Count {
         /// Keys or fields asked for.
@@ -369,6 +369,16 @@ pub enum HitRule {
     },
     /// Memcached: NOT_FOUND is a miss, success a hit (incr, decr, touch).
     Found,
+}
+
+/// Which strings of a reply are values, counted in [`Outcome::value_size`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReplyValues {
+    /// All of them.
+    #[default]
+    All,
+    /// Those in every second element: the others are fields (HGETALL) or the key (BLPOP).
+    EverySecond,
 }
 
 /// What a reply says, as far as its request's meaning goes.

@@ -1,6 +1,6 @@
 //! Replies, reduced to what matters of them, and what they mean for their requests.
 
-use super::message::{Class, HitRule, Outcome, Redirect, Request, Word};
+use super::message::{Class, HitRule, Outcome, Redirect, ReplyValues, Request, Word};
 
 /// The shape of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,7 +45,7 @@ pub struct Reply {
     pub errors: u64,
     /// Bytes of strings (and doubles and big numbers) at any depth, exact even when they were not captured.
     pub value_size: u64,
-    /// The same of every second element at the top level: of fields with their values, the values.
+    /// The same of what is in every second element at the top level.
     pub second_size: u64,
     /// A status (`OK`, `QUEUED`); the first element of a push or of a RESP2 subscription message (`MESSAGE`,
     /// `SUBSCRIBE`); for an aggregate with errors in it, the prefix of the first. Else empty.
@@ -77,11 +77,14 @@ pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
     }
     (outcome.hits, outcome.misses) = hits_and_misses(request.hit_rule, reply);
     if request.class == Class::Get {
-        outcome.value_size = match (reply.kind, request.hit_rule) {
-            (ReplyKind::Value, _) => Some(reply.value_size),
-            (ReplyKind::Aggregate, _) if reply.elements <= reply.nulls => None,
-            (ReplyKind::Aggregate, HitRule::EmptyFields) => Some(reply.second_size),
-            (ReplyKind::Aggregate, _) => Some(reply.value_size),
+        outcome.value_size = match reply.kind {
+            ReplyKind::Value => Some(reply.value_size),
+            ReplyKind::Aggregate if reply.elements > reply.nulls => {
+                Some(match request.reply_values {
+                    ReplyValues::All => reply.value_size,
+                    ReplyValues::EverySecond => reply.second_size,
+                })
+            }
             _ => None,
         };
     }
@@ -111,7 +114,7 @@ fn hits_and_misses(rule: HitRule, reply: &Reply) -> (u32, u32) {
         HitRule::None => (0, 0),
         HitRule::Null => of(1, u64::from(!null)),
         HitRule::NullElements { asked } => of(asked, reply.elements.saturating_sub(reply.nulls)),
-        HitRule::Empty | HitRule::EmptyFields => {
+        HitRule::Empty => {
             let empty = null || (reply.kind == ReplyKind::Aggregate && reply.elements == 0);
             of(1, u64::from(!empty))
         }
@@ -145,6 +148,7 @@ mod tests {
             effect: Effect::None,
             blocking: false,
             hit_rule,
+            reply_values: ReplyValues::All,
             detail: None,
         }
     }

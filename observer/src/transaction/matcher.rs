@@ -535,7 +535,6 @@ fn contradicts(request: &Request, reply: &Reply) -> bool {
         HitRule::Values { asked } => {
             reply.kind != ReplyKind::Aggregate || reply.elements > u64::from(asked)
         }
-        HitRule::EmptyFields => reply.kind == ReplyKind::Integer,
         HitRule::None | HitRule::Null | HitRule::Empty | HitRule::Found => false,
     }
 }

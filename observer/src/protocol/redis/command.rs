@@ -1,7 +1,7 @@
 //! Reads a request's meaning out of its arguments, by the command table.
 
 use super::super::message::{
-    Answer, Class, Effect, Expiry, HitRule, Operation, Request, Word, seconds,
+    Answer, Class, Effect, Expiry, HitRule, Operation, ReplyValues, Request, Word, seconds,
 };
 use super::super::number;
 use super::super::text::Writer;
@@ -39,6 +39,7 @@ pub(super) fn interpret(arguments: &Arguments, keep_detail: bool) -> Request {
         effect: Effect::None,
         blocking: false,
         hit_rule: HitRule::None,
+        reply_values: ReplyValues::All,
         detail: None,
     };
     let writer = keep_detail.then(|| Writer::new(operation.name()));
@@ -354,6 +355,7 @@ impl<'a> Walk<'a> {
             Ttl::Restore => self.restored(),
         };
         request.blocking = command.blocking || self.block;
+        request.reply_values = command.values;
         request.hit_rule = match command.hit {
             Hit::No => HitRule::None,
             Hit::Null => HitRule::Null,
@@ -363,7 +365,6 @@ impl<'a> Walk<'a> {
             Hit::NullFields => HitRule::NullElements { asked: after_key },
             Hit::NullCounted => HitRule::NullElements { asked: self.fields },
             Hit::Empty => HitRule::Empty,
-            Hit::EmptyFields => HitRule::EmptyFields,
             Hit::CountKeys => HitRule::Count { asked: keys },
             Hit::CountOne => HitRule::Count { asked: 1 },
             Hit::ZeroFields => HitRule::ZeroElements { asked: after_key },

@@ -27,6 +27,7 @@ use super::super::message::Class::{
     self, Admin, Connection, Delete, Exists, Expire, Get, Increment, Pubsub, Scan, Script, Set,
     Touch, Transaction,
 };
+use super::super::message::ReplyValues;
 
 /// What the arguments after the name are. See the [module documentation](self).
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +89,6 @@ pub(super) enum Hit {
     /// The option FIELDS says how many.
     NullCounted,
     Empty,
-    EmptyFields,
     CountKeys,
     /// 0 or "at least one".
     CountOne,
@@ -135,6 +135,7 @@ pub(super) struct Command {
     pub(super) class: Class,
     pub(super) shape: Shape,
     pub(super) hit: Hit,
+    pub(super) values: ReplyValues,
     pub(super) ttl: Ttl,
     pub(super) blocking: bool,
     pub(super) special: Special,
@@ -146,6 +147,7 @@ const fn c(name: &'static str, class: Class, shape: &'static str) -> Command {
         class,
         shape: Shape::new(shape),
         hit: Hit::No,
+        values: ReplyValues::All,
         ttl: Ttl::No,
         blocking: false,
         special: Special::No,
@@ -155,6 +157,11 @@ const fn c(name: &'static str, class: Class, shape: &'static str) -> Command {
 impl Command {
     const fn hit(mut self, hit: Hit) -> Self {
         self.hit = hit;
+        self
+    }
+    /// Every second element of the reply is a value.
+    const fn second(mut self) -> Self {
+        self.values = ReplyValues::EverySecond;
         self
     }
     const fn seconds(mut self, at: u8) -> Self {
@@ -259,7 +266,7 @@ pub(super) const COMMANDS: &[Command] = &[
     c("HSETNX", Set, "k?v"),
     c("HSETEX", Set, "kO*?v"),
     c("HMGET", Get, "k*?").hit(Hit::NullFields),
-    c("HGETALL", Get, "k").hit(Hit::EmptyFields),
+    c("HGETALL", Get, "k").hit(Hit::Empty).second(),
     c("HGETDEL", Get, "kO*?").hit(Hit::NullCounted),
     c("HGETEX", Get, "kO*?").hit(Hit::NullCounted),
     c("HDEL", Delete, "k*?"),
@@ -288,10 +295,10 @@ pub(super) const COMMANDS: &[Command] = &[
     c("RPUSHX", Set, "k*v"),
     c("LPOP", Get, "kn"),
     c("RPOP", Get, "kn"),
-    c("LMPOP", Get, "#*o"),
-    c("BLMPOP", Get, "n#*o").blocks(),
-    c("BLPOP", Get, "*k|n").blocks(),
-    c("BRPOP", Get, "*k|n").blocks(),
+    c("LMPOP", Get, "#*o").second(),
+    c("BLMPOP", Get, "n#*o").blocks().second(),
+    c("BLPOP", Get, "*k|n").blocks().second(),
+    c("BRPOP", Get, "*k|n").blocks().second(),
     c("RPOPLPUSH", Get, "kk"),
     c("BRPOPLPUSH", Get, "kkn").blocks(),
     c("LMOVE", Get, "kkww"),
@@ -347,10 +354,10 @@ pub(super) const COMMANDS: &[Command] = &[
     c("ZSCAN", Scan, "k?*o"),
     c("ZPOPMIN", Get, "kn"),
     c("ZPOPMAX", Get, "kn"),
-    c("BZPOPMIN", Get, "*k|n").blocks(),
-    c("BZPOPMAX", Get, "*k|n").blocks(),
-    c("ZMPOP", Get, "#*o"),
-    c("BZMPOP", Get, "n#*o").blocks(),
+    c("BZPOPMIN", Get, "*k|n").blocks().second(),
+    c("BZPOPMAX", Get, "*k|n").blocks().second(),
+    c("ZMPOP", Get, "#*o").second(),
+    c("BZMPOP", Get, "n#*o").blocks().second(),
     c("ZUNION", Get, "#*o"),
     c("ZINTER", Get, "#*o"),
     c("ZDIFF", Get, "#*o"),

@@ -8,7 +8,7 @@ use crate::aggregation::{failure, value_size};
 use crate::enrichment::Observation;
 use crate::protocol::{Class, Detail, Effect};
 use crate::telemetry::names::attribute;
-use crate::transaction::{Batch, BatchKind, Transaction};
+use crate::transaction::{Batch, BatchKind, Ending, Transaction};
 
 /// Most bytes of the query texts of a batch, joined.
 const MAX_TEXT: usize = 4_096;
@@ -95,7 +95,8 @@ pub(super) fn attributes(observation: &Observation, batch: &Batch) -> Vec<KeyVal
         .map(|one| u64::from(one.outcome.misses))
         .sum();
     found(hits, misses, &mut put);
-    if let Some(size) = total(commands(batch).map(value_size)) {
+    let ran = || commands(batch).filter(|one| one.ending != Ending::NotExecuted);
+    if let Some(size) = total(ran().map(value_size)) {
         put(attribute::CACHE_VALUE_SIZE, integer(size));
     }
     if let Some(deleted) = total(commands(batch).map(|one| one.outcome.deleted)) {

@@ -2,8 +2,8 @@
 
 use super::super::super::line::Line;
 use super::super::super::message::{
-    Answer, Class, Effect, Expiry, FramingLost, HitRule, Malformed, Operation, Request,
-    Word as Name,
+    Answer, Class, Effect, Expiry, FramingLost, HitRule, Malformed, Operation, ReplyValues,
+    Request, Word as Name,
 };
 use super::super::super::number;
 use super::super::super::text::Writer;
@@ -221,6 +221,7 @@ fn request(operation: Operation, class: Class) -> Request {
         effect: Effect::None,
         blocking: false,
         hit_rule: HitRule::None,
+        reply_values: ReplyValues::All,
         detail: None,
     }
 }

@@ -235,7 +235,7 @@ fn rules_answers_and_effects() {
         ),
         (
             "HGETALL h",
-            HitRule::EmptyFields,
+            HitRule::Empty,
             Answer::One,
             Effect::None,
             false,
