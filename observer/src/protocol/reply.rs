@@ -18,6 +18,8 @@ pub enum ReplyKind {
     Null,
     /// An array, set or map; the values of a Memcached retrieval.
     Aggregate,
+    /// The head of an array that is unfolded: its elements follow as replies of their own.
+    Unfolded,
     /// RESP3 out-of-band data: it answers no request.
     Push,
 }
