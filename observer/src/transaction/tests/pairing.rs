@@ -272,3 +272,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_pipeline_of_ten_thousand_one_of_which_fails() {
+    const DEPTH: usize = 10_000;
+    let requests: String = (0..DEPTH)
+        .map(|number| array(&["GET", &format!("key:{number}")]))
+        .collect();
+    let replies: String = (0..DEPTH)
+        .map(|number| match number {
+            7_000 => "-LOADING no\r\n".to_owned(),
+            number => array(&[&"v".repeat(number % 50)])[4..].to_owned(),
+        })
+        .collect();
+    for piece in [usize::MAX, 4096, 1] {
+        let mut bench = Bench::redis();
+        bench.send(&requests);
+        for bytes in replies.as_bytes().chunks(piece.min(replies.len())) {
+            bench.content(Side::Reply, Content::Bytes(bytes));
+        }
+        assert_eq!(bench.batches, [(BatchKind::Pipeline, DEPTH)]);
+        for (number, transaction) in bench.out.iter().enumerate() {
+            assert_eq!(key(transaction).unwrap(), format!("key:{number}"));
+            let outcome = &transaction.outcome;
+            if number == 7_000 {
+                assert_eq!(outcome.error.unwrap().as_str(), "LOADING");
+            } else {
+                assert_eq!(outcome.value_size, Some(number as u64 % 50));
+            }
+        }
+    }
+}
