@@ -52,6 +52,8 @@ pub struct Reply {
     /// A status (`OK`, `QUEUED`); the first element of a push or of a RESP2 subscription message (`MESSAGE`,
     /// `SUBSCRIBE`); for an aggregate with errors in it, the prefix of the first. Else empty.
     pub word: Word,
+    /// A digest of what it repeats of its request, as [`Request::tag`].
+    pub tag: Option<u64>,
 }
 
 /// What a reply means for its request.
@@ -147,6 +149,7 @@ mod tests {
             value_size: None,
             ttl: None,
             answer: Answer::One,
+            tag: None,
             effect: Effect::None,
             blocking: false,
             hit_rule,

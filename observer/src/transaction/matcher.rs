@@ -160,7 +160,7 @@ impl Matcher {
         }
         let confirmations = match request.answer {
             Answer::Subscriptions(count) => count.max(1),
-            Answer::One | Answer::None => 0,
+            Answer::One | Answer::None | Answer::Quiet(_) => 0,
         };
         self.pending.push_back(Pending {
             request,

@@ -36,6 +36,7 @@ pub(super) fn interpret(arguments: &Arguments, keep_detail: bool) -> Request {
         value_size: None,
         ttl: None,
         answer: Answer::One,
+        tag: None,
         effect: Effect::None,
         blocking: false,
         hit_rule: HitRule::None,
