@@ -1,3 +1,144 @@
-//! Memcached. The classic text dialect is decoded; meta commands and the binary protocol are recognised, and refused.
+//! Memcached. The text dialects, classic and meta, are decoded; the binary protocol is recognised, and refused.
+//!
+//! Classic text and meta share connection and framing: one decoder reads both, line by line.
 
+use super::message::{FramingLost, Malformed, Operation, Request};
+use super::reply::{Reply, ReplyKind};
+
+pub mod meta;
 pub mod text;
+
+/// Decodes requests in the dialect that the first byte tells.
+#[derive(Debug)]
+pub enum RequestDecoder {
+    /// Classic text and meta.
+    Text(text::RequestDecoder),
+}
+
+impl RequestDecoder {
+    /// A decoder at a message boundary.
+    #[must_use]
+    pub fn new(keep_detail: bool) -> Self {
+        // 0x80 would be the binary protocol.
+        Self::Text(text::RequestDecoder::new(keep_detail))
+    }
+
+    /// See [`RequestDecoder::decode`](super::RequestDecoder::decode).
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`]: as the dialect's decoder says.
+    pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Request>, Malformed> {
+        match self {
+            Self::Text(decoder) => decoder.decode(input),
+        }
+    }
+
+    /// See [`RequestDecoder::skip`](super::RequestDecoder::skip).
+    ///
+    /// # Errors
+    ///
+    /// [`FramingLost`]: as the dialect's decoder says.
+    pub fn skip(&mut self, length: u64) -> Result<Option<Request>, FramingLost> {
+        match self {
+            Self::Text(decoder) => decoder.skip(length),
+        }
+    }
+
+    /// See [`RequestDecoder::at_boundary`](super::RequestDecoder::at_boundary).
+    #[must_use]
+    pub fn at_boundary(&self) -> bool {
+        match self {
+            Self::Text(decoder) => decoder.at_boundary(),
+        }
+    }
+
+    /// Bytes of memory held.
+    #[cfg(any(test, fuzzing))]
+    pub(in crate::protocol) fn memory(&self) -> usize {
+        match self {
+            Self::Text(decoder) => decoder.memory(),
+        }
+    }
+}
+
+/// Decodes replies in the dialect that the first byte tells.
+#[derive(Debug)]
+pub enum ReplyDecoder {
+    /// Classic text and meta.
+    Text(text::ReplyDecoder),
+}
+
+impl Default for ReplyDecoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ReplyDecoder {
+    /// A decoder at a message boundary.
+    #[must_use]
+    pub fn new() -> Self {
+        // 0x81 would be the binary protocol.
+        Self::Text(text::ReplyDecoder::new())
+    }
+
+    /// See [`ReplyDecoder::decode`](super::ReplyDecoder::decode).
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`]: as the dialect's decoder says.
+    pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Reply>, Malformed> {
+        match self {
+            Self::Text(decoder) => decoder.decode(input),
+        }
+    }
+
+    /// See [`ReplyDecoder::skip`](super::ReplyDecoder::skip).
+    ///
+    /// # Errors
+    ///
+    /// [`FramingLost`]: as the dialect's decoder says.
+    pub fn skip(&mut self, length: u64) -> Result<Option<Reply>, FramingLost> {
+        match self {
+            Self::Text(decoder) => decoder.skip(length),
+        }
+    }
+
+    /// See [`ReplyDecoder::at_boundary`](super::ReplyDecoder::at_boundary).
+    #[must_use]
+    pub fn at_boundary(&self) -> bool {
+        match self {
+            Self::Text(decoder) => decoder.at_boundary(),
+        }
+    }
+
+    /// Bytes of memory held.
+    #[cfg(any(test, fuzzing))]
+    pub(in crate::protocol) fn memory(&self) -> usize {
+        match self {
+            Self::Text(decoder) => decoder.memory(),
+        }
+    }
+}
+
+/// Whether a reply can be the answer to a request, by what each command may be answered. An error answers any.
+#[must_use]
+pub fn can_answer(request: &Request, reply: &Reply) -> bool {
+    let tags = match (request.tag, reply.tag) {
+        (Some(asked), Some(repeated)) => asked == repeated,
+        (None, Some(_)) => false,
+        (_, None) => true,
+    };
+    let Operation::Known { index, .. } = request.operation else {
+        return tags;
+    };
+    if reply.kind == ReplyKind::Error {
+        return tags;
+    }
+    let row = usize::from(index);
+    tags && match row.checked_sub(usize::from(meta::FIRST_INDEX)) {
+        None => text::can_answer(row, reply),
+        Some(row) => meta::can_answer(row, reply).unwrap_or(true),
+    }
+}
