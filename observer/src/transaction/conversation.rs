@@ -17,9 +17,9 @@ use super::batch::Call;
 use super::matcher::Matcher;
 use super::{Ending, Exchange, Transaction};
 use crate::protocol::detect::{Detected, begins_request, detect};
+use crate::protocol::{Answer, Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 #[cfg(any(test, fuzzing))]
 use crate::protocol::{Effect, Operation};
-use crate::protocol::{Malformed, Outcome, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 use crate::source::event::{End, Nanos, Task};
 use crate::stream::{Content, Segment, Side};
 use crate::telemetry::{Resync, Skipped, Telemetry};
@@ -69,6 +69,8 @@ struct Probation {
     count: usize,
     drained: Option<Nanos>,
     proofs: u32,
+    /// [`Matcher::taints`] when last looked at.
+    taints: u32,
 }
 
 /// One connection.
@@ -166,10 +168,10 @@ impl Conversation {
             .is_some_and(|(_, time)| now.saturating_sub(time) >= QUIET)
         {
             match &mut self.probation {
-                None => self.matcher.settle(out),
+                None => self.matcher.settle(now, out),
                 Some(probation) => self
                     .matcher
-                    .settle(&mut |exchange| probation.withhold(exchange)),
+                    .settle(now, &mut |exchange| probation.withhold(exchange)),
             }
             if self
                 .probation
@@ -509,6 +511,10 @@ impl Conversation {
         let Some(since) = probation.drained.take() else {
             return;
         };
+        if probation.taints != self.matcher.taints() {
+            probation.taints = self.matcher.taints();
+            probation.proofs = 0;
+        }
         probation.proofs += 1;
         if probation.proofs >= PROOFS || now.saturating_sub(since) >= QUIET {
             self.confirm(out);
@@ -517,8 +523,21 @@ impl Conversation {
 
     /// The boundary is proven.
     fn confirm(&mut self, out: &mut dyn FnMut(Exchange)) {
-        if let Some(probation) = self.probation.take() {
-            probation.withheld.into_iter().for_each(out);
+        let Some(probation) = self.probation.take() else {
+            return;
+        };
+        // The boundary is right from here on; what was told before need not be.
+        let tainted = self.matcher.prove();
+        for mut exchange in probation.withheld {
+            if tainted {
+                for transaction in transactions(&mut exchange) {
+                    let end = transaction.end;
+                    if is_told(transaction) {
+                        unresolve(transaction, end);
+                    }
+                }
+            }
+            out(exchange);
         }
     }
 
@@ -528,16 +547,11 @@ impl Conversation {
             return;
         };
         for mut exchange in probation.withheld {
-            let transactions = match &mut exchange {
-                Exchange::One(transaction) => std::slice::from_mut(transaction),
-                Exchange::Batch(batch) => batch.transactions.as_mut_slice(),
-            };
-            for transaction in transactions {
-                if transaction.ending == Ending::Replied {
-                    telemetry.orphaned.add(1);
-                    unresolve(transaction, time);
-                } else if transaction.outcome != Outcome::default() {
-                    // A quiet request of which another's answer told.
+            for transaction in transactions(&mut exchange) {
+                if is_told(transaction) {
+                    telemetry
+                        .orphaned
+                        .add(u64::from(transaction.ending == Ending::Replied));
                     unresolve(transaction, time);
                 }
             }
@@ -560,6 +574,22 @@ impl Probation {
         let drained = matcher.is_drained() && !self.withheld.is_empty();
         self.drained = drained.then_some(now);
         Ok(())
+    }
+}
+
+fn transactions(exchange: &mut Exchange) -> &mut [Transaction] {
+    match exchange {
+        Exchange::One(transaction) => std::slice::from_mut(transaction),
+        Exchange::Batch(batch) => batch.transactions.as_mut_slice(),
+    }
+}
+
+/// Whether a reply told how it ended: its own, or a later one that it kept silent.
+fn is_told(transaction: &Transaction) -> bool {
+    match transaction.ending {
+        Ending::Replied => true,
+        Ending::NoReply => matches!(transaction.request.answer, Answer::Quiet(_)),
+        _ => false,
     }
 }
 

@@ -209,18 +209,31 @@ impl Matcher {
         self.groups.reply_begins(out);
     }
 
-    /// Whether requests without a reply wait for their batch to be complete: [`Self::settle`] has to be called.
+    /// Whether requests wait for their batch to be complete, or replies for requests reported late: [`Self::settle`] has to
+    /// be called.
     #[must_use]
     pub fn lingers(&self) -> bool {
-        self.groups.lingers()
+        self.groups.lingers() || self.quiets.waits()
     }
 
     /// Nothing more was sent for a while: what lingers is complete.
-    pub fn settle(&mut self, out: &mut dyn FnMut(Exchange)) {
+    pub fn settle(&mut self, now: Nanos, out: &mut dyn FnMut(Exchange)) {
+        let fates = self.quiets.settle(&self.pending, now);
+        self.told(fates, now, Ending::Unresolved, out);
         if self.groups.lingers() {
             self.groups.close();
             self.groups.deliver(out);
         }
+    }
+
+    /// See [`Quiets::taints`].
+    pub(super) fn taints(&self) -> u32 {
+        self.quiets.taints()
+    }
+
+    /// See [`Quiets::prove`].
+    pub(super) fn prove(&mut self) -> bool {
+        self.quiets.prove()
     }
 
     /// Takes a reply in, and hands on what it completes.
@@ -298,7 +311,6 @@ impl Matcher {
                 _ => self.abandon(Ending::NotExecuted, time, out),
             }
         }
-        self.quiets.caught_up();
         self.complete(outcome, time, out);
         Ok(())
     }
