@@ -15,11 +15,11 @@
 
 use super::batch::Call;
 use super::matcher::Matcher;
-use super::{Ending, Exchange, Transaction};
+use super::{Ending, Exchange};
 use crate::protocol::detect::{Detected, begins_request, detect};
-use crate::protocol::{Answer, Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 #[cfg(any(test, fuzzing))]
 use crate::protocol::{Effect, Operation};
+use crate::protocol::{Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 use crate::source::event::{End, Nanos, Task};
 use crate::stream::{Content, Segment, Side};
 use crate::telemetry::{Resync, Skipped, Telemetry};
@@ -69,7 +69,7 @@ struct Probation {
     count: usize,
     drained: Option<Nanos>,
     proofs: u32,
-    /// [`Matcher::taints`] when last looked at.
+    /// The matcher's taints when last looked at.
     taints: u32,
 }
 
@@ -511,9 +511,9 @@ impl Conversation {
         let Some(since) = probation.drained.take() else {
             return;
         };
-        if probation.taints != self.matcher.taints() {
-            probation.taints = self.matcher.taints();
-            probation.proofs = 0;
+        let taints = self.matcher.quiets().taints();
+        if probation.taints != taints {
+            (probation.taints, probation.proofs) = (taints, 0);
         }
         probation.proofs += 1;
         if probation.proofs >= PROOFS || now.saturating_sub(since) >= QUIET {
@@ -527,13 +527,12 @@ impl Conversation {
             return;
         };
         // The boundary is right from here on; what was told before need not be.
-        let tainted = self.matcher.prove();
+        let tainted = self.matcher.quiets().prove();
         for mut exchange in probation.withheld {
             if tainted {
-                for transaction in transactions(&mut exchange) {
-                    let end = transaction.end;
-                    if is_told(transaction) {
-                        unresolve(transaction, end);
+                for transaction in exchange.transactions_mut() {
+                    if transaction.is_told() {
+                        transaction.unresolve(transaction.end);
                     }
                 }
             }
@@ -547,12 +546,12 @@ impl Conversation {
             return;
         };
         for mut exchange in probation.withheld {
-            for transaction in transactions(&mut exchange) {
-                if is_told(transaction) {
+            for transaction in exchange.transactions_mut() {
+                if transaction.is_told() {
                     telemetry
                         .orphaned
                         .add(u64::from(transaction.ending == Ending::Replied));
-                    unresolve(transaction, time);
+                    transaction.unresolve(time);
                 }
             }
             out(exchange);
@@ -575,29 +574,6 @@ impl Probation {
         self.drained = drained.then_some(now);
         Ok(())
     }
-}
-
-fn transactions(exchange: &mut Exchange) -> &mut [Transaction] {
-    match exchange {
-        Exchange::One(transaction) => std::slice::from_mut(transaction),
-        Exchange::Batch(batch) => batch.transactions.as_mut_slice(),
-    }
-}
-
-/// Whether a reply told how it ended: its own, or a later one that it kept silent.
-fn is_told(transaction: &Transaction) -> bool {
-    match transaction.ending {
-        Ending::Replied => true,
-        Ending::NoReply => matches!(transaction.request.answer, Answer::Quiet(_)),
-        _ => false,
-    }
-}
-
-/// The reply was another request's.
-fn unresolve(transaction: &mut Transaction, time: Nanos) {
-    transaction.ending = Ending::Unresolved;
-    transaction.outcome = Default::default();
-    transaction.end = time.max(transaction.start);
 }
 
 /// Counts bytes that are not decoded while the boundary is not known.

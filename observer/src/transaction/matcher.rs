@@ -13,7 +13,7 @@ use super::subscribed::{Subscribed, is_confirmation, is_message};
 use super::{Ending, Exchange, Transaction};
 use crate::protocol::reply::{contradicts, silent};
 use crate::protocol::{
-    Answer, Client, Effect, Outcome, Protocol, Reply, ReplyKind, Request, memcached, outcome,
+    Answer, Client, Effect, Outcome, Protocol, Reply, ReplyKind, Request, outcome,
 };
 use crate::source::event::{Nanos, Task};
 use crate::telemetry::{Resync, Skipped};
@@ -226,14 +226,9 @@ impl Matcher {
         }
     }
 
-    /// See [`Quiets::taints`].
-    pub(super) fn taints(&self) -> u32 {
-        self.quiets.taints()
-    }
-
-    /// See [`Quiets::prove`].
-    pub(super) fn prove(&mut self) -> bool {
-        self.quiets.prove()
+    /// The quiet requests outstanding.
+    pub(super) fn quiets(&mut self) -> &mut Quiets {
+        &mut self.quiets
     }
 
     /// Takes a reply in, and hands on what it completes.
@@ -290,9 +285,7 @@ impl Matcher {
             self.queued.extend(queued);
             return Ok(());
         }
-        let other =
-            self.protocol == Protocol::Memcached && !memcached::can_answer(&front.request, &reply);
-        if other || contradicts(&front.request, &reply) {
+        if contradicts(self.protocol, &front.request, &reply) {
             return Err(Resync::Mismatch);
         }
         if front.request.effect == Effect::EndMulti && !self.queued.is_empty() {
@@ -367,10 +360,9 @@ impl Matcher {
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
         // It stays outstanding until the reply is sure to be its own.
-        let Some(queued) = self
-            .queued
-            .pop_front_if(|queued| !contradicts(&queued.request, &reply))
-        else {
+        let protocol = self.protocol;
+        let fits = |queued: &mut Pending| !contradicts(protocol, &queued.request, &reply);
+        let Some(queued) = self.queued.pop_front_if(fits) else {
             return Err(Resync::Mismatch);
         };
         let outcome = outcome(&queued.request, &reply);

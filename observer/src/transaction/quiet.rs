@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::matcher::{EARLY_HOLD, Pending};
 use crate::protocol::reply::{contradicts, is_silence};
-use crate::protocol::{Answer, Reply, ReplyKind, Silence, Word, memcached};
+use crate::protocol::{Answer, Protocol, Reply, ReplyKind, Silence, Word};
 use crate::source::event::Nanos;
 
 /// Most requests looked at for replies that cannot be placed yet: 1,400 requests without a tag, each answered. A reply
@@ -349,5 +349,5 @@ fn can(pending: &Pending, reply: &Reply) -> bool {
             return false;
         }
     }
-    memcached::can_answer(request, reply) && !contradicts(request, reply)
+    !contradicts(Protocol::Memcached, request, reply)
 }
