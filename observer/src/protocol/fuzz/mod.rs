@@ -27,6 +27,78 @@ pub fn memcached(data: &[u8]) {
     decoders(Protocol::Memcached, data);
 }
 
+/// Meta commands and their replies, put together from what such lines are made of; the first five bytes as for the others.
+pub fn meta(data: &[u8]) {
+    let mut choices = Choices(data);
+    let mut wire = choices.bytes(5).to_vec();
+    wire.resize(5, 0);
+    while !choices.is_empty() {
+        match choices.byte() {
+            // Bytes as they are.
+            255 => {
+                let most = usize::from(choices.byte() % 16);
+                wire.extend_from_slice(choices.bytes(most));
+            }
+            piece => wire.extend_from_slice(META[usize::from(piece) % META.len()].as_bytes()),
+        }
+    }
+    decoders(Protocol::Memcached, &wire);
+}
+
+/// What meta lines are made of.
+const META: &[&str] = &[
+    "\r\n",
+    "mg ",
+    "ms ",
+    "md ",
+    "ma ",
+    "mn\r\n",
+    "me ",
+    "k",
+    "key:1",
+    "Zm9v",
+    " q",
+    " O1",
+    " k",
+    " b",
+    " v",
+    " T60",
+    " T-1",
+    " N30",
+    " R5",
+    " I",
+    " ME",
+    " M",
+    " D2",
+    " J5",
+    " C7",
+    " s t f c h l u",
+    " 3",
+    "3",
+    "xyz",
+    "\n",
+    " ",
+    "VA 3",
+    "HD",
+    "EN",
+    "NF",
+    "NS",
+    "EX",
+    "ME key exp=-1",
+    "MN\r\n",
+    " kkey:1",
+    " kZm9v b",
+    " s3 t-1 W X Z",
+    "SERVER_ERROR x\r\n",
+    "get k\r\n",
+    "set k 0 0 3\r\nxyz\r\n",
+    "END\r\n",
+    "VALUE k 0 3\r\nxyz\r\n",
+    "mg a v q O1\r\n",
+    "ms k 3 q\r\nxyz\r\n",
+    "VA 3 O1\r\nxyz\r\n",
+];
+
 /// Bytes that choose: as many as the input has, then zeros.
 #[derive(Debug, Clone)]
 pub(crate) struct Choices<'a>(pub(crate) &'a [u8]);
@@ -414,5 +486,6 @@ mod tests {
         corpus("framing").for_each(|input| framing(&input));
         corpus("commands").for_each(|input| commands(&input));
         corpus("memcached").for_each(|input| memcached(&input));
+        corpus("meta").for_each(|input| meta(&input));
     }
 }

@@ -459,7 +459,7 @@ fn what_may_be_a_password_is_not_told() {
     let hidden = ("SET ?".to_owned(), 0, None);
     let shown = ("SET k 0 ?".to_owned(), 1, Some(9));
     let set = "set k 0 0 9\r\nuser pass\r\n";
-    assert_eq!(all(set.as_bytes()), [hidden.clone()]);
+    assert_eq!(all(set.as_bytes()), std::slice::from_ref(&hidden));
     // Refused, and tried again; then something else.
     let twice = [set, set, "get k\r\n", set].concat();
     let told = all(twice.as_bytes());
