@@ -4,17 +4,41 @@
 //! else is asked from the server. The value of `key:…:N` is N bytes long, and `absent:…` never exists, so that a reply
 //! which is paired with a wrong request shows in a size or in a hit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use ::fred::types::RespVersion;
+use anyhow::{Context, Result};
 use serde_json::Value;
 use tests::client::{Redis, Reply};
 use tests::coverage::{self, Kind};
 use tests::observer::{Options, Report};
 use tests::process::{output, python, tools};
 use tests::server::Server;
+use tokio::runtime::Runtime;
+
+#[path = "../clients/rust/fred.rs"]
+mod fred_client;
+#[path = "../clients/rust/redis_rs.rs"]
+mod redis_rs;
+
+/// Tasks that share a connection, and the keys of each.
+const TASKS: usize = 16;
+const KEYS: u64 = 100;
+
+/// The keys of a task, with the lengths of their values, each as long as few others.
+fn keys_of(task: usize) -> impl Iterator<Item = (String, usize)> {
+    (1..=KEYS as usize).map(move |n| {
+        let length = 1 + (task * 61 + n * 7) % 997;
+        (format!("key:{task}:{length}"), length)
+    })
+}
+
+/// Threads for asynchronous clients.
+fn runtime() -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    Ok(builder.worker_threads(4).enable_all().build()?)
+}
 
 type Counts = BTreeMap<String, u64>;
 
@@ -27,27 +51,59 @@ struct Told {
     misses: Counts,
     /// Commands called by scripts: the server counts them, and they are on no wire.
     scripts: Counts,
-    /// Sizes of batches that hold keys, `PIPELINE` and `MULTI`, sorted. `None` where they depend on the scheduler.
+    /// Sizes of batches that hold keys, `PIPELINE` and `MULTI`. `None` where they depend on the scheduler.
     batches: Option<BTreeMap<String, Vec<u64>>>,
     /// Messages out of band.
-    pushes: Option<u64>,
+    pushes: u64,
 }
 
 impl Told {
-    fn parse(line: &str) -> Result<Self> {
-        let told: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
+    fn new() -> Self {
+        Self {
+            batches: Some(BTreeMap::new()),
+            ..Self::default()
+        }
+    }
+
+    fn hit(&mut self, operation: &str, number: u64) {
+        *self.hits.entry(operation.to_owned()).or_default() += number;
+    }
+
+    fn miss(&mut self, operation: &str, number: u64) {
+        *self.misses.entry(operation.to_owned()).or_default() += number;
+    }
+
+    fn script(&mut self, operation: &str, number: u64) {
+        *self.scripts.entry(operation.to_owned()).or_default() += number;
+    }
+
+    fn push(&mut self) {
+        self.pushes += 1;
+    }
+
+    fn batch(&mut self, kind: &str, size: u64) {
+        let batches = self.batches.get_or_insert_default();
+        batches.entry(kind.to_owned()).or_default().push(size);
+    }
+
+    /// What leaves together depends on the scheduler.
+    fn unordered(&mut self) {
+        self.batches = None;
+    }
+
+    /// The last line that a program prints.
+    fn parse(printed: &str) -> Result<Self> {
+        let line = printed.lines().last().context("a line")?;
+        let told: Value =
+            serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
         let counts = |name: &str| -> Counts {
             let numbers = told[name].as_object().into_iter().flatten();
-            numbers
-                .map(|(name, number)| (name.clone(), number.as_u64().unwrap_or(0)))
-                .filter(|(_, number)| *number > 0)
-                .collect()
+            let numbers = numbers.filter_map(|(name, one)| Some((name.clone(), one.as_u64()?)));
+            numbers.collect()
         };
-        let sizes = |sizes: &Value| {
+        let sizes = |sizes: &Value| -> Vec<u64> {
             let sizes = sizes.as_array().into_iter().flatten();
-            let mut sizes: Vec<_> = sizes.filter_map(Value::as_u64).collect();
-            sizes.sort_unstable();
-            sizes
+            sizes.filter_map(Value::as_u64).collect()
         };
         let batches = told["batches"].as_object().map(|batches| {
             let batches = batches.iter().map(|(kind, all)| (kind.clone(), sizes(all)));
@@ -58,24 +114,23 @@ impl Told {
             misses: counts("misses"),
             scripts: counts("scripts"),
             batches,
-            pushes: told["pushes"].as_u64(),
+            pushes: told["pushes"].as_u64().context("pushes")?,
         })
     }
 }
 
-/// Observes one client program, which gives what it printed, and compares.
+/// Observes one client, which tells what it did, and compares.
 fn observe(
     client: &str,
     executable: &str,
-    run: impl FnOnce(&Server) -> Result<String>,
+    run: impl FnOnce(&Server) -> Result<Told>,
 ) -> Result<Report> {
     let server = Server::redis()?;
     let observer = Options::new()
         .redis(server.port)
         .with("--spans-pipeline", "commands")
         .start()?;
-    let printed = run(&server)?;
-    let told = Told::parse(printed.lines().last().context("the program prints a line")?)?;
+    let told = run(&server)?;
     let counted = counted(server.port)?;
     let report = observer.stop()?;
     assert_counts(&report, counted, &told);
@@ -103,7 +158,9 @@ fn counted(port: u16) -> Result<Counts> {
             continue;
         };
         let number = |wanted: &str| -> Result<u64> {
-            let part = numbers.split(',').find_map(|part| part.strip_prefix(wanted));
+            let part = numbers
+                .split(',')
+                .find_map(|part| part.strip_prefix(wanted));
             Ok(part.context("a number")?.parse()?)
         };
         let name = name.split('|').next().unwrap_or(name).to_ascii_uppercase();
@@ -156,9 +213,7 @@ fn assert_complete(report: &Report, told: &Told) {
     ] {
         assert_eq!(summary.total(total), 0, "{total} in {}", summary.0);
     }
-    if let Some(pushes) = told.pushes {
-        assert_eq!(summary.total("pushes"), pushes, "{}", summary.0);
-    }
+    assert_eq!(summary.total("pushes"), told.pushes, "{}", summary.0);
 }
 
 /// Each reply was given to its own request.
@@ -175,7 +230,10 @@ fn assert_pairs(report: &Report) {
             assert!(attributes["cache.value_size"].is_null(), "{span}");
             assert!(!reads || attributes["cache.hit"] == false, "{span}");
         } else if key.starts_with("key:") && !failed {
-            let length = key.rsplit(':').next().and_then(|end| end.parse::<u64>().ok());
+            let length = key
+                .rsplit(':')
+                .next()
+                .and_then(|end| end.parse::<u64>().ok());
             let size = attributes["cache.value_size"].as_u64();
             assert!(size.is_none() || size == length, "{span}");
             assert!(
@@ -186,42 +244,74 @@ fn assert_pairs(report: &Report) {
     }
 }
 
-/// The batches are those that the program sent, and each holds as many commands as it says.
+/// The spans of each batch's commands, by the batch's own span.
+fn batches(report: &Report) -> Vec<(&Value, Vec<&Value>)> {
+    let mut children = BTreeMap::<&str, Vec<&Value>>::new();
+    for span in &report.spans {
+        if let Some(parent) = span["parent_span_id"].as_str() {
+            children.entry(parent).or_default().push(span);
+        }
+    }
+    let batches = report
+        .spans
+        .iter()
+        .filter(|span| !span["attributes"]["db.operation.batch.size"].is_null());
+    batches
+        .map(|span| {
+            let id = span["span_id"].as_str().unwrap_or_default();
+            (span, children.remove(id).unwrap_or_default())
+        })
+        .collect()
+}
+
+/// The batches are those that the client sent, and each holds as many commands as it says.
 fn assert_batches(report: &Report, told: &Told) {
     let mut sizes = BTreeMap::<String, Vec<u64>>::new();
-    for batch in &report.spans {
-        let attributes = &batch["attributes"];
+    for (span, commands) in batches(report) {
+        let attributes = &span["attributes"];
         let name = attributes["db.operation.name"].as_str().unwrap_or_default();
         let kind = name.split(' ').next().unwrap_or_default();
-        let children = || {
-            let of_it = |span: &&Value| span["parent_span_id"] == batch["span_id"];
-            report.spans.iter().filter(of_it)
+        let size = attributes["db.operation.batch.size"].as_u64().unwrap_or(0);
+        let bracket = |command: &&&Value| {
+            let name = &command["attributes"]["db.operation.name"];
+            kind == "MULTI" && (name == "MULTI" || name == "EXEC")
         };
-        let Some(size) = attributes["db.operation.batch.size"].as_u64() else {
-            continue;
-        };
-        if attributes["cache.key"].is_null() {
-            // A library's handshake.
-            continue;
+        let brackets = commands.iter().filter(bracket).count();
+        assert_eq!(commands.len() - brackets, size as usize, "{span}");
+        // One without keys is a library's handshake.
+        if !attributes["cache.key"].is_null() {
+            sizes.entry(kind.to_owned()).or_default().push(size);
         }
-        sizes.entry(kind.to_owned()).or_default().push(size);
-        let _ = children;
     }
-    for sizes in sizes.values_mut() {
+    let Some(mut told) = told.batches.clone() else {
+        return;
+    };
+    for sizes in sizes.values_mut().chain(told.values_mut()) {
         sizes.sort_unstable();
     }
-    if let Some(told) = &told.batches {
-        assert_eq!(&sizes, told, "sizes of batches observed and sent");
+    assert_eq!(sizes, told, "sizes of batches observed and sent");
+}
+
+/// No batch holds two commands of a task that waits for each reply. Keys name their task: `key:TASK:N`.
+fn assert_tasks_apart(report: &Report) {
+    for (_, commands) in batches(report) {
+        let keys = commands
+            .iter()
+            .filter_map(|span| span["attributes"]["cache.key"].as_str());
+        let mut tasks: Vec<_> = keys.filter_map(|key| key.split(':').nth(1)).collect();
+        let all = tasks.len();
+        tasks.sort_unstable();
+        tasks.dedup();
+        assert_eq!(tasks.len(), all, "{commands:#?}");
     }
 }
 
 /// Each command but our own question came from this program.
 fn assert_process(report: &Report, executable: &str) -> Result<()> {
-    let me = std::env::current_exe()?;
-    let me = me.file_name().and_then(|name| name.to_str());
+    let me = own_name()?;
     for span in &report.spans {
         let from = span["resource"]["process.executable.name"].as_str();
-        let ours = span["attributes"]["db.operation.name"] == "INFO" && from == me;
+        let ours = span["attributes"]["db.operation.name"] == "INFO" && from == Some(&me);
         assert!(ours || from == Some(executable), "{span}");
     }
     Ok(())
@@ -233,33 +323,133 @@ fn program(path: &str) -> PathBuf {
         .join(path)
 }
 
-fn python_program(path: &str, server: &Server, arguments: &[&str]) -> Result<String> {
+fn python_program(path: &str, server: &Server, arguments: &[&str]) -> Result<Told> {
     let port = server.port.to_string();
     let path = program(path);
     let mut words = vec!["-B", path.to_str().context("a printable path")?, &port];
     words.extend(arguments);
-    output(python(), words)
+    Told::parse(&output(python(), words)?)
 }
 
-#[test]
-fn redis_py() -> Result<()> {
-    observe("redis-py 8.1", &python_name()?, |server| {
-        python_program("python/sync.py", server, &["2"])
-    })?;
-    Ok(())
+fn node_program(path: &str, server: &Server, arguments: &[&str]) -> Result<Told> {
+    let port = server.port.to_string();
+    let path = program(path);
+    // Node's own variable for packages that lie elsewhere.
+    let packages = tools().with_file_name("node").join("node_modules");
+    let variable = format!("NODE_PATH={}", packages.display());
+    let path = path.to_str().context("a printable path")?;
+    let mut words = vec![&variable, "node", path, &port];
+    words.extend(arguments);
+    Told::parse(&output("env", words)?)
 }
 
-#[test]
-fn redis_py_with_resp3() -> Result<()> {
-    observe("redis-py 8.1, RESP3", &python_name()?, |server| {
-        python_program("python/sync.py", server, &["3"])
-    })?;
-    Ok(())
+/// The name of this program, for clients that run inside it.
+fn own_name() -> Result<String> {
+    let path = std::env::current_exe()?;
+    let name = path.file_name().and_then(|name| name.to_str());
+    Ok(name.context("a printable name")?.to_owned())
 }
 
 /// The environment's interpreter is a link to the system's.
 fn python_name() -> Result<String> {
-    let path = python().canonicalize().context("cargo xtask setup --tests")?;
+    let path = python()
+        .canonicalize()
+        .context("`cargo xtask setup --tests` makes it")?;
     let name = path.file_name().and_then(|name| name.to_str());
     Ok(name.context("a printable name")?.to_owned())
+}
+
+#[test]
+fn redis_py() -> Result<()> {
+    for (client, protocol) in [("redis-py 8.1", "2"), ("redis-py 8.1, RESP3", "3")] {
+        observe(client, &python_name()?, |server| {
+            python_program("python/sync.py", server, &[protocol])
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn redis_py_with_asyncio() -> Result<()> {
+    for (client, protocol) in [
+        ("redis-py 8.1, asyncio", "2"),
+        ("redis-py 8.1, asyncio, RESP3", "3"),
+    ] {
+        observe(client, &python_name()?, |server| {
+            python_program("python/asynchronous.py", server, &[protocol])
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn ioredis() -> Result<()> {
+    for (client, package) in [("ioredis 6.0", "ioredis"), ("ioredis 5.11", "ioredis5")] {
+        let arguments = [package, "plain", "pipeline", "multi", "auto", "subscribe"];
+        observe(client, "node", |server| {
+            node_program("node/ioredis.cjs", server, &arguments)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn node_redis() -> Result<()> {
+    for (client, protocol) in [("node-redis 6.3", "2"), ("node-redis 6.3, RESP3", "3")] {
+        let arguments = [protocol, "plain", "multi", "auto", "subscribe"];
+        observe(client, "node", |server| {
+            node_program("node/node_redis.cjs", server, &arguments)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn redigo() -> Result<()> {
+    observe("redigo 1.8", "redigo", |server| {
+        let program = tools().with_file_name("go").join("redigo");
+        Told::parse(&output(program, [server.port.to_string()])?)
+    })?;
+    Ok(())
+}
+
+#[test]
+fn redis_rs() -> Result<()> {
+    for (client, resp3) in [("redis-rs 1.8", false), ("redis-rs 1.8, RESP3", true)] {
+        observe(client, &own_name()?, |server| {
+            redis_rs::blocking(server.port, resp3)
+        })?;
+        observe(&format!("{client}, asynchronous"), &own_name()?, |server| {
+            redis_rs::asynchronous(server.port, resp3)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn redis_rs_multiplexed() -> Result<()> {
+    for resp3 in [false, true] {
+        let report = observe("redis-rs 1.8, multiplexed", &own_name()?, |server| {
+            redis_rs::multiplexed(server.port, resp3)
+        })?;
+        assert_tasks_apart(&report);
+    }
+    Ok(())
+}
+
+#[test]
+fn fred() -> Result<()> {
+    for (client, version) in [
+        ("fred 10.1", RespVersion::RESP2),
+        ("fred 10.1, RESP3", RespVersion::RESP3),
+    ] {
+        observe(client, &own_name()?, |server| {
+            fred_client::alone(server.port, version.clone())
+        })?;
+        let report = observe(&format!("{client}, multiplexed"), &own_name()?, |server| {
+            fred_client::multiplexed(server.port, version)
+        })?;
+        assert_tasks_apart(&report);
+    }
+    Ok(())
 }

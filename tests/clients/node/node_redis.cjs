@@ -31,6 +31,7 @@ const parts = {
     hit('HGETALL');
     await redis.zAdd('zset', [{ score: 1, value: 'a' }, { score: 2.5, value: 'b' }]);
     assert.equal((await redis.zRangeWithScores('zset', 0, -1))[1].score, 2.5);
+    hit('ZRANGE');
     await assert.rejects(redis.lPush('key:1', 'x'), /WRONGTYPE/);
     for (const n of numbers(1, 5)) {
       const lua = "return redis.call('get', KEYS[1])";
