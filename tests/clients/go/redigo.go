@@ -169,7 +169,7 @@ func published(c redis.Conn, port string) {
 		}
 		known.Pushes++
 	}
-	must(listener.Unsubscribe())
+	must(listener.Unsubscribe("news", "weather"))
 	for n := 0; n < 2; n++ {
 		_ = listener.Receive().(redis.Subscription)
 	}
