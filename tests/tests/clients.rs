@@ -4,24 +4,32 @@
 //! else is asked from the server. The value of `key:…:N` is N bytes long, and `absent:…` never exists, so that a reply
 //! which is paired with a wrong request shows in a size or in a hit.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use ::fred::types::RespVersion;
 use anyhow::{Context, Result};
-use serde_json::Value;
-use tests::client::{Redis, Reply, encode};
+use tests::client::encode;
 use tests::coverage::{self, Kind};
 use tests::observer::{Options, Report};
 use tests::process::{Folder, output, python, tools};
 use tests::server::Server;
 use tokio::runtime::Runtime;
 
+#[path = "../clients/compare.rs"]
+mod compare;
 #[path = "../clients/rust/fred.rs"]
 mod fred_client;
 #[path = "../clients/rust/redis_rs.rs"]
 mod redis_rs;
+#[path = "../clients/told.rs"]
+mod told;
+
+use compare::{
+    assert_batches, assert_complete, assert_counts, assert_pairs, assert_process,
+    assert_tasks_apart, calls, counted, server_bytes,
+};
+use told::Told;
 
 /// Tasks that share a connection, and the keys of each.
 const TASKS: usize = 16;
@@ -41,85 +49,6 @@ fn runtime() -> Result<Runtime> {
     Ok(builder.worker_threads(4).enable_all().build()?)
 }
 
-type Counts = BTreeMap<String, u64>;
-
-/// What a client program knows of its own traffic.
-#[derive(Debug, Default)]
-struct Told {
-    /// Keys and fields found, by command.
-    hits: Counts,
-    /// Keys and fields not found, by command.
-    misses: Counts,
-    /// Commands called by scripts: the server counts them, and they are on no wire.
-    scripts: Counts,
-    /// Sizes of batches that hold keys, `PIPELINE` and `MULTI`. `None` where they depend on the scheduler.
-    batches: Option<BTreeMap<String, Vec<u64>>>,
-    /// Messages out of band.
-    pushes: u64,
-}
-
-impl Told {
-    fn new() -> Self {
-        Self {
-            batches: Some(BTreeMap::new()),
-            ..Self::default()
-        }
-    }
-
-    fn hit(&mut self, operation: &str, number: u64) {
-        *self.hits.entry(operation.to_owned()).or_default() += number;
-    }
-
-    fn miss(&mut self, operation: &str, number: u64) {
-        *self.misses.entry(operation.to_owned()).or_default() += number;
-    }
-
-    fn script(&mut self, operation: &str, number: u64) {
-        *self.scripts.entry(operation.to_owned()).or_default() += number;
-    }
-
-    fn push(&mut self) {
-        self.pushes += 1;
-    }
-
-    fn batch(&mut self, kind: &str, size: u64) {
-        let batches = self.batches.get_or_insert_default();
-        batches.entry(kind.to_owned()).or_default().push(size);
-    }
-
-    /// What leaves together depends on the scheduler.
-    fn unordered(&mut self) {
-        self.batches = None;
-    }
-
-    /// The last line that a program prints.
-    fn parse(printed: &str) -> Result<Self> {
-        let line = printed.lines().last().context("a line")?;
-        let told: Value =
-            serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
-        let counts = |name: &str| -> Counts {
-            let numbers = told[name].as_object().into_iter().flatten();
-            let numbers = numbers.filter_map(|(name, one)| Some((name.clone(), one.as_u64()?)));
-            numbers.collect()
-        };
-        let sizes = |sizes: &Value| -> Vec<u64> {
-            let sizes = sizes.as_array().into_iter().flatten();
-            sizes.filter_map(Value::as_u64).collect()
-        };
-        let batches = told["batches"].as_object().map(|batches| {
-            let batches = batches.iter().map(|(kind, all)| (kind.clone(), sizes(all)));
-            batches.filter(|(_, sizes)| !sizes.is_empty()).collect()
-        });
-        Ok(Self {
-            hits: counts("hits"),
-            misses: counts("misses"),
-            scripts: counts("scripts"),
-            batches,
-            pushes: told["pushes"].as_u64().context("pushes")?,
-        })
-    }
-}
-
 /// Observes one client, which tells what it did, and compares.
 fn observe(
     client: &str,
@@ -134,7 +63,7 @@ fn observe(
     let told = run(&server)?;
     let counted = counted(server.port)?;
     let report = observer.stop()?;
-    assert_counts(&report, counted, &told);
+    assert_counts(&report, &counted, &told);
     assert_complete(&report, &told);
     assert_pairs(&report);
     assert_batches(&report, &told);
@@ -143,183 +72,20 @@ fn observe(
     Ok(report)
 }
 
-/// How often the server was asked each command, by its own count, with those it refused to run. Subcommands count with
-/// their command.
-fn counted(port: u16) -> Result<Counts> {
-    let mut redis = Redis::connect(("127.0.0.1", port))?;
-    let Reply::Bulk(Some(info)) = redis.command(&["INFO", "commandstats"])? else {
-        anyhow::bail!("INFO is answered by a text");
-    };
-    let mut counted = Counts::new();
-    for line in String::from_utf8(info)?.lines() {
-        let Some((name, numbers)) = line
-            .strip_prefix("cmdstat_")
-            .and_then(|line| line.split_once(':'))
-        else {
-            continue;
-        };
-        let number = |wanted: &str| -> Result<u64> {
-            let part = numbers
-                .split(',')
-                .find_map(|part| part.strip_prefix(wanted));
-            Ok(part.context("a number")?.parse()?)
-        };
-        let name = name.split('|').next().unwrap_or(name).to_ascii_uppercase();
-        let sum = number("calls=")? + number("rejected_calls=")?;
-        *counted.entry(name).or_default() += sum;
-    }
-    // The question itself, which is counted only when it was answered.
-    *counted.entry("INFO".to_owned()).or_default() += 1;
-    Ok(counted)
+/// The name of this program, for clients that run inside it.
+fn own_name() -> Result<String> {
+    let path = std::env::current_exe()?;
+    let name = path.file_name().and_then(|name| name.to_str());
+    Ok(name.context("a printable name")?.to_owned())
 }
 
-/// The observer has counted each command as often as the server, and hits and misses as the program.
-fn assert_counts(report: &Report, mut counted: Counts, told: &Told) {
-    for (name, inner) in &told.scripts {
-        *counted.entry(name.clone()).or_default() -= inner;
-    }
-    counted.retain(|_, number| *number > 0);
-    let numbers = |wanted: &str| -> Counts {
-        let operations = report.summary.0["operations"]["redis"].as_object();
-        operations
-            .into_iter()
-            .flatten()
-            .fold(Counts::new(), |mut counts, (name, numbers)| {
-                let number = numbers[wanted].as_u64().unwrap_or(0);
-                if number > 0 {
-                    let name = name.split(' ').next().unwrap_or(name);
-                    *counts.entry(name.to_owned()).or_default() += number;
-                }
-                counts
-            })
-    };
-    let mut observed = numbers("count");
-    // Libraries try subcommands of CLIENT that this server does not know, and then does not count.
-    let tried = observed.remove("CLIENT") >= counted.remove("CLIENT");
-    assert!(tried, "{}", report.summary.0);
-    assert_eq!(observed, counted, "counted by the observer and the server");
-    assert_eq!(numbers("hits"), told.hits, "hits observed and known");
-    assert_eq!(numbers("misses"), told.misses, "misses observed and known");
-}
-
-/// Nothing was lost, guessed or left over.
-fn assert_complete(report: &Report, told: &Told) {
-    let summary = &report.summary;
-    for total in [
-        "unanswered",
-        "unresolved",
-        "orphaned_replies",
-        "lost_bytes",
-        "resynchronizations",
-    ] {
-        assert_eq!(summary.total(total), 0, "{total} in {}", summary.0);
-    }
-    assert_eq!(summary.total("pushes"), told.pushes, "{}", summary.0);
-}
-
-/// Each reply was given to its own request.
-fn assert_pairs(report: &Report) {
-    for span in &report.spans {
-        let attributes = &span["attributes"];
-        let batch = !attributes["db.operation.batch.size"].is_null();
-        let (Some(key), false) = (attributes["cache.key"].as_str(), batch) else {
-            continue;
-        };
-        let failed = !attributes["error.type"].is_null();
-        let reads = attributes["db.operation.name"] == "GET";
-        if key.starts_with("absent:") {
-            assert!(attributes["cache.value_size"].is_null(), "{span}");
-            assert!(!reads || attributes["cache.hit"] == false, "{span}");
-        } else if key.starts_with("key:") && !failed {
-            let length = key
-                .rsplit(':')
-                .next()
-                .and_then(|end| end.parse::<u64>().ok());
-            let size = attributes["cache.value_size"].as_u64();
-            assert!(size.is_none() || size == length, "{span}");
-            assert!(
-                !reads || (attributes["cache.hit"] == true && size.is_some()),
-                "{span}"
-            );
-        }
-    }
-}
-
-/// The spans of each batch's commands, by the batch's own span.
-fn batches(report: &Report) -> Vec<(&Value, Vec<&Value>)> {
-    let mut children = BTreeMap::<&str, Vec<&Value>>::new();
-    for span in &report.spans {
-        if let Some(parent) = span["parent_span_id"].as_str() {
-            children.entry(parent).or_default().push(span);
-        }
-    }
-    let batches = report
-        .spans
-        .iter()
-        .filter(|span| !span["attributes"]["db.operation.batch.size"].is_null());
-    batches
-        .map(|span| {
-            let id = span["span_id"].as_str().unwrap_or_default();
-            (span, children.remove(id).unwrap_or_default())
-        })
-        .collect()
-}
-
-/// The batches are those that the client sent, and each holds as many commands as it says.
-fn assert_batches(report: &Report, told: &Told) {
-    let mut sizes = BTreeMap::<String, Vec<u64>>::new();
-    let mut missing = 0;
-    for (span, commands) in batches(report) {
-        let attributes = &span["attributes"];
-        let name = attributes["db.operation.name"].as_str().unwrap_or_default();
-        let kind = name.split(' ').next().unwrap_or_default();
-        let size = attributes["db.operation.batch.size"].as_u64().unwrap_or(0);
-        let bracket = |command: &&&Value| {
-            let name = &command["attributes"]["db.operation.name"];
-            kind == "MULTI" && (name == "MULTI" || name == "EXEC")
-        };
-        let brackets = commands.iter().filter(bracket).count();
-        assert!(commands.len() - brackets <= size as usize, "{span}");
-        missing += size - (commands.len() - brackets) as u64;
-        // One without keys is a library's handshake.
-        if !attributes["cache.key"].is_null() {
-            sizes.entry(kind.to_owned()).or_default().push(size);
-        }
-    }
-    // What was queued and never ran belongs to the batch and is no operation.
-    assert_eq!(missing, report.summary.total("not_executed"));
-    let Some(mut told) = told.batches.clone() else {
-        return;
-    };
-    for sizes in sizes.values_mut().chain(told.values_mut()) {
-        sizes.sort_unstable();
-    }
-    assert_eq!(sizes, told, "sizes of batches observed and sent");
-}
-
-/// No batch holds two commands of a task that waits for each reply. Keys name their task: `key:TASK:N`.
-fn assert_tasks_apart(report: &Report) {
-    for (_, commands) in batches(report) {
-        let keys = commands
-            .iter()
-            .filter_map(|span| span["attributes"]["cache.key"].as_str());
-        let mut tasks: Vec<_> = keys.filter_map(|key| key.split(':').nth(1)).collect();
-        let all = tasks.len();
-        tasks.sort_unstable();
-        tasks.dedup();
-        assert_eq!(tasks.len(), all, "{commands:#?}");
-    }
-}
-
-/// Each command but our own question came from this program.
-fn assert_process(report: &Report, executable: &str) -> Result<()> {
-    let me = own_name()?;
-    for span in &report.spans {
-        let from = span["resource"]["process.executable.name"].as_str();
-        let ours = span["attributes"]["db.operation.name"] == "INFO" && from == Some(&me);
-        assert!(ours || from == Some(executable), "{span}");
-    }
-    Ok(())
+/// The environment's interpreter is a link to the system's.
+fn python_name() -> Result<String> {
+    let path = python()
+        .canonicalize()
+        .context("`cargo xtask setup --tests` makes it")?;
+    let name = path.file_name().and_then(|name| name.to_str());
+    Ok(name.context("a printable name")?.to_owned())
 }
 
 fn program(path: &str) -> PathBuf {
@@ -348,26 +114,92 @@ fn node_program(path: &str, server: &Server, arguments: &[&str]) -> Result<Told>
     Told::parse(&output("env", words)?)
 }
 
-/// The name of this program, for clients that run inside it.
-fn own_name() -> Result<String> {
-    let path = std::env::current_exe()?;
-    let name = path.file_name().and_then(|name| name.to_str());
-    Ok(name.context("a printable name")?.to_owned())
-}
-
-/// The environment's interpreter is a link to the system's.
-fn python_name() -> Result<String> {
-    let path = python()
-        .canonicalize()
-        .context("`cargo xtask setup --tests` makes it")?;
-    let name = path.file_name().and_then(|name| name.to_str());
-    Ok(name.context("a printable name")?.to_owned())
+fn redigo_program(server: &Server, arguments: &[&str]) -> Result<Told> {
+    let program = tools().with_file_name("go").join("redigo");
+    let port = server.port.to_string();
+    let words = [port.as_str()].into_iter().chain(arguments.iter().copied());
+    Told::parse(&output(program, words)?)
 }
 
 /// A command line, to its end.
 fn run(program: &str, port: u16, arguments: &[&str]) -> Result<String> {
     let port = port.to_string();
     output(program, ["-p", &port].iter().chain(arguments))
+}
+
+/// Pipelines of 10,000 commands that leave in sends of 64 KiB at most: nothing is lost.
+#[test]
+fn ten_thousand_in_many_sends() -> Result<()> {
+    observe("redis-py 8.1, 10,000 commands", &python_name()?, |server| {
+        python_program("python/sync.py", server, &["2", "ten_thousand"])
+    })?;
+    observe("redigo 1.8, 10,000 commands", "redigo", |server| {
+        redigo_program(server, &["ten_thousand"])
+    })?;
+    observe("node-redis 6.3, 10,000 commands", "node", |server| {
+        let mut told = node_program("node/node_redis.cjs", server, &["3", "ten_thousand"])?;
+        // A call holds as many as the library puts into its vector, and replies may come between two.
+        told.unordered();
+        Ok(told)
+    })?;
+    Ok(())
+}
+
+/// Two pipelines of 10,000 commands, each in one send of 2.9 MB and 0.3 MB, of which 64 KiB are captured. The rest is
+/// counted as lost, no reply is given to a wrong request, and the commands that follow are seen to the last.
+#[test]
+fn ten_thousand_in_one_send() -> Result<()> {
+    overlong("ioredis 6.0, 10,000 commands", |server| {
+        node_program("node/ioredis.cjs", server, &["ioredis", "ten_thousand"])
+    })?;
+    overlong("redis-rs 1.8, 10,000 commands", |server| {
+        redis_rs::ten_thousand(server.port, false)
+    })
+}
+
+fn overlong(client: &str, run: impl FnOnce(&Server) -> Result<Told>) -> Result<()> {
+    const PIPELINE: u64 = 10_000;
+    let server = Server::redis()?;
+    let observer = Options::new()
+        .redis(server.port)
+        .with("--spans-pipeline", "commands")
+        .with("--metrics-exporter", "jsonl")
+        .start()?;
+    let told = run(&server)?;
+    let counted = counted(server.port)?;
+    let bytes = server_bytes(server.port)?;
+    let report = observer.stop()?;
+    assert_pairs(&report);
+
+    // What the kernel saw was captured or counted as lost.
+    let skipped = |reason| report.metric("observer.payload.skipped", &[("reason", reason)]) as u64;
+    let captured = report.metric("observer.payload.captured", &[]) as u64;
+    let (limit, beyond) = (skipped("limit"), skipped("unsynchronized"));
+    assert!(limit > 3_000_000, "{limit}");
+    assert_eq!(captured + limit, bytes);
+    let summary = &report.summary;
+    assert_eq!(summary.total("lost_bytes"), limit + beyond);
+    assert_eq!(summary.total("resynchronizations"), 2);
+    for total in ["unanswered", "orphaned_replies"] {
+        assert_eq!(summary.total(total), 0, "{total} in {}", summary.0);
+    }
+
+    // The pipelines' commands are of unknown outcome, or not seen. All others are seen.
+    let of = |operation: &str, number: &str| summary.of("redis", operation, number);
+    assert_eq!(of("GET", "hits"), told.hits["GET"] - PIPELINE);
+    assert_eq!(of("GET", "misses"), told.misses["GET"]);
+    let [mut by_observer, mut by_server] = calls(&report, &counted, &told);
+    let mut unknown = 0;
+    for name in ["SET", "GET"] {
+        let others = by_server.remove(name).context("a count")? - PIPELINE;
+        unknown += by_observer.remove(name).context("a count")? - others;
+    }
+    assert!(unknown > 0, "{}", summary.0);
+    assert_eq!(summary.total("unresolved"), unknown, "{}", summary.0);
+    // The second question is ours, too.
+    *by_server.entry("INFO".to_owned()).or_default() += 1;
+    assert_eq!(by_observer, by_server);
+    coverage::note(Kind::Client, client)
 }
 
 #[test]
@@ -458,7 +290,7 @@ fn redis_benchmark() -> Result<()> {
         let mut told = Told::new();
         told.hit("GET", REQUESTS);
         told.hit("LRANGE", 4 * REQUESTS);
-        assert_counts(&report, counted, &told);
+        assert_counts(&report, &counted, &told);
         let bytes = |operation: &str| report.summary.of("redis", operation, "value_bytes");
         assert_eq!(bytes("GET"), 3 * REQUESTS);
         // Of 100, 300, 500 and 600 elements.
@@ -516,10 +348,7 @@ fn node_redis() -> Result<()> {
 
 #[test]
 fn redigo() -> Result<()> {
-    observe("redigo 1.8", "redigo", |server| {
-        let program = tools().with_file_name("go").join("redigo");
-        Told::parse(&output(program, [server.port.to_string()])?)
-    })?;
+    observe("redigo 1.8", "redigo", |server| redigo_program(server, &[]))?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-// redigo: `redigo PORT`. It prints what a program knows of its own traffic.
+// redigo: `redigo PORT [ten_thousand]`. It prints what a program knows of its own traffic.
 //
 // The value of `key:…:N` is N bytes long, so that a reply given to the wrong request shows; `absent:…` never exists.
 package main
@@ -176,10 +176,42 @@ func published(c redis.Conn, port string) {
 	must(listener.Close())
 }
 
+// What is sent while nothing is received.
+func tenThousand(c redis.Conn) {
+	length := func(n int) int { return 1 + n*7919%509 }
+	key := func(n int) string { return fmt.Sprintf("key:%d:%d", n, length(n)) }
+	for _, command := range []string{"SET", "GET"} {
+		for n := 0; n < 10000; n++ {
+			arguments := []interface{}{key(n), value(length(n))}
+			if command == "GET" {
+				arguments = arguments[:1]
+			}
+			must(c.Send(command, arguments...))
+		}
+		must(c.Flush())
+		for n := 0; n < 10000; n++ {
+			reply, err := c.Receive()
+			if command == "GET" {
+				is(length(n), reply, err)
+			}
+		}
+	}
+	known.Hits["GET"] += 10000
+	plain(c)
+	must(c.Close())
+	// A goroutine may change its thread, which ends a batch.
+	known.Batches = nil
+}
+
 func main() {
 	port := os.Args[1]
 	c, err := redis.Dial("tcp", "127.0.0.1:"+port)
 	must(err)
+	if len(os.Args) > 2 {
+		tenThousand(c)
+		must(json.NewEncoder(os.Stdout).Encode(known))
+		return
+	}
 	plain(c)
 	pipelines(c)
 	multi(c)

@@ -1,4 +1,4 @@
-// ioredis: `ioredis.cjs PORT PACKAGE PART…`. Each part is told apart, so that batches are known.
+// ioredis: `ioredis.cjs PORT PACKAGE PART…`.
 'use strict';
 
 const { assert, told, hit, miss, script, value, numbers, say, run } = require('./told.cjs');
@@ -8,8 +8,7 @@ const Redis = require(name);
 const connect = (options) => new Redis(Number(port), '127.0.0.1', options);
 
 const parts = {
-  async plain() {
-    const redis = connect();
+  async plain(redis = connect()) {
     for (const n of numbers(1, 200)) {
       await redis.set(`key:${n}`, value(`key:${n}`));
       assert.equal((await redis.get(`key:${n}`)).length, n);
@@ -118,8 +117,7 @@ const parts = {
       }
     }
     hit('GET', 10000);
-    delete told.batches;
-    redis.disconnect();
+    await parts.plain(redis);
   },
 };
 

@@ -11,8 +11,8 @@ const connect = () => createClient({
 }).connect();
 
 const parts = {
-  async plain() {
-    const redis = await connect();
+  async plain(redis) {
+    redis = redis ?? await connect();
     for (const n of numbers(1, 200)) {
       await redis.set(`key:${n}`, value(`key:${n}`), { EX: 600 });
       assert.equal((await redis.get(`key:${n}`)).length, n);
@@ -75,6 +75,16 @@ const parts = {
       told.batches.PIPELINE.push(25, 50);
     }
     await redis.close();
+  },
+
+  async ten_thousand() {
+    const redis = await connect();
+    const keys = numbers(0, 9999).map((n) => `key:${n}:${1 + ((n * 7919) % 509)}`);
+    await Promise.all(keys.map((key) => redis.set(key, value(key))));
+    const found = await Promise.all(keys.map((key) => redis.get(key)));
+    keys.forEach((key, index) => assert.equal(found[index], value(key)));
+    hit('GET', 10000);
+    await parts.plain(redis);
   },
 
   async subscribe() {

@@ -1,4 +1,4 @@
-"""redis-py from one thread and from two: `sync.py PORT PROTOCOL`."""
+"""redis-py from one thread and from two: `sync.py PORT PROTOCOL [PART…]`, without parts all but the last."""
 
 import sys
 import threading
@@ -166,7 +166,23 @@ def tracking(r):
             told.pushes += 1
 
 
+def ten_thousand(r):
+    keys = [f"key:{n}:{1 + n * 7919 % 509}" for n in range(10_000)]
+    for command in ("set", "get"):
+        p = r.pipeline(transaction=False)
+        for key in keys:
+            p.set(key, told.value(key)) if command == "set" else p.get(key)
+        answers = p.execute()
+        told.batches["PIPELINE"].append(len(keys))
+    assert [len(one) for one in answers] == [len(told.value(key)) for key in keys]
+    told.hit("GET", len(keys))
+    plain(r)
+
+
 r = client()
-for part in (plain, pipelines, watch, scripts, scans, blocking, published, tracking):
+parts = [plain, pipelines, watch, scripts, scans, blocking, published, tracking]
+if sys.argv[3:]:
+    parts = [globals()[name] for name in sys.argv[3:]]
+for part in parts:
     part(r)
 told.say()

@@ -7,7 +7,7 @@ use fred::prelude::*;
 use fred::types::{Expiration, RespVersion};
 use tokio::time::timeout;
 
-use super::Told;
+use crate::told::Told;
 
 fn value(length: usize) -> String {
     "v".repeat(length)
@@ -27,7 +27,7 @@ async fn connect(port: u16, version: RespVersion) -> Result<Client> {
 /// One command after the other, pipelines, transactions, messages.
 pub(crate) fn alone(port: u16, version: RespVersion) -> Result<Told> {
     let mut told = Told::new();
-    super::runtime()?.block_on(async {
+    crate::runtime()?.block_on(async {
         let redis = connect(port, version.clone()).await?;
         for n in 1..=200_usize {
             let key = format!("key:{n}");
@@ -102,12 +102,12 @@ async fn multi(redis: &Client, round: usize, told: &mut Told) -> Result<()> {
 /// Tasks on several threads that share one connection. Each waits for each reply.
 pub(crate) fn multiplexed(port: u16, version: RespVersion) -> Result<Told> {
     let mut told = Told::new();
-    super::runtime()?.block_on(async {
+    crate::runtime()?.block_on(async {
         let redis = connect(port, version).await?;
-        let tasks = (1..=super::TASKS).map(|task| {
+        let tasks = (1..=crate::TASKS).map(|task| {
             let redis = redis.clone();
             tokio::spawn(async move {
-                for (key, length) in super::keys_of(task) {
+                for (key, length) in crate::keys_of(task) {
                     let () = redis.set(&key, value(length), None, None, false).await?;
                     let found: String = redis.get(&key).await?;
                     ensure!(found.len() == length);
@@ -119,8 +119,8 @@ pub(crate) fn multiplexed(port: u16, version: RespVersion) -> Result<Told> {
         });
         for task in tasks.collect::<Vec<_>>() {
             task.await??;
-            told.hit("GET", super::KEYS);
-            told.miss("GET", super::KEYS);
+            told.hit("GET", crate::KEYS);
+            told.miss("GET", crate::KEYS);
         }
         anyhow::Ok(())
     })?;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use redis::{AsyncCommands, Client, Commands, Connection, Pipeline, Script, pipe};
 
-use super::Told;
+use crate::told::Told;
 
 fn value(length: usize) -> String {
     "v".repeat(length)
@@ -50,6 +50,25 @@ pub(crate) fn blocking(port: u16, resp3: bool) -> Result<Told> {
         told.push();
     }
     listener.unsubscribe("news")?;
+    Ok(told)
+}
+
+/// Ten thousand commands in one send, twice.
+pub(crate) fn ten_thousand(port: u16, resp3: bool) -> Result<Told> {
+    let mut told = Told::new();
+    let mut redis = client(port, resp3)?.get_connection()?;
+    let length = |n: usize| 1 + n * 7919 % 509;
+    let key = |n: usize| format!("key:{n}:{}", length(n));
+    let (mut set, mut get) = (pipe(), pipe());
+    for n in 0..10_000 {
+        set.set(key(n), value(length(n))).ignore();
+        get.get(key(n));
+    }
+    let () = set.query(&mut redis)?;
+    let found: Vec<String> = get.query(&mut redis)?;
+    ensure!((0..10_000).all(|n| found[n].len() == length(n)));
+    told.hit("GET", 10_000);
+    plain(&mut redis, &mut told)?;
     Ok(told)
 }
 
@@ -101,12 +120,12 @@ fn check(answers: &[Option<String>]) -> Result<()> {
 pub(crate) fn multiplexed(port: u16, resp3: bool) -> Result<Told> {
     let mut told = Told::new();
     let client = client(port, resp3)?;
-    super::runtime()?.block_on(async {
+    crate::runtime()?.block_on(async {
         let redis = client.get_multiplexed_async_connection().await?;
-        let tasks = (1..=super::TASKS).map(|task| {
+        let tasks = (1..=crate::TASKS).map(|task| {
             let mut redis = redis.clone();
             tokio::spawn(async move {
-                for (key, length) in super::keys_of(task) {
+                for (key, length) in crate::keys_of(task) {
                     let () = redis.set(&key, value(length)).await?;
                     let found: String = redis.get(&key).await?;
                     ensure!(found.len() == length);
@@ -118,8 +137,8 @@ pub(crate) fn multiplexed(port: u16, resp3: bool) -> Result<Told> {
         });
         for task in tasks.collect::<Vec<_>>() {
             task.await??;
-            told.hit("GET", super::KEYS);
-            told.miss("GET", super::KEYS);
+            told.hit("GET", crate::KEYS);
+            told.miss("GET", crate::KEYS);
         }
         anyhow::Ok(())
     })?;
@@ -131,7 +150,7 @@ pub(crate) fn multiplexed(port: u16, resp3: bool) -> Result<Told> {
 pub(crate) fn asynchronous(port: u16, resp3: bool) -> Result<Told> {
     let mut told = Told::new();
     let client = client(port, resp3)?;
-    super::runtime()?.block_on(async {
+    crate::runtime()?.block_on(async {
         let mut redis = client.get_multiplexed_async_connection().await?;
         for atomic in [false, true] {
             for round in 1..=10 {
