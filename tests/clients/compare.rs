@@ -100,30 +100,35 @@ pub(crate) fn assert_complete(report: &Report, told: &Told) {
     assert_eq!(summary.total("pushes"), told.pushes, "{}", summary.0);
 }
 
-/// Each reply was given to its own request.
+/// Each reply was given to its own request: sizes and hits are those of its keys.
 pub(crate) fn assert_pairs(report: &Report) {
     for span in &report.spans {
         let attributes = &span["attributes"];
-        let batch = !attributes["db.operation.batch.size"].is_null();
-        let (Some(key), false) = (attributes["cache.key"].as_str(), batch) else {
-            continue;
+        let keys: Vec<_> = match &attributes["cache.key"] {
+            Value::Array(keys) => keys.iter().filter_map(Value::as_str).collect(),
+            key => key.as_str().into_iter().collect(),
         };
-        let failed = !attributes["error.type"].is_null();
-        let reads = attributes["db.operation.name"] == "GET";
-        if key.starts_with("absent:") {
-            assert!(attributes["cache.value_size"].is_null(), "{span}");
-            assert!(!reads || attributes["cache.hit"] == false, "{span}");
-        } else if key.starts_with("key:") && !failed {
-            let length = key
-                .rsplit(':')
-                .next()
-                .and_then(|end| end.parse::<u64>().ok());
-            let size = attributes["cache.value_size"].as_u64();
-            assert!(size.is_none() || size == length, "{span}");
-            assert!(
-                !reads || (attributes["cache.hit"] == true && size.is_some()),
-                "{span}"
-            );
+        let known = |key: &&str| key.starts_with("key:") || key.starts_with("absent:");
+        let batch = !attributes["db.operation.batch.size"].is_null();
+        if batch || keys.is_empty() || !keys.iter().all(known) {
+            continue;
+        }
+        let there = keys.iter().filter(|key| key.starts_with("key:"));
+        let lengths = there.filter_map(|key| key.rsplit(':').next()?.parse::<u64>().ok());
+        let (found, bytes) = lengths.fold((0, 0), |(found, bytes), one| (found + 1, bytes + one));
+        let size = attributes["cache.value_size"].as_u64();
+        match attributes["db.operation.name"].as_str() {
+            Some("SET" | "SETEX") => assert_eq!(size, Some(bytes), "{span}"),
+            Some("GET") => {
+                assert_eq!(size, (found == 1).then_some(bytes), "{span}");
+                assert_eq!(attributes["cache.hit"], (found == 1), "{span}");
+            }
+            Some("MGET") => {
+                assert_eq!(size, Some(bytes), "{span}");
+                assert_eq!(attributes["cache.hits"], found, "{span}");
+                assert_eq!(attributes["cache.misses"], keys.len() - found, "{span}");
+            }
+            _ => {}
         }
     }
 }
