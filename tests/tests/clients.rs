@@ -152,6 +152,9 @@ fn ten_thousand_in_one_send() -> Result<()> {
     overlong("ioredis 6.0, 10,000 commands", |server| {
         node_program("node/ioredis.cjs", server, &["ioredis", "ten_thousand"])
     })?;
+    overlong("redis-py 8.1, asyncio, 10,000 commands", |server| {
+        python_program("python/asynchronous.py", server, &["2", "ten_thousand"])
+    })?;
     overlong("redis-rs 1.8, 10,000 commands", |server| {
         redis_rs::ten_thousand(server.port, false)
     })
@@ -367,8 +370,12 @@ fn redis_rs() -> Result<()> {
 
 #[test]
 fn redis_rs_multiplexed() -> Result<()> {
-    for resp3 in [false, true] {
-        let report = observe("redis-rs 1.8, multiplexed", &own_name()?, |server| {
+    let ways = [
+        ("redis-rs 1.8, multiplexed", false),
+        ("redis-rs 1.8, RESP3, multiplexed", true),
+    ];
+    for (client, resp3) in ways {
+        let report = observe(client, &own_name()?, |server| {
             redis_rs::multiplexed(server.port, resp3)
         })?;
         assert_tasks_apart(&report);

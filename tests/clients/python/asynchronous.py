@@ -1,4 +1,4 @@
-"""redis-py with asyncio: `asynchronous.py PORT PROTOCOL`."""
+"""redis-py with asyncio: `asynchronous.py PORT PROTOCOL [ten_thousand]`."""
 
 import asyncio
 import sys
@@ -65,8 +65,23 @@ async def published(r):
         assert (await anext(messages))["type"] == "unsubscribe"
 
 
+async def ten_thousand(r):
+    keys = [f"key:{n}:{1 + n * 7919 % 509}" for n in range(10_000)]
+    for command in ("set", "get"):
+        p = r.pipeline(transaction=False)
+        for key in keys:
+            p.set(key, told.value(key)) if command == "set" else p.get(key)
+        answers = await p.execute()
+    assert [len(one) for one in answers] == [len(told.value(key)) for key in keys]
+    told.hit("GET", len(keys))
+    await task(r, 1)
+
+
 async def main():
     async with client() as r:
+        if sys.argv[3:] == ["ten_thousand"]:
+            await ten_thousand(r)
+            return told.say()
         await task(r, 1)
         # Each has a connection of its own, and one thread serves them all.
         await asyncio.gather(*(task(r, number) for number in range(2, 12)))
