@@ -66,6 +66,8 @@ struct Walk<'a> {
     ttl: Option<i64>,
     /// The integer after FIELDS.
     fields: u32,
+    /// FIELDS was read.
+    named: bool,
     get: bool,
     block: bool,
 }
@@ -81,6 +83,7 @@ impl<'a> Walk<'a> {
             value_size: None,
             ttl: None,
             fields: 0,
+            named: false,
             get: false,
             block: false,
         }
@@ -95,7 +98,8 @@ impl<'a> Walk<'a> {
             match letter {
                 b'#' => self.counted(false),
                 b'P' => self.counted(true),
-                b'O' => while self.at < self.total && self.option(letter) {},
+                // What follows FIELDS are names, `store` may be one of them: no option, and no key after it.
+                b'O' => while self.at < self.total && !self.named && self.option(letter) {},
                 b'X' => self.streams(),
                 _ => self.one(letter),
             }
@@ -289,6 +293,7 @@ impl<'a> Walk<'a> {
             "EX" => self.ttl = integer,
             "PX" => self.ttl = integer.map(seconds),
             "FIELDS" => {
+                self.named = true;
                 self.fields = integer
                     .and_then(|count| u32::try_from(count).ok())
                     .unwrap_or(0)
