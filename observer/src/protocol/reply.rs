@@ -1,6 +1,6 @@
 //! Replies, reduced to what matters of them, and what they mean for their requests.
 
-use super::message::{Class, HitRule, Outcome, Redirect, Request, Word};
+use super::message::{Class, HitRule, Outcome, Redirect, ReplyValues, Request, Word};
 
 /// The shape of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +45,8 @@ pub struct Reply {
     pub errors: u64,
     /// Bytes of strings (and doubles and big numbers) at any depth, exact even when they were not captured.
     pub value_size: u64,
+    /// The same of what is in every second element at the top level.
+    pub second_size: u64,
     /// A status (`OK`, `QUEUED`); the first element of a push or of a RESP2 subscription message (`MESSAGE`,
     /// `SUBSCRIBE`); for an aggregate with errors in it, the prefix of the first. Else empty.
     pub word: Word,
@@ -77,7 +79,12 @@ pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
     if request.class == Class::Get {
         outcome.value_size = match reply.kind {
             ReplyKind::Value => Some(reply.value_size),
-            ReplyKind::Aggregate if reply.elements > reply.nulls => Some(reply.value_size),
+            ReplyKind::Aggregate if reply.elements > reply.nulls => {
+                Some(match request.reply_values {
+                    ReplyValues::All => reply.value_size,
+                    ReplyValues::EverySecond => reply.second_size,
+                })
+            }
             _ => None,
         };
     }
@@ -141,6 +148,7 @@ mod tests {
             effect: Effect::None,
             blocking: false,
             hit_rule,
+            reply_values: ReplyValues::All,
             detail: None,
         }
     }

@@ -16,9 +16,9 @@
 use super::batch::Call;
 use super::matcher::Matcher;
 use super::{Ending, Exchange, Transaction};
-#[cfg(any(test, fuzzing))]
-use crate::protocol::Operation;
 use crate::protocol::detect::{Detected, begins_request, detect};
+#[cfg(any(test, fuzzing))]
+use crate::protocol::{Effect, Operation};
 use crate::protocol::{Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 use crate::source::event::{End, Nanos, Task};
 use crate::stream::{Content, Segment, Side};
@@ -215,6 +215,10 @@ impl Conversation {
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) {
+        if matches!(self.phase, Phase::Ignored(Skipped::Stream)) && self.may_begin(bytes, segment) {
+            // RESET ends MONITOR: what follows is found as on a connection that was joined.
+            self.phase = Phase::Waiting;
+        }
         match &mut self.phase {
             Phase::Synced => self.decode(bytes, segment, telemetry, out),
             Phase::Ignored(reason) => telemetry.skipped(*reason).add(bytes.len() as u64),
@@ -306,9 +310,12 @@ impl Conversation {
         out: &mut dyn FnMut(Exchange),
     ) {
         while !input.is_empty() {
-            if self.matcher.is_streaming() {
+            if let Some(stream) = self.matcher.stream() {
                 self.refute(segment.time, telemetry, out);
-                return self.ignore(Skipped::Stream, input.len(), telemetry);
+                // Their replies are somewhere in the stream.
+                let orphans = self.matcher.give_up(Ending::Unresolved, segment.time, out);
+                telemetry.orphaned.add(orphans);
+                return self.ignore(stream, input.len(), telemetry);
             }
             let step = match segment.side {
                 Side::Request => {
@@ -351,7 +358,9 @@ impl Conversation {
     ) -> Result<(), Resync> {
         let (started, task) = self.began;
         #[cfg(any(test, fuzzing))]
-        self.ledger.push((request.operation, started));
+        if !matches!(request.effect, Effect::Replica | Effect::Replicate) {
+            self.ledger.push((request.operation, started));
+        }
         let call = Call {
             started,
             tid: task.map_or(0, |task| task.tid),

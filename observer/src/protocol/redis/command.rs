@@ -1,16 +1,17 @@
 //! Reads a request's meaning out of its arguments, by the command table.
 
-use super::super::message::{Answer, Class, Effect, HitRule, Operation, Request, Word};
+use super::super::message::{
+    Answer, Class, Effect, Expiry, HitRule, Operation, ReplyValues, Request, Word, seconds,
+};
 use super::super::number;
 use super::super::text::Writer;
 use super::arguments::{Arguments, MAX_KEPT, RESIDUES};
-use super::commands::{Command, Hit, Shape, Special, Ttl, find};
+use super::commands::{Command, Hit, Shape, Ttl, find};
+use super::connection;
 use super::options::{option, subcommand};
 
 /// Most digits of a number that is shown: seconds, milliseconds, counts, indexes. Longer ones may identify someone.
 const MAX_SHOWN_DIGITS: usize = 10;
-/// Longest option or subcommand.
-const MAX_WORD: usize = 24;
 
 /// The request that `arguments` (at least the name) make.
 pub(super) fn interpret(arguments: &Arguments, keep_detail: bool) -> Request {
@@ -38,6 +39,7 @@ pub(super) fn interpret(arguments: &Arguments, keep_detail: bool) -> Request {
         effect: Effect::None,
         blocking: false,
         hit_rule: HitRule::None,
+        reply_values: ReplyValues::All,
         detail: None,
     };
     let writer = keep_detail.then(|| Writer::new(operation.name()));
@@ -50,6 +52,9 @@ pub(super) fn interpret(arguments: &Arguments, keep_detail: bool) -> Request {
         None => walk.shape(&Shape::UNKNOWN),
     }
     request.detail = walk.writer.map(Writer::finish);
+    if let Some((_, command)) = known {
+        connection::interpret(command.special, arguments, &mut request);
+    }
     request
 }
 
@@ -63,7 +68,7 @@ struct Walk<'a> {
     at: usize,
     keys: u64,
     value_size: Option<u64>,
-    ttl: Option<i64>,
+    ttl: Option<Expiry>,
     /// The integer after FIELDS.
     fields: u32,
     /// FIELDS was read.
@@ -127,6 +132,7 @@ impl<'a> Walk<'a> {
             b'n' => self.number(),
             b'w' => {
                 let word = self
+                    .arguments
                     .upper(self.at)
                     .and_then(|upper| subcommand(upper.as_bytes()));
                 match (&mut self.writer, word) {
@@ -185,6 +191,7 @@ impl<'a> Walk<'a> {
     /// A count, and that many keys or pairs.
     fn counted(&mut self, pairs: bool) {
         let count = self
+            .arguments
             .integer(self.at)
             .and_then(|count| usize::try_from(count).ok())
             .unwrap_or(0);
@@ -208,9 +215,7 @@ impl<'a> Walk<'a> {
     /// Options up to STREAMS, then keys and as many ids.
     fn streams(&mut self) {
         while self.at < self.arguments.kept() {
-            let streams = self
-                .upper(self.at)
-                .is_some_and(|upper| upper.as_bytes() == b"STREAMS");
+            let streams = self.arguments.is_word(self.at, b"STREAMS");
             if !self.option(b'X') {
                 self.hidden();
             }
@@ -279,6 +284,7 @@ impl<'a> Walk<'a> {
     /// An option and what follows it. `false`, and nothing taken, if the next argument is none.
     fn option(&mut self, region: u8) -> bool {
         let Some((word, follow)) = self
+            .arguments
             .upper(self.at)
             .and_then(|upper| option(upper.as_bytes(), region))
         else {
@@ -288,10 +294,12 @@ impl<'a> Walk<'a> {
             writer.word(word);
         }
         self.at += 1;
-        let integer = self.integer(self.at);
+        let integer = self.arguments.integer(self.at);
         match word {
-            "EX" => self.ttl = integer,
-            "PX" => self.ttl = integer.map(seconds),
+            "EX" => self.ttl = integer.map(Expiry::After),
+            "PX" => self.ttl = integer.map(seconds).map(Expiry::After),
+            "EXAT" => self.ttl = integer.map(at_seconds),
+            "PXAT" => self.ttl = integer.map(Expiry::At),
             "FIELDS" => {
                 self.named = true;
                 self.fields = integer
@@ -303,7 +311,7 @@ impl<'a> Walk<'a> {
             _ => {}
         }
         for _ in 0..follow.integers {
-            if self.at < self.total && self.integer(self.at).is_some() {
+            if self.at < self.total && self.arguments.integer(self.at).is_some() {
                 self.number();
             }
         }
@@ -332,26 +340,6 @@ impl<'a> Walk<'a> {
         true
     }
 
-    fn integer(&self, index: usize) -> Option<i64> {
-        self.arguments.whole(index).and_then(number::parse)
-    }
-
-    /// An argument as a word, upper-case.
-    fn upper(&self, index: usize) -> Option<Upper> {
-        let text = self.arguments.whole(index)?;
-        if text.is_empty() || text.len() > MAX_WORD {
-            return None;
-        }
-        let mut upper = Upper {
-            length: text.len(),
-            bytes: [0; MAX_WORD],
-        };
-        for (to, from) in upper.bytes.iter_mut().zip(text) {
-            *to = from.to_ascii_uppercase();
-        }
-        Some(upper)
-    }
-
     /// What was found, and what the table says beside.
     fn fill(&self, request: &mut Request, command: &Command) {
         let count = |keys: u64| u32::try_from(keys).unwrap_or(u32::MAX);
@@ -361,18 +349,18 @@ impl<'a> Walk<'a> {
         request.value_size = self.value_size;
         request.ttl = match command.ttl {
             Ttl::No => self.ttl,
-            Ttl::Seconds(at) => self.integer(usize::from(at)),
-            Ttl::Millis(at) => self.integer(usize::from(at)).map(seconds),
+            Ttl::Seconds(at) => self.arguments.integer(usize::from(at)).map(Expiry::After),
+            Ttl::Millis(at) => self
+                .arguments
+                .integer(usize::from(at))
+                .map(seconds)
+                .map(Expiry::After),
+            Ttl::AtSeconds(at) => self.arguments.integer(usize::from(at)).map(at_seconds),
+            Ttl::AtMillis(at) => self.arguments.integer(usize::from(at)).map(Expiry::At),
+            Ttl::Restore => self.restored(),
         };
-        if matches!(command.name, "RESTORE" | "RESTORE-ASKING") {
-            // 0 is no time to live there, and with ABSTTL it is a point in time.
-            let absolute = (4..self.arguments.kept()).any(|index| {
-                self.upper(index)
-                    .is_some_and(|upper| upper.as_bytes() == b"ABSTTL")
-            });
-            request.ttl = request.ttl.filter(|ttl| *ttl > 0 && !absolute);
-        }
         request.blocking = command.blocking || self.block;
+        request.reply_values = command.values;
         request.hit_rule = match command.hit {
             Hit::No => HitRule::None,
             Hit::Null => HitRule::Null,
@@ -387,60 +375,21 @@ impl<'a> Walk<'a> {
             Hit::ZeroFields => HitRule::ZeroElements { asked: after_key },
             Hit::MinusTwo => HitRule::MinusTwo,
         };
-        match command.special {
-            Special::No => {}
-            Special::Select => {
-                if let Some(database) = self.integer(1).and_then(|index| u32::try_from(index).ok())
-                {
-                    request.effect = Effect::Select(database);
-                }
-            }
-            Special::Multi => request.effect = Effect::Multi,
-            Special::EndMulti => request.effect = Effect::EndMulti,
-            Special::Reset => request.effect = Effect::Reset,
-            Special::Stream => request.effect = Effect::Stream,
-            Special::Quit => request.effect = Effect::Quit,
-            Special::Subscribe => {
-                // Without channels, UNSUBSCRIBE answers once for each channel there is; one is what can be known here.
-                let channels = (self.total as u64).saturating_sub(1).max(1);
-                request.answer = Answer::Subscriptions(count(channels));
-            }
-            Special::Client => self.client(request),
-        }
     }
 
-    /// CLIENT REPLY (`redis/src/networking.c`, `clientCommand`): OFF and SKIP are not answered.
-    fn client(&self, request: &mut Request) {
-        let word = |index, expected: &[u8]| {
-            self.upper(index)
-                .is_some_and(|upper| upper.as_bytes() == expected)
-        };
-        if self.total != 3 || !word(1, b"REPLY") {
-            return;
-        }
-        if word(2, b"ON") {
-            request.effect = Effect::ReplyOn;
-        } else if word(2, b"OFF") {
-            (request.effect, request.answer) = (Effect::ReplyOff, Answer::None);
-        } else if word(2, b"SKIP") {
-            (request.effect, request.answer) = (Effect::ReplySkip, Answer::None);
-        }
+    /// RESTORE's: 0 is no time to live, and with ABSTTL it is a point in time.
+    fn restored(&self) -> Option<Expiry> {
+        let millis = self.arguments.integer(2).filter(|millis| *millis > 0)?;
+        let is_absolute = |index| self.arguments.is_word(index, b"ABSTTL");
+        Some(if (4..self.arguments.kept()).any(is_absolute) {
+            Expiry::At(millis)
+        } else {
+            Expiry::After(seconds(millis))
+        })
     }
 }
 
-/// Milliseconds as seconds, rounded up: a key that lives for 200 ms does not live for 0 s.
-fn seconds(millis: i64) -> i64 {
-    millis.div_euclid(1000) + i64::from(millis.rem_euclid(1000) > 0)
-}
-
-/// An upper-cased word.
-struct Upper {
-    length: usize,
-    bytes: [u8; MAX_WORD],
-}
-
-impl Upper {
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
+/// A point in time given in seconds.
+fn at_seconds(seconds: i64) -> Expiry {
+    Expiry::At(seconds.saturating_mul(1000))
 }

@@ -27,6 +27,7 @@ use super::super::message::Class::{
     self, Admin, Connection, Delete, Exists, Expire, Get, Increment, Pubsub, Scan, Script, Set,
     Touch, Transaction,
 };
+use super::super::message::ReplyValues;
 
 /// What the arguments after the name are. See the [module documentation](self).
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +102,12 @@ pub(super) enum Ttl {
     No,
     Seconds(u8),
     Millis(u8),
+    /// A point in time, seconds since the Unix epoch.
+    AtSeconds(u8),
+    /// A point in time, milliseconds since the Unix epoch.
+    AtMillis(u8),
+    /// RESTORE's: milliseconds, 0 for none, a point in time with ABSTTL.
+    Restore,
 }
 
 /// What a command does beside reading and writing.
@@ -112,7 +119,11 @@ pub(super) enum Special {
     EndMulti,
     Reset,
     Client,
+    Auth,
+    Hello,
     Stream,
+    Replicate,
+    Replica,
     Quit,
     Subscribe,
 }
@@ -124,6 +135,7 @@ pub(super) struct Command {
     pub(super) class: Class,
     pub(super) shape: Shape,
     pub(super) hit: Hit,
+    pub(super) values: ReplyValues,
     pub(super) ttl: Ttl,
     pub(super) blocking: bool,
     pub(super) special: Special,
@@ -135,6 +147,7 @@ const fn c(name: &'static str, class: Class, shape: &'static str) -> Command {
         class,
         shape: Shape::new(shape),
         hit: Hit::No,
+        values: ReplyValues::All,
         ttl: Ttl::No,
         blocking: false,
         special: Special::No,
@@ -146,12 +159,21 @@ impl Command {
         self.hit = hit;
         self
     }
+    /// Every second element of the reply is a value.
+    const fn second(mut self) -> Self {
+        self.values = ReplyValues::EverySecond;
+        self
+    }
     const fn seconds(mut self, at: u8) -> Self {
         self.ttl = Ttl::Seconds(at);
         self
     }
     const fn millis(mut self, at: u8) -> Self {
         self.ttl = Ttl::Millis(at);
+        self
+    }
+    const fn expires(mut self, ttl: Ttl) -> Self {
+        self.ttl = ttl;
         self
     }
     const fn blocks(mut self) -> Self {
@@ -215,8 +237,8 @@ pub(super) const COMMANDS: &[Command] = &[
     c("TOUCH", Touch, "*k").hit(Hit::CountKeys),
     c("TYPE", Exists, "k"),
     c("DUMP", Get, "k").hit(Hit::Null),
-    c("RESTORE", Set, "knv*o").millis(2),
-    c("RESTORE-ASKING", Set, "knv*o").millis(2),
+    c("RESTORE", Set, "knv*o").expires(Ttl::Restore),
+    c("RESTORE-ASKING", Set, "knv*o").expires(Ttl::Restore),
     c("RENAME", Set, "kk"),
     c("RENAMENX", Set, "kk"),
     c("COPY", Set, "kk*o"),
@@ -230,8 +252,8 @@ pub(super) const COMMANDS: &[Command] = &[
     c("OBJECT", Admin, "wk"),
     c("EXPIRE", Expire, "kn*o").seconds(2),
     c("PEXPIRE", Expire, "kn*o").millis(2),
-    c("EXPIREAT", Expire, "kn*o"),
-    c("PEXPIREAT", Expire, "kn*o"),
+    c("EXPIREAT", Expire, "kn*o").expires(Ttl::AtSeconds(2)),
+    c("PEXPIREAT", Expire, "kn*o").expires(Ttl::AtMillis(2)),
     c("PERSIST", Expire, "k"),
     c("TTL", Expire, "k").hit(Hit::MinusTwo),
     c("PTTL", Expire, "k").hit(Hit::MinusTwo),
@@ -244,7 +266,7 @@ pub(super) const COMMANDS: &[Command] = &[
     c("HSETNX", Set, "k?v"),
     c("HSETEX", Set, "kO*?v"),
     c("HMGET", Get, "k*?").hit(Hit::NullFields),
-    c("HGETALL", Get, "k").hit(Hit::Empty),
+    c("HGETALL", Get, "k").hit(Hit::Empty).second(),
     c("HGETDEL", Get, "kO*?").hit(Hit::NullCounted),
     c("HGETEX", Get, "kO*?").hit(Hit::NullCounted),
     c("HDEL", Delete, "k*?"),
@@ -259,8 +281,8 @@ pub(super) const COMMANDS: &[Command] = &[
     c("HSCAN", Scan, "k?*o"),
     c("HEXPIRE", Expire, "knO*?").seconds(2),
     c("HPEXPIRE", Expire, "knO*?").millis(2),
-    c("HEXPIREAT", Expire, "knO*?"),
-    c("HPEXPIREAT", Expire, "knO*?"),
+    c("HEXPIREAT", Expire, "knO*?").expires(Ttl::AtSeconds(2)),
+    c("HPEXPIREAT", Expire, "knO*?").expires(Ttl::AtMillis(2)),
     c("HPERSIST", Expire, "kO*?"),
     c("HTTL", Expire, "kO*?"),
     c("HPTTL", Expire, "kO*?"),
@@ -273,10 +295,10 @@ pub(super) const COMMANDS: &[Command] = &[
     c("RPUSHX", Set, "k*v"),
     c("LPOP", Get, "kn"),
     c("RPOP", Get, "kn"),
-    c("LMPOP", Get, "#*o"),
-    c("BLMPOP", Get, "n#*o").blocks(),
-    c("BLPOP", Get, "*k|n").blocks(),
-    c("BRPOP", Get, "*k|n").blocks(),
+    c("LMPOP", Get, "#*o").second(),
+    c("BLMPOP", Get, "n#*o").blocks().second(),
+    c("BLPOP", Get, "*k|n").blocks().second(),
+    c("BRPOP", Get, "*k|n").blocks().second(),
     c("RPOPLPUSH", Get, "kk"),
     c("BRPOPLPUSH", Get, "kkn").blocks(),
     c("LMOVE", Get, "kkww"),
@@ -332,10 +354,10 @@ pub(super) const COMMANDS: &[Command] = &[
     c("ZSCAN", Scan, "k?*o"),
     c("ZPOPMIN", Get, "kn"),
     c("ZPOPMAX", Get, "kn"),
-    c("BZPOPMIN", Get, "*k|n").blocks(),
-    c("BZPOPMAX", Get, "*k|n").blocks(),
-    c("ZMPOP", Get, "#*o"),
-    c("BZMPOP", Get, "n#*o").blocks(),
+    c("BZPOPMIN", Get, "*k|n").blocks().second(),
+    c("BZPOPMAX", Get, "*k|n").blocks().second(),
+    c("ZMPOP", Get, "#*o").second(),
+    c("BZMPOP", Get, "n#*o").blocks().second(),
     c("ZUNION", Get, "#*o"),
     c("ZINTER", Get, "#*o"),
     c("ZDIFF", Get, "#*o"),
@@ -400,8 +422,8 @@ pub(super) const COMMANDS: &[Command] = &[
     c("WATCH", Transaction, "*k"),
     c("UNWATCH", Transaction, ""),
     // The connection.
-    c("AUTH", Connection, "*?"),
-    c("HELLO", Connection, "n*?"),
+    c("AUTH", Connection, "*?").does(Special::Auth),
+    c("HELLO", Connection, "n*?").does(Special::Hello),
     c("PING", Connection, "?"),
     c("ECHO", Connection, "?"),
     c("SELECT", Connection, "n").does(Special::Select),
@@ -430,16 +452,16 @@ pub(super) const COMMANDS: &[Command] = &[
     c("MEMORY", Admin, "wk*o"),
     c("MODULE", Admin, "w*?"),
     c("MONITOR", Admin, "").does(Special::Stream),
-    c("PSYNC", Admin, "??").does(Special::Stream),
-    c("REPLCONF", Admin, "w*?"),
+    c("PSYNC", Admin, "??").does(Special::Replicate),
+    c("REPLCONF", Admin, "w*?").does(Special::Replica),
     c("REPLICAOF", Admin, "??"),
     c("ROLE", Admin, ""),
     c("SAVE", Admin, ""),
-    c("SHUTDOWN", Admin, "*w"),
+    c("SHUTDOWN", Admin, "*w").does(Special::Quit),
     c("SLAVEOF", Admin, "??"),
     c("SLOWLOG", Admin, "w*n"),
     c("SWAPDB", Admin, "nn"),
-    c("SYNC", Admin, "").does(Special::Stream),
+    c("SYNC", Admin, "").does(Special::Replicate),
     c("TIME", Admin, ""),
     c("WAIT", Admin, "nn").blocks(),
     c("WAITAOF", Admin, "nnn").blocks(),

@@ -422,6 +422,8 @@ impl ReplyDecoder {
             self.reply.value_size = self.reply.value_size.saturating_add(size);
             if self.depth == self.base {
                 self.reply.kind = ReplyKind::Value;
+            } else if self.reply.elements % 2 == 1 {
+                self.reply.second_size = self.reply.second_size.saturating_add(size);
             }
         }
         self.complete()

@@ -26,7 +26,7 @@ fn a_gap_inside_an_argument_is_bridged() {
             );
             let request = decoder.decode(&mut &wire[end..]).unwrap().unwrap();
             assert_eq!(request.value_size, Some(1000));
-            assert_eq!(request.ttl, Some(60));
+            assert_eq!(request.ttl, Some(Expiry::After(60)));
             assert_eq!(request.detail.unwrap().text, "SET user:42 ? EX 60");
         }
     }

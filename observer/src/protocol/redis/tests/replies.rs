@@ -299,3 +299,25 @@ fn an_unfolded_reply_comes_in_parts() {
         assert_eq!(decoder.decode(&mut input).unwrap().unwrap().elements, 1);
     }
 }
+
+#[test]
+fn every_second_element() {
+    let size = |wire: &[u8]| {
+        let reply = reply(wire);
+        (reply.value_size, reply.second_size)
+    };
+    for (wire, sizes) in [
+        (&b"$5\r\nhello\r\n"[..], (5, 0)),
+        (b"*0\r\n", (0, 0)),
+        (b"*2\r\n$1\r\nf\r\n$5\r\nhello\r\n", (6, 5)),
+        (
+            b"*4\r\n$1\r\nf\r\n$2\r\nvv\r\n$1\r\ng\r\n$3\r\nwww\r\n",
+            (7, 5),
+        ),
+        (b"%2\r\n+f\r\n$2\r\nvv\r\n+g\r\n,1.5\r\n", (5, 5)),
+        (b"*2\r\n$1\r\nk\r\n*2\r\n$2\r\naa\r\n$3\r\nbbb\r\n", (6, 5)),
+        (b"*?\r\n$1\r\nf\r\n$2\r\nvv\r\n.\r\n", (3, 2)),
+    ] {
+        assert_eq!(size(wire), sizes, "{}", wire.escape_ascii());
+    }
+}
