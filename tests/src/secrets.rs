@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use crate::capture::{Capture, Side};
 use crate::client::encode;
-use tables::{GET, MALFORMED, MEMCACHED, REPLIES};
+use tables::{GET, MALFORMED, MEMCACHED, REPLIES, TOGETHER};
 
 pub use tables::REQUESTS;
 
@@ -101,8 +101,8 @@ enum Damage {
     Lost,
     /// What follows was on the wire, but was not captured.
     Uncaptured,
-    /// Some bytes from there on are lost.
-    Hole,
+    /// So many bytes from there on are lost.
+    Hole(usize),
     /// The connection ends there.
     Ended,
     /// The connection is broken off there.
@@ -111,18 +111,18 @@ enum Damage {
     Joined,
 }
 
-const DAMAGES: [Damage; 7] = [
+const DAMAGES: [Damage; 9] = [
     Damage::Cut,
     Damage::Lost,
     Damage::Uncaptured,
-    Damage::Hole,
+    Damage::Hole(1),
+    Damage::Hole(5),
+    Damage::Hole(25),
     Damage::Ended,
     Damage::Reset,
     Damage::Joined,
 ];
 
-/// Bytes of a [`Damage::Hole`].
-const HOLE: usize = 5;
 /// Longer than a connection has to be quiet for what was found on it to be believed.
 const QUIET: Duration = Duration::from_millis(15);
 
@@ -181,9 +181,9 @@ impl Scene {
                 connection.lose(side, second.len());
             }
             Damage::Uncaptured => connection.send_cut(side, rest, second.len())?,
-            Damage::Hole => {
+            Damage::Hole(length) => {
                 connection.send(side, first)?;
-                let lost = second.len().min(HOLE);
+                let lost = second.len().min(length);
                 connection.lose(side, lost);
                 connection.send(side, &second[lost..])?;
             }
@@ -283,6 +283,19 @@ fn scenes() -> (Vec<Scene>, Vec<Scene>) {
                 Side::Client,
             ));
         }
+    }
+    for commands in TOGETHER {
+        let request: Vec<u8> = commands.iter().flat_map(|command| array(command)).collect();
+        let reply = refused.repeat(commands.len());
+        damaged.push(scene(request.clone(), reply, Side::Client));
+        let executed = [
+            b"+OK\r\n".to_vec(),
+            b"+QUEUED\r\n".repeat(commands.len() - 2),
+        ]
+        .concat();
+        let elements = format!("*{}\r\n", commands.len() - 2).into_bytes();
+        let reply = [executed, elements, refused.repeat(commands.len() - 2)].concat();
+        damaged.push(scene(request, reply, Side::Client));
     }
     for request in MALFORMED {
         let request = fill(request, MARKER);

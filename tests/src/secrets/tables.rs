@@ -160,6 +160,29 @@ pub const REQUESTS: &[&str] = &[
     "NO.SUCH GET § EX 60",
 ];
 
+/// Requests that leave together.
+pub(super) const TOGETHER: &[&[&str]] = &[
+    &[
+        "AUTH §",
+        "SET visible:key §",
+        "CONFIG SET requirepass §",
+        "GET visible:key",
+    ],
+    &[
+        "MULTI",
+        "HSET visible:key § §",
+        "EVAL § 1 visible:key §",
+        "PUBLISH § §",
+        "EXEC",
+    ],
+    &[
+        "HELLO 3 AUTH alice §",
+        "CLIENT REPLY SKIP",
+        "LPUSH visible:key §",
+        "NOSUCH §",
+    ],
+];
+
 /// Reads a key that may be shown.
 pub(super) const GET: &str = "*2\r\n$3\r\nGET\r\n$11\r\nvisible:key\r\n";
 
