@@ -53,6 +53,7 @@ fn transaction(name: &'static str, index: u16) -> Transaction {
             value_size: None,
             ttl: None,
             answer: Answer::One,
+            tag: None,
             effect: Effect::None,
             blocking: false,
             hit_rule: HitRule::Null,

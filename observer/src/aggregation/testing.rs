@@ -21,6 +21,7 @@ pub(crate) fn transaction(name: &'static str, index: u16) -> Transaction {
             value_size: None,
             ttl: None,
             answer: Answer::One,
+            tag: None,
             effect: Effect::None,
             blocking: false,
             hit_rule: HitRule::Null,

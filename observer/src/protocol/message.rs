@@ -211,6 +211,17 @@ pub enum Answer {
     None,
     /// One confirmation for each channel, then pushes (RESP2 SUBSCRIBE and relatives).
     Subscriptions(u32),
+    /// One reply, unless there is just this to say: then none, and the next answer tells (Memcached's quiet requests).
+    Quiet(Silence),
+}
+
+/// What it means that a quiet request was not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// Its key was not found.
+    Miss,
+    /// It was done.
+    Success,
 }
 
 /// What a successful request does to its connection.
@@ -323,6 +334,9 @@ pub struct Request {
     pub ttl: Option<Expiry>,
     /// What comes back.
     pub answer: Answer,
+    /// A digest of what its reply repeats of it (opaque, opcode, key), where it does: tells which of several quiet
+    /// requests a reply answers.
+    pub tag: Option<u64>,
     /// What it does to its connection.
     pub effect: Effect,
     /// Whether the server may hold the reply back until something happens (BLPOP and relatives).

@@ -18,6 +18,8 @@ pub enum ReplyKind {
     Null,
     /// An array, set or map; the values of a Memcached retrieval.
     Aggregate,
+    /// The head of an array that is unfolded: its elements follow as replies of their own.
+    Unfolded,
     /// RESP3 out-of-band data: it answers no request.
     Push,
 }
@@ -50,6 +52,8 @@ pub struct Reply {
     /// A status (`OK`, `QUEUED`); the first element of a push or of a RESP2 subscription message (`MESSAGE`,
     /// `SUBSCRIBE`); for an aggregate with errors in it, the prefix of the first. Else empty.
     pub word: Word,
+    /// A digest of what it repeats of its request, as [`Request::tag`].
+    pub tag: Option<u64>,
 }
 
 /// What a reply means for its request.
@@ -145,6 +149,7 @@ mod tests {
             value_size: None,
             ttl: None,
             answer: Answer::One,
+            tag: None,
             effect: Effect::None,
             blocking: false,
             hit_rule,

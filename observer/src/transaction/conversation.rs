@@ -27,7 +27,7 @@ use crate::telemetry::{Resync, Skipped, Telemetry};
 /// A drained connection on which nothing comes for this long, nanoseconds, has nothing outstanding: caches answer within it.
 const QUIET: Nanos = 10_000_000;
 /// So often drained before the next request proves a boundary on a connection that is never quiet.
-const PROOFS: u32 = 8;
+const PROOFS: u32 = 64;
 /// Most transactions withheld; a connection that is not proven by then is refuted.
 const MAX_WITHHELD: usize = 1_024;
 /// Bytes looked at to tell the protocol, at most.
@@ -190,13 +190,11 @@ impl Conversation {
         if self.matcher.is_drained() {
             self.confirm(out);
         }
-        let mut ending = ending;
-        if self.probation.is_some() {
-            self.refute(time, telemetry, out);
-            ending = Ending::Unresolved;
-        }
-        let orphans = self.matcher.give_up(ending, time, out);
-        telemetry.orphaned.add(orphans);
+        let ending = match self.probation {
+            None => ending,
+            Some(_) => Ending::Unresolved,
+        };
+        self.give_up(ending, time, telemetry, out);
     }
 
     fn wants_tick(&self) -> bool {
@@ -311,10 +309,8 @@ impl Conversation {
     ) {
         while !input.is_empty() {
             if let Some(stream) = self.matcher.stream() {
-                self.refute(segment.time, telemetry, out);
-                // Their replies are somewhere in the stream.
-                let orphans = self.matcher.give_up(Ending::Unresolved, segment.time, out);
-                telemetry.orphaned.add(orphans);
+                // What is outstanding has its replies somewhere in the stream.
+                self.give_up(Ending::Unresolved, segment.time, telemetry, out);
                 return self.ignore(stream, input.len(), telemetry);
             }
             let step = match segment.side {
@@ -455,11 +451,31 @@ impl Conversation {
             return;
         }
         telemetry.resyncs(self.settings.protocol, reason).add(1);
-        self.refute(time, telemetry, out);
-        let orphans = self.matcher.give_up(Ending::Unresolved, time, out);
+        self.give_up(Ending::Unresolved, time, telemetry, out);
         let orphan = u64::from(reason == Resync::Mismatch);
-        telemetry.orphaned.add(orphans + orphan);
+        telemetry.orphaned.add(orphan);
         self.phase = Phase::Waiting;
+    }
+
+    /// Ends what is outstanding. A boundary that is not proven by now was wrong.
+    fn give_up(
+        &mut self,
+        ending: Ending,
+        time: Nanos,
+        telemetry: &Telemetry,
+        out: &mut dyn FnMut(Exchange),
+    ) {
+        let orphans = match &mut self.probation {
+            None => self.matcher.give_up(ending, time, out),
+            Some(probation) => {
+                // Batches that are not complete hold what was answered, too.
+                let withhold = &mut |exchange| probation.withhold(exchange);
+                let orphans = self.matcher.give_up(ending, time, withhold);
+                self.refute(time, telemetry, out);
+                orphans
+            }
+        };
+        telemetry.orphaned.add(orphans);
     }
 
     /// Whether a sure boundary may be here: a send that starts a request, after a reply or after a silence.
@@ -535,9 +551,8 @@ impl Probation {
         if self.count > MAX_WITHHELD {
             return Err(Resync::Budget);
         }
-        if matcher.is_drained() && !self.withheld.is_empty() {
-            self.drained = Some(now);
-        }
+        let drained = matcher.is_drained() && !self.withheld.is_empty();
+        self.drained = drained.then_some(now);
         Ok(())
     }
 }

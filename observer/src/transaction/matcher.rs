@@ -163,7 +163,7 @@ impl Matcher {
         }
         let confirmations = match request.answer {
             Answer::Subscriptions(count) => count.max(1),
-            Answer::One | Answer::None => 0,
+            Answer::One | Answer::None | Answer::Quiet(_) => 0,
         };
         self.pending.push_back(Pending {
             request,
@@ -220,7 +220,6 @@ impl Matcher {
             self.push(&reply, time, out);
             return Ok(());
         }
-        let unfolds = self.unfolds();
         let Some(front) = self.pending.front() else {
             if self.early.len() >= MAX_EARLY {
                 return Err(Resync::Orphan);
@@ -237,15 +236,20 @@ impl Matcher {
             return Err(Resync::Mismatch);
         }
         if front.request.effect == Effect::EndMulti && !self.queued.is_empty() {
-            if unfolds && reply.kind == ReplyKind::Aggregate {
-                if reply.elements != self.queued.len() as u64 {
-                    return Err(Resync::Mismatch);
-                }
-                self.executing = true;
-                return Ok(());
+            let elements = matches!(reply.kind, ReplyKind::Unfolded | ReplyKind::Aggregate);
+            if elements && reply.elements != self.queued.len() as u64 {
+                return Err(Resync::Mismatch);
             }
-            // DISCARD, a failed WATCH, EXECABORT.
-            self.abandon(Ending::NotExecuted, time, out);
+            match reply.kind {
+                ReplyKind::Unfolded => {
+                    self.executing = true;
+                    return Ok(());
+                }
+                // It came before EXEC was reported, and was not unfolded: they ran, with what result is not known.
+                ReplyKind::Aggregate => self.abandon(Ending::Unresolved, time, out),
+                // DISCARD, a failed WATCH, EXECABORT.
+                _ => self.abandon(Ending::NotExecuted, time, out),
+            }
         }
         self.complete(outcome, time, out);
         Ok(())

@@ -1,6 +1,7 @@
 //! Conversations as they are met in practice: what must be paired, and what must never be.
 
 mod connection;
+mod pairing;
 
 use super::conversation::{Conversation, Settings};
 use super::{BatchKind, Ending, Exchange, Transaction};

@@ -155,6 +155,12 @@ impl Arguments {
             .is_some_and(|text| text.eq_ignore_ascii_case(word))
     }
 
+    /// What is kept of an argument, unless bytes of it are missing that would have been kept.
+    pub(super) fn unbroken(&self, index: usize) -> Option<&[u8]> {
+        let span = self.spans.get(index)?;
+        (u64::from(span.kept) == span.length.min(self.keep as u64)).then(|| self.prefix(index))
+    }
+
     /// Length of an argument on the wire; 0 past [`MAX_KEPT`].
     #[inline]
     pub(super) fn length(&self, index: usize) -> u64 {

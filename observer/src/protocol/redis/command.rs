@@ -36,6 +36,7 @@ pub(super) fn interpret(arguments: &Arguments, keep_detail: bool) -> Request {
         value_size: None,
         ttl: None,
         answer: Answer::One,
+        tag: None,
         effect: Effect::None,
         blocking: false,
         hit_rule: HitRule::None,
@@ -143,8 +144,10 @@ impl<'a> Walk<'a> {
                 self.at += 1;
             }
             b'S' => {
-                if let Some(writer) = &mut self.writer {
-                    writer.stored_procedure(arguments.prefix(self.at));
+                match (&mut self.writer, arguments.unbroken(self.at)) {
+                    (Some(writer), Some(name)) => writer.stored_procedure(name),
+                    (Some(writer), None) => writer.hidden(),
+                    (None, _) => {}
                 }
                 self.at += 1;
             }
@@ -157,7 +160,11 @@ impl<'a> Walk<'a> {
         if let Some(writer) = &mut self.writer
             && self.at < self.arguments.kept()
         {
-            writer.key(self.arguments.prefix(self.at));
+            // Part of a key is another key.
+            match self.arguments.unbroken(self.at) {
+                Some(key) => writer.key(key),
+                None => writer.hidden(),
+            }
         }
         self.at += 1;
     }

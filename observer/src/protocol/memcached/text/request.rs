@@ -218,6 +218,7 @@ fn request(operation: Operation, class: Class) -> Request {
         value_size: None,
         ttl: None,
         answer: Answer::One,
+        tag: None,
         effect: Effect::None,
         blocking: false,
         hit_rule: HitRule::None,

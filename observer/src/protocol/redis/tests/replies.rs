@@ -276,7 +276,7 @@ fn an_unfolded_reply_comes_in_parts() {
         assert_eq!(
             parts,
             [
-                (ReplyKind::Aggregate, 3, 0),
+                (ReplyKind::Unfolded, 3, 0),
                 (ReplyKind::Simple, 0, 0),
                 (ReplyKind::Aggregate, 2, 1),
                 (ReplyKind::Error, 0, 0),
