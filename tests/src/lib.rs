@@ -3,10 +3,13 @@
 //! Everything that a test starts is stopped when its value is dropped. Nothing is skipped: a program or a
 //! privilege that is missing is an error, which names the command that provides it.
 
+pub mod capture;
 pub mod client;
 pub mod collector;
 pub mod coverage;
 pub mod namespace;
 pub mod observer;
 pub mod process;
+pub mod secrets;
 pub mod server;
+pub mod topology;

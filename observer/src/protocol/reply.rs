@@ -30,7 +30,7 @@ pub struct Reply {
     /// Its shape.
     pub kind: ReplyKind,
     /// The prefix of an error reply: `WRONGTYPE`, `MOVED`, `SERVER_ERROR`. A first word that does not look like
-    /// a prefix (upper-case letters, digits, `_`, `-`) is reported as `ERR`, since a script can put anything there.
+    /// a prefix (upper-case letters, `_`, `-`) is reported as `ERR`, since a script can put anything there.
     pub error: Option<Word>,
     /// Where MOVED or ASK points. [`Reply::error`] is then set too.
     pub redirect: Option<Redirect>,

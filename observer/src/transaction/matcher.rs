@@ -152,6 +152,9 @@ impl Matcher {
             self.groups.close();
         }
         if !answered {
+            if request.effect == Effect::Replicate {
+                self.stream = Some(Skipped::Replication);
+            }
             if let Some(group) = group {
                 let ended = self.transaction(request, start, start, task, Ending::NoReply);
                 self.groups.ended(group, ended, out);

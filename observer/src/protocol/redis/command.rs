@@ -72,6 +72,8 @@ struct Walk<'a> {
     ttl: Option<Expiry>,
     /// The integer after FIELDS.
     fields: u32,
+    /// FIELDS was read.
+    named: bool,
     get: bool,
     block: bool,
 }
@@ -87,6 +89,7 @@ impl<'a> Walk<'a> {
             value_size: None,
             ttl: None,
             fields: 0,
+            named: false,
             get: false,
             block: false,
         }
@@ -101,7 +104,8 @@ impl<'a> Walk<'a> {
             match letter {
                 b'#' => self.counted(false),
                 b'P' => self.counted(true),
-                b'O' => while self.at < self.total && self.option(letter) {},
+                // What follows FIELDS are names, `store` may be one of them: no option, and no key after it.
+                b'O' => while self.at < self.total && !self.named && self.option(letter) {},
                 b'X' => self.streams(),
                 _ => self.one(letter),
             }
@@ -304,6 +308,7 @@ impl<'a> Walk<'a> {
             "EXAT" => self.ttl = integer.map(at_seconds),
             "PXAT" => self.ttl = integer.map(Expiry::At),
             "FIELDS" => {
+                self.named = true;
                 self.fields = integer
                     .and_then(|count| u32::try_from(count).ok())
                     .unwrap_or(0)

@@ -158,6 +158,21 @@ fn a_replica_is_no_client() {
 }
 
 #[test]
+fn a_replica_that_was_there_before_is_no_client() {
+    let mut bench = Bench::joined();
+    bench
+        .receive("*1\r\n$4\r\nPING\r\n")
+        .send("*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$1\r\n0\r\n")
+        .receive("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n")
+        .wait(30 * MS)
+        .send("*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$1\r\n9\r\n")
+        .close();
+    assert!(bench.told().is_empty(), "{:?}", bench.told());
+    assert_eq!(bench.conversation.ignored(), Some(Skipped::Replication));
+    assert_eq!(bench.telemetry.orphaned.get(), 0);
+}
+
+#[test]
 fn reset_ends_monitor() {
     let mut bench = Bench::redis();
     bench

@@ -123,6 +123,12 @@ fn query_text_keeps_keys_and_known_words() {
             "HEXPIRE h 60 NX FIELDS 2 a b",
             "HEXPIRE h 60 NX FIELDS 2 ? ?",
         ),
+        // Fields may be called as options are.
+        (
+            "HSETEX h EX 60 FIELDS 2 store hunter2 ex 12345",
+            "HSETEX h EX 60 FIELDS 2 ? ? ? ?",
+        ),
+        ("HGETEX h FIELDS 2 KEYS a", "HGETEX h FIELDS 2 ? ?"),
         ("GEOADD g 1.5 2.5 m", "GEOADD g ? ? ?"),
         ("OBJECT ENCODING k", "OBJECT ENCODING k"),
     ] {
