@@ -183,22 +183,24 @@ fn overlong(client: &str, run: impl FnOnce(&Server) -> Result<Told>) -> Result<(
     let summary = &report.summary;
     assert_eq!(summary.total("lost_bytes"), limit + beyond);
     assert_eq!(summary.total("resynchronizations"), 2);
-    for total in ["unanswered", "orphaned_replies"] {
-        assert_eq!(summary.total(total), 0, "{total} in {}", summary.0);
-    }
+    assert_eq!(summary.total("unanswered"), 0, "{}", summary.0);
+    // The second pipeline may follow so soon that its boundary is not proven: its replies are then given to none.
+    let unresolved = summary.total("unresolved");
+    assert_eq!(summary.total("orphaned_replies"), unresolved);
 
-    // The pipelines' commands are of unknown outcome, or not seen. All others are seen.
+    // Of the pipelines, what was captured is seen with its outcome. All other commands are seen.
     let of = |operation: &str, number: &str| summary.of("redis", operation, number);
-    assert_eq!(of("GET", "hits"), told.hits["GET"] - PIPELINE);
     assert_eq!(of("GET", "misses"), told.misses["GET"]);
     let [mut by_observer, mut by_server] = calls(&report, &counted, &told);
-    let mut unknown = 0;
     for name in ["SET", "GET"] {
         let others = by_server.remove(name).context("a count")? - PIPELINE;
-        unknown += by_observer.remove(name).context("a count")? - others;
+        let captured = by_observer.remove(name).context("a count")? - others;
+        assert!(0 < captured && captured < PIPELINE, "{name} {captured}");
+        if name == "GET" {
+            let hits = told.hits["GET"] - PIPELINE + captured - unresolved;
+            assert_eq!(of("GET", "hits"), hits, "{}", summary.0);
+        }
     }
-    assert!(unknown > 0, "{}", summary.0);
-    assert_eq!(summary.total("unresolved"), unknown, "{}", summary.0);
     // The second question is ours, too.
     *by_server.entry("INFO".to_owned()).or_default() += 1;
     assert_eq!(by_observer, by_server);

@@ -3,10 +3,10 @@
 //! ```text
 //!              first bytes            gap, malformed, orphan
 //!  Detecting ───────────────▶ Synced ────────────────────────▶ Waiting
-//!      │                        ▲  ▲                              │
-//!      │ not this protocol      │  └── a send that starts a ──────┘
-//!      ▼                     joined     request, both directions
-//!   Ignored                mid-stream   drained: on probation
+//!      │                        ▲  ▲ │  gap in the requests      ▲ │
+//!      │ not this protocol      │  │ └──────▶ Draining ──────────┘ │
+//!      ▼                     joined└─── a send that starts a ──────┘
+//!   Ignored                mid-stream   request: on probation
 //! ```
 //!
 //! A connection that was joined, or that lost its framing, goes on at a boundary that is likely but not proven. Until it
@@ -15,7 +15,8 @@
 
 use super::batch::Call;
 use super::matcher::Matcher;
-use super::{Ending, Exchange, Transaction};
+use super::probation::{Probation, QUIET};
+use super::{Ending, Exchange};
 use crate::protocol::detect::{Detected, begins_request, detect};
 #[cfg(any(test, fuzzing))]
 use crate::protocol::{Effect, Operation};
@@ -24,12 +25,6 @@ use crate::source::event::{End, Nanos, Task};
 use crate::stream::{Content, Segment, Side};
 use crate::telemetry::{Resync, Skipped, Telemetry};
 
-/// A drained connection on which nothing comes for this long, nanoseconds, has nothing outstanding: caches answer within it.
-const QUIET: Nanos = 10_000_000;
-/// So often drained before the next request proves a boundary on a connection that is never quiet.
-const PROOFS: u32 = 64;
-/// Most transactions withheld; a connection that is not proven by then is refuted.
-const MAX_WITHHELD: usize = 1_024;
 /// Bytes looked at to tell the protocol, at most.
 const MAX_HEAD: usize = 64;
 
@@ -55,20 +50,12 @@ enum Phase {
     },
     /// Framing and pairing are known.
     Synced,
-    /// They are not.
+    /// Requests are missing: what was sent before them is still paired, since replies come in order.
+    Draining,
+    /// They are not known.
     Waiting,
     /// Never will be.
     Ignored(Skipped),
-}
-
-/// A boundary that is not proven yet.
-#[derive(Debug, Default)]
-struct Probation {
-    withheld: Vec<Exchange>,
-    /// Transactions in it.
-    count: usize,
-    drained: Option<Nanos>,
-    proofs: u32,
 }
 
 /// One connection.
@@ -80,6 +67,8 @@ pub struct Conversation {
     replies: ReplyDecoder,
     matcher: Matcher,
     began: (Nanos, Option<Task>),
+    /// The send that is being decoded began in the middle of a request.
+    continues: bool,
     last: Option<(Side, Nanos)>,
     probation: Option<Probation>,
     answered: bool,
@@ -104,6 +93,7 @@ impl Conversation {
             replies: ReplyDecoder::new(protocol),
             matcher: Matcher::new(protocol, settings.from_start, settings.keep_detail),
             began: (0, None),
+            continues: false,
             last: None,
             probation: None,
             answered: false,
@@ -168,11 +158,7 @@ impl Conversation {
                     .matcher
                     .settle(&mut |exchange| probation.withhold(exchange)),
             }
-            if self
-                .probation
-                .as_ref()
-                .is_some_and(|probation| probation.drained.is_some())
-            {
+            if self.probation.as_ref().is_some_and(Probation::is_drained) {
                 self.confirm(out);
             }
         }
@@ -203,7 +189,7 @@ impl Conversation {
             || self
                 .probation
                 .as_ref()
-                .is_some_and(|probation| !probation.withheld.is_empty())
+                .is_some_and(|probation| !probation.is_empty())
     }
 
     fn bytes(
@@ -219,6 +205,10 @@ impl Conversation {
         }
         match &mut self.phase {
             Phase::Synced => self.decode(bytes, segment, telemetry, out),
+            Phase::Draining if segment.side == Side::Reply => {
+                self.decode(bytes, segment, telemetry, out);
+            }
+            Phase::Draining => pass_over(bytes.len() as u64, telemetry),
             Phase::Ignored(reason) => telemetry.skipped(*reason).add(bytes.len() as u64),
             Phase::Detecting { head } => {
                 if segment.side == Side::Reply {
@@ -274,7 +264,8 @@ impl Conversation {
     ) {
         match self.phase {
             Phase::Ignored(_) => return,
-            Phase::Waiting => return telemetry.lost_bytes.add(length),
+            Phase::Draining if segment.side == Side::Reply => {}
+            Phase::Draining | Phase::Waiting => return telemetry.lost_bytes.add(length),
             Phase::Detecting { .. } | Phase::Synced => {}
         }
         let bridged = match segment.side {
@@ -294,8 +285,23 @@ impl Conversation {
         if let Err(reason) = bridged {
             if reason == Resync::Gap {
                 telemetry.lost_bytes.add(length);
+                if segment.side == Side::Request && self.matcher.awaits_reply() {
+                    telemetry.resyncs(self.settings.protocol, reason).add(1);
+                    self.phase = Phase::Draining;
+                    return;
+                }
             }
             self.resynchronize(reason, segment.time, telemetry, out);
+        } else {
+            self.look_drained(segment.time, telemetry, out);
+        }
+    }
+
+    /// What was sent before the missing requests is answered: what comes now answers those.
+    fn look_drained(&mut self, time: Nanos, telemetry: &Telemetry, out: &mut dyn FnMut(Exchange)) {
+        if matches!(self.phase, Phase::Draining) && !self.matcher.awaits_reply() {
+            self.give_up(Ending::Unresolved, time, telemetry, out);
+            self.phase = Phase::Waiting;
         }
     }
 
@@ -307,6 +313,9 @@ impl Conversation {
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) {
+        if segment.side == Side::Request && segment.call_start {
+            self.continues = !self.requests.at_boundary();
+        }
         while !input.is_empty() {
             if let Some(stream) = self.matcher.stream() {
                 // What is outstanding has its replies somewhere in the stream.
@@ -343,6 +352,10 @@ impl Conversation {
                 pass_over(input.len() as u64, telemetry);
                 return self.resynchronize(reason, segment.time, telemetry, out);
             }
+            self.look_drained(segment.time, telemetry, out);
+            if matches!(self.phase, Phase::Waiting) {
+                return pass_over(input.len() as u64, telemetry);
+            }
         }
     }
 
@@ -360,10 +373,8 @@ impl Conversation {
         let call = Call {
             started,
             tid: task.map_or(0, |task| task.tid),
+            continues: self.continues,
         };
-        if let Some(probation) = &mut self.probation {
-            probation.drained = None;
-        }
         let matcher = &mut self.matcher;
         match &mut self.probation {
             None => matcher.request(request, call, now, task, out),
@@ -500,14 +511,11 @@ impl Conversation {
 
     /// A request begins: nothing extra came since the connection was drained.
     fn prove(&mut self, now: Nanos, out: &mut dyn FnMut(Exchange)) {
-        let Some(probation) = &mut self.probation else {
-            return;
-        };
-        let Some(since) = probation.drained.take() else {
-            return;
-        };
-        probation.proofs += 1;
-        if probation.proofs >= PROOFS || now.saturating_sub(since) >= QUIET {
+        if self
+            .probation
+            .as_mut()
+            .is_some_and(|probation| probation.proves(now))
+        {
             self.confirm(out);
         }
     }
@@ -515,53 +523,18 @@ impl Conversation {
     /// The boundary is proven.
     fn confirm(&mut self, out: &mut dyn FnMut(Exchange)) {
         if let Some(probation) = self.probation.take() {
-            probation.withheld.into_iter().for_each(out);
+            self.matcher.trust();
+            probation.release(out);
         }
     }
 
     /// The boundary was wrong: the requests were seen, their replies were others'.
     fn refute(&mut self, time: Nanos, telemetry: &Telemetry, out: &mut dyn FnMut(Exchange)) {
-        let Some(probation) = self.probation.take() else {
-            return;
-        };
-        for mut exchange in probation.withheld {
-            let transactions = match &mut exchange {
-                Exchange::One(transaction) => std::slice::from_mut(transaction),
-                Exchange::Batch(batch) => batch.transactions.as_mut_slice(),
-            };
-            for transaction in transactions {
-                if transaction.ending == Ending::Replied {
-                    telemetry.orphaned.add(1);
-                    unresolve(transaction, time);
-                }
-            }
-            out(exchange);
+        if let Some(probation) = self.probation.take() {
+            let replies = probation.refute(time, out);
+            telemetry.orphaned.add(replies);
         }
     }
-}
-
-impl Probation {
-    fn withhold(&mut self, exchange: Exchange) {
-        self.count += exchange.transactions().len();
-        self.withheld.push(exchange);
-    }
-
-    /// Notes when the connection is drained, and whether too much is withheld.
-    fn look(&mut self, matcher: &Matcher, now: Nanos) -> Result<(), Resync> {
-        if self.count > MAX_WITHHELD {
-            return Err(Resync::Budget);
-        }
-        let drained = matcher.is_drained() && !self.withheld.is_empty();
-        self.drained = drained.then_some(now);
-        Ok(())
-    }
-}
-
-/// The reply was another request's.
-fn unresolve(transaction: &mut Transaction, time: Nanos) {
-    transaction.ending = Ending::Unresolved;
-    transaction.outcome = Default::default();
-    transaction.end = time.max(transaction.start);
 }
 
 /// Counts bytes that are not decoded while the boundary is not known.

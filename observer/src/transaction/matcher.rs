@@ -64,6 +64,8 @@ pub struct Matcher {
     queued: VecDeque<Pending>,
     /// Elements of EXEC's reply still to come, while it arrives.
     executing: bool,
+    /// The boundary that this began with is proven.
+    trusted: bool,
     /// Pushes seen.
     pushes: u64,
 }
@@ -86,6 +88,7 @@ impl Matcher {
             groups: Groups::new(gather),
             queued: VecDeque::new(),
             executing: false,
+            trusted: from_start,
             pushes: 0,
         }
     }
@@ -94,6 +97,17 @@ impl Matcher {
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.pending.is_empty() && self.queued.is_empty() && self.early.is_empty()
+    }
+
+    /// Whether requests wait for their replies.
+    #[must_use]
+    pub fn awaits_reply(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The boundary that this began with is proven.
+    pub fn trust(&mut self) {
+        self.trusted = true;
     }
 
     /// Whether replies wait for their request: [`Self::expire`] has to be called.
@@ -232,7 +246,7 @@ impl Matcher {
             self.queued.extend(self.pending.pop_front());
             return Ok(());
         }
-        if contradicts(&front.request, &reply) {
+        if contradicts(&front.request, &reply, self.trusted) {
             return Err(Resync::Mismatch);
         }
         if front.request.effect == Effect::EndMulti && !self.queued.is_empty() {
@@ -263,9 +277,10 @@ impl Matcher {
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
         // It stays outstanding until the reply is sure to be its own.
+        let trusted = self.trusted;
         let Some(queued) = self
             .queued
-            .pop_front_if(|queued| !contradicts(&queued.request, &reply))
+            .pop_front_if(|queued| !contradicts(&queued.request, &reply, trusted))
         else {
             return Err(Resync::Mismatch);
         };
@@ -528,8 +543,10 @@ fn is_confirmation(reply: &Reply) -> bool {
     )
 }
 
-/// Whether a reply certainly is not that request's: the pairing is off. Only commands that the table knows are judged.
-fn contradicts(request: &Request, reply: &Reply) -> bool {
+/// Whether a reply certainly is not that request's: the pairing is off. Only commands that the table knows are judged. As
+/// long as the boundary is not `trusted`, a status does not answer a read either: it may answer the write whose value
+/// looks like that read.
+fn contradicts(request: &Request, reply: &Reply, trusted: bool) -> bool {
     if reply.kind == ReplyKind::Error || matches!(request.operation, Operation::Other(_)) {
         return false;
     }
@@ -542,6 +559,7 @@ fn contradicts(request: &Request, reply: &Reply) -> bool {
         HitRule::Values { asked } => {
             reply.kind != ReplyKind::Aggregate || reply.elements > u64::from(asked)
         }
-        HitRule::None | HitRule::Null | HitRule::Empty | HitRule::Found => false,
+        HitRule::Null | HitRule::Empty => !trusted && reply.kind == ReplyKind::Simple,
+        HitRule::None | HitRule::Found => false,
     }
 }

@@ -12,6 +12,7 @@ pub mod conversation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod matcher;
+mod probation;
 
 #[cfg(test)]
 mod tests;
