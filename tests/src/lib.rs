@@ -5,8 +5,11 @@
 
 pub mod client;
 pub mod collector;
+pub mod commands;
 pub mod coverage;
 pub mod namespace;
 pub mod observer;
 pub mod process;
+pub mod random;
 pub mod server;
+pub mod statistics;

@@ -4,7 +4,7 @@ use super::super::message::{Answer, Class, Effect, HitRule, Operation, Request, 
 use super::super::number;
 use super::super::text::Writer;
 use super::arguments::{Arguments, MAX_KEPT, RESIDUES};
-use super::commands::{Command, Hit, Shape, Special, Ttl, find};
+use super::commands::{Asked, Command, Shape, Special, Ttl, find};
 use super::options::{option, subcommand};
 
 /// Most digits of a number that is shown: seconds, milliseconds, counts, indexes. Longer ones may identify someone.
@@ -67,7 +67,11 @@ struct Walk<'a> {
     /// The integer after FIELDS.
     fields: u32,
     get: bool,
+    /// BYSCORE or BYLEX.
+    by_value: bool,
     block: bool,
+    /// No option comes any more.
+    last: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -82,7 +86,9 @@ impl<'a> Walk<'a> {
             ttl: None,
             fields: 0,
             get: false,
+            by_value: false,
             block: false,
+            last: false,
         }
     }
 
@@ -95,7 +101,7 @@ impl<'a> Walk<'a> {
             match letter {
                 b'#' => self.counted(false),
                 b'P' => self.counted(true),
-                b'O' => while self.at < self.total && self.option(letter) {},
+                b'O' => while self.at < self.total && !self.last && self.option(letter) {},
                 b'X' => self.streams(),
                 _ => self.one(letter),
             }
@@ -294,6 +300,7 @@ impl<'a> Walk<'a> {
                     .unwrap_or(0)
             }
             "GET" => self.get = true,
+            "BYSCORE" | "BYLEX" => self.by_value = true,
             "BLOCK" => self.block = true,
             _ => {}
         }
@@ -324,6 +331,7 @@ impl<'a> Walk<'a> {
         if follow.keys {
             self.cycle(b"k", self.total);
         }
+        self.last |= follow.last;
         true
     }
 
@@ -351,7 +359,6 @@ impl<'a> Walk<'a> {
     fn fill(&self, request: &mut Request, command: &Command) {
         let count = |keys: u64| u32::try_from(keys).unwrap_or(u32::MAX);
         let keys = count(self.keys);
-        let after_key = count((self.total as u64).saturating_sub(2));
         request.key_count = keys;
         request.value_size = self.value_size;
         request.ttl = match command.ttl {
@@ -368,20 +375,15 @@ impl<'a> Walk<'a> {
             request.ttl = request.ttl.filter(|ttl| *ttl > 0 && !absolute);
         }
         request.blocking = command.blocking || self.block;
-        request.hit_rule = match command.hit {
-            Hit::No => HitRule::None,
-            Hit::Null => HitRule::Null,
-            Hit::NullIfGet if self.get => HitRule::Null,
-            Hit::NullIfGet => HitRule::None,
-            Hit::NullKeys => HitRule::NullElements { asked: keys },
-            Hit::NullFields => HitRule::NullElements { asked: after_key },
-            Hit::NullCounted => HitRule::NullElements { asked: self.fields },
-            Hit::Empty => HitRule::Empty,
-            Hit::CountKeys => HitRule::Count { asked: keys },
-            Hit::CountOne => HitRule::Count { asked: 1 },
-            Hit::ZeroFields => HitRule::ZeroElements { asked: after_key },
-            Hit::MinusTwo => HitRule::MinusTwo,
-        };
+        request.hit_rule = command.hit.rule(|| Asked {
+            keys,
+            after_key: count((self.total as u64).saturating_sub(2)),
+            fields: self.fields,
+            get: self.get,
+            by_value: self.by_value,
+            range: (self.integer(2), self.integer(3)),
+            counted: self.total > 2,
+        });
         match command.special {
             Special::No => {}
             Special::Select => {

@@ -16,6 +16,8 @@ pub(super) struct Follow {
     pub(super) threshold: bool,
     /// Only keys up to the end.
     pub(super) keys: bool,
+    /// No option comes after it and its integers.
+    pub(super) last: bool,
 }
 
 const NONE: Follow = Follow {
@@ -24,7 +26,10 @@ const NONE: Follow = Follow {
     key: false,
     threshold: false,
     keys: false,
+    last: false,
 };
+
+const LAST: Follow = Follow { last: true, ..NONE };
 
 const fn integers(integers: u8) -> Follow {
     Follow { integers, ..NONE }
@@ -99,8 +104,20 @@ pub(super) fn option(upper: &[u8], region: u8) -> Option<(&'static str, Follow)>
         b"KEEPREF" => ("KEEPREF", NONE),
         b"DELREF" => ("DELREF", NONE),
         b"ACKED" => ("ACKED", NONE),
-        b"FIELDS" => ("FIELDS", integers(1)),
-        b"IDS" => ("IDS", integers(1)),
+        b"FIELDS" => (
+            "FIELDS",
+            Follow {
+                integers: 1,
+                ..LAST
+            },
+        ),
+        b"IDS" => (
+            "IDS",
+            Follow {
+                integers: 1,
+                ..LAST
+            },
+        ),
         b"DB" => ("DB", integers(1)),
         b"SAMPLES" => ("SAMPLES", integers(1)),
         b"FULL" => ("FULL", NONE),
@@ -145,26 +162,55 @@ pub(super) fn option(upper: &[u8], region: u8) -> Option<(&'static str, Follow)>
         b"NOACK" => ("NOACK", NONE),
         b"CLAIM" => ("CLAIM", integers(1)),
         b"STREAMS" => ("STREAMS", NONE),
+        // Modules.
+        b"ITEMS" => ("ITEMS", LAST),
+        b"CAPACITY" => ("CAPACITY", integers(1)),
+        b"ERROR" => ("ERROR", hidden(1)),
+        b"EXPANSION" => ("EXPANSION", integers(1)),
+        b"NOCREATE" => ("NOCREATE", NONE),
+        b"NONSCALING" => ("NONSCALING", NONE),
+        b"BUCKETSIZE" => ("BUCKETSIZE", integers(1)),
+        b"MAXITERATIONS" => ("MAXITERATIONS", integers(1)),
+        b"SEED" => ("SEED", hidden(1)),
+        b"TIGHTENING" => ("TIGHTENING", hidden(1)),
+        b"VALIDATESCALETO" => ("VALIDATESCALETO", integers(1)),
+        b"WITHCOUNT" => ("WITHCOUNT", NONE),
+        b"COMPRESSION" => ("COMPRESSION", integers(1)),
+        b"OVERRIDE" => ("OVERRIDE", NONE),
+        b"LATEST" => ("LATEST", NONE),
+        b"SLOT" => ("SLOT", integers(1)),
         _ => return None,
     })
 }
 
-/// Subcommands of container commands, and words in fixed places (BITOP AND, LMOVE LEFT, FLUSHALL ASYNC, INFO server).
+/// Subcommands of container commands, and words in fixed places (BITOP AND, LMOVE LEFT, FLUSHALL ASYNC, INFO server). In
+/// the order of bytes, to be searched by halves.
 const SUBCOMMANDS: &[&str] = &[
+    "ABORT",
+    "ACK",
+    "ADD",
     "ADDSLOTS",
     "ADDSLOTSRANGE",
     "AFTER",
     "ALL",
     "AND",
+    "ANDOR",
     "ASYNC",
     "BEFORE",
     "BUMPEPOCH",
     "CACHING",
+    "CANCEL",
+    "CANCELSLOTMIGRATIONS",
     "CAPA",
+    "CAPACITY",
     "CAT",
     "CHANNELS",
+    "CKQUORUM",
     "CLIENTS",
+    "CLUSTER",
     "COMMANDSTATS",
+    "CONFIG",
+    "CONSUMERS",
     "COUNT",
     "COUNT-FAILURE-REPORTS",
     "COUNTKEYSINSLOT",
@@ -173,6 +219,7 @@ const SUBCOMMANDS: &[&str] = &[
     "CREATECONSUMER",
     "DEBUG",
     "DEFAULT",
+    "DEL",
     "DELCONSUMER",
     "DELETE",
     "DELSLOTS",
@@ -183,37 +230,50 @@ const SUBCOMMANDS: &[&str] = &[
     "DIFF1",
     "DOCS",
     "DOCTOR",
+    "DROP",
     "DRYRUN",
     "DUMP",
     "ENCODING",
     "ERRORSTATS",
     "EVERYTHING",
     "EXISTS",
+    "EXPANSION",
     "FAILOVER",
+    "FIELDS",
+    "FILTERS",
     "FLUSH",
+    "FLUSHCONFIG",
+    "FLUSHSLOT",
     "FLUSHSLOTS",
+    "FORCE",
     "FORGET",
     "FREQ",
     "FT",
     "GENPASS",
     "GET",
+    "GET-MASTER-ADDR-BY-NAME",
+    "GET-PRIMARY-ADDR-BY-NAME",
     "GETACK",
     "GETKEYS",
     "GETKEYSANDFLAGS",
     "GETKEYSINSLOT",
     "GETNAME",
     "GETREDIR",
+    "GETSLOTMIGRATIONS",
     "GETUSER",
     "GRAPH",
     "GROUPS",
-    "CONSUMERS",
-    "STREAM",
     "HELP",
     "HISTOGRAM",
     "HISTORY",
     "ID",
     "IDLETIME",
+    "IMPORT-SOURCE",
     "INFO",
+    "INFO-CACHE",
+    "IS-MASTER-DOWN-BY-ADDR",
+    "IS-PRIMARY-DOWN-BY-ADDR",
+    "ITEMS",
     "KEYSIZES",
     "KEYSLOT",
     "KEYSPACE",
@@ -231,10 +291,15 @@ const SUBCOMMANDS: &[&str] = &[
     "LOG",
     "M",
     "MALLOC-STATS",
+    "MASTER",
+    "MASTERS",
     "MEET",
     "MEMORY",
     "MI",
+    "MIGRATESLOTS",
+    "MIGRATION",
     "MODULES",
+    "MONITOR",
     "MYID",
     "MYSHARDID",
     "NO-EVICT",
@@ -245,13 +310,21 @@ const SUBCOMMANDS: &[&str] = &[
     "NOW",
     "NUMPAT",
     "NUMSUB",
+    "OBJECT",
     "ONE",
     "OR",
-    "ANDOR",
     "PAUSE",
+    "PENDING-SCRIPTS",
     "PERSISTENCE",
+    "PRIMARIES",
+    "PRIMARY",
     "PURGE",
+    "RAW",
+    "RDB-CHANNEL",
+    "READ",
     "REFCOUNT",
+    "RELOAD",
+    "REMOVE",
     "REPLICAS",
     "REPLICATE",
     "REPLICATION",
@@ -264,6 +337,7 @@ const SUBCOMMANDS: &[&str] = &[
     "SAVE",
     "SAVECONFIG",
     "SCHEDULE",
+    "SENTINELS",
     "SERVER",
     "SET",
     "SET-CONFIG-EPOCH",
@@ -275,11 +349,19 @@ const SUBCOMMANDS: &[&str] = &[
     "SHARDCHANNELS",
     "SHARDNUMSUB",
     "SHARDS",
+    "SHOW",
+    "SIMULATE-FAILURE",
+    "SIZE",
     "SLAVES",
-    "SLOTS",
+    "SLEEP",
     "SLOT-STATS",
+    "SLOTS",
+    "START",
     "STATS",
+    "STOP",
+    "STREAM",
     "SYNC",
+    "SYNCSLOTS",
     "TRACKING",
     "TRACKINGINFO",
     "UNBLOCK",
@@ -289,26 +371,25 @@ const SUBCOMMANDS: &[&str] = &[
     "USERS",
     "WHOAMI",
     "XOR",
-    "MASTER",
-    "MASTERS",
-    "SENTINELS",
-    "GET-MASTER-ADDR-BY-NAME",
-    "CKQUORUM",
-    "IS-MASTER-DOWN-BY-ADDR",
-    "REMOVE",
-    "RDB-CHANNEL",
-    "ACK",
-    "SLEEP",
-    "OBJECT",
-    "RELOAD",
-    "FORCE",
-    "ABORT",
 ];
 
 /// A known subcommand in its canonical spelling.
 pub(super) fn subcommand(upper: &[u8]) -> Option<&'static str> {
     SUBCOMMANDS
-        .iter()
-        .copied()
-        .find(|word| word.as_bytes() == upper)
+        .binary_search_by(|word| word.as_bytes().cmp(upper))
+        .ok()
+        .map(|at| SUBCOMMANDS[at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subcommands_are_in_order() {
+        assert!(SUBCOMMANDS.is_sorted());
+        for word in SUBCOMMANDS {
+            assert_eq!(subcommand(word.as_bytes()), Some(*word));
+        }
+    }
 }
