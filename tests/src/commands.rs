@@ -14,8 +14,8 @@ pub struct Command {
     pub words: Vec<String>,
     /// Whether everybody may run it, whatever ACL says: AUTH, HELLO, QUIT, RESET.
     pub for_all: bool,
-    /// Whether it does nothing without a subcommand.
-    pub container: bool,
+    /// Least words after its name, and whether there may be more.
+    arity: (u64, bool),
     /// How it may be called; `None` where the server does not say.
     arguments: Option<Vec<Argument>>,
 }
@@ -90,16 +90,20 @@ fn add(
         ),
         None => None,
     };
-    let subcommands = fields.get(9).map_or(Ok([].as_slice()), elements)?;
+    let words: Vec<_> = name.split('|').map(str::to_ascii_uppercase).collect();
+    let Some(Reply::Integer(arity)) = fields.get(1) else {
+        bail!("{name} without arity");
+    };
+    let least = arity.unsigned_abs().saturating_sub(words.len() as u64);
     commands.push(Command {
-        words: name.split('|').map(str::to_ascii_uppercase).collect(),
+        words,
         for_all: flags
             .iter()
             .any(|flag| *flag == Reply::Status("no_auth".to_owned())),
-        container: !subcommands.is_empty(),
+        arity: (least, *arity < 0),
         arguments,
     });
-    for entry in subcommands {
+    for entry in fields.get(9).map_or(Ok([].as_slice()), elements)? {
         add(entry, documents, commands)?;
     }
     Ok(())
@@ -162,7 +166,7 @@ impl Command {
     }
 
     /// One way to call it, its name included. Keys look like `key:1`, and no other argument does. Where the server tells
-    /// nothing of the arguments, up to five words.
+    /// nothing of the arguments, as few words as are allowed, or up to five more.
     pub fn call(&self, random: &mut Random) -> Vec<String> {
         let mut call = Call {
             random,
@@ -172,7 +176,9 @@ impl Command {
         match &self.arguments {
             Some(arguments) => call.all(arguments),
             None => {
-                for _ in 0..call.random.below(6) {
+                let (least, more) = self.arity;
+                let words = least + if more { call.random.below(6) } else { 0 };
+                for _ in 0..words {
                     call.word("word");
                 }
             }

@@ -46,7 +46,8 @@ fn compare(server: &Server) -> Result<()> {
     let mut admin = Redis::connect(address)?;
     let mut random = Random::new(7);
     let (mut cases, mut untold) = (Vec::new(), BTreeSet::new());
-    for command in commands::all(&mut admin)? {
+    let commands = commands::all(&mut admin)?;
+    for command in &commands {
         let mut told = false;
         for _ in 0..CALLS {
             let call = command.call(&mut random);
@@ -58,7 +59,10 @@ fn compare(server: &Server) -> Result<()> {
                 for_all: command.for_all,
             });
         }
-        if !told && !command.container {
+        let container = |of: &commands::Command| {
+            of.words.len() > 1 && command.words.len() == 1 && of.words[0] == command.words[0]
+        };
+        if !told && !commands.iter().any(container) {
             untold.insert(command.name());
         }
         note(Kind::Command, &command.name())?;
@@ -99,13 +103,7 @@ fn compare(server: &Server) -> Result<()> {
         "{} spans of {} commands\n{}",
         report.spans.len(),
         sent.len(),
-        {
-            std::fs::write(
-                "/tmp/tbl-run/sum.json",
-                serde_json::to_string(&report.spans)?,
-            )?;
-            report.log
-        }
+        report.log
     );
     let (mut wrong, mut compared) = (Vec::new(), 0);
     for (span, case) in report.spans.iter().zip(sent) {
@@ -145,6 +143,10 @@ fn login(address: (&str, u16)) -> Result<Redis> {
 
 /// COMMAND GETKEYS, in the order of names; `None` where it cannot tell.
 fn keys(admin: &mut Redis, call: &[String]) -> Result<Option<Vec<String>>> {
+    if call.len() == 1 {
+        // Redis 7.0 takes no such question.
+        return Ok(Some(Vec::new()));
+    }
     let mut question = vec!["COMMAND".to_owned(), "GETKEYS".to_owned()];
     question.extend(call.iter().cloned());
     match admin.command(&question)? {
@@ -163,8 +165,6 @@ fn keys(admin: &mut Redis, call: &[String]) -> Result<Option<Vec<String>>> {
             Ok(Some(Vec::new()))
         }
         Reply::Error(text) if text.starts_with("ERR Invalid ") => Ok(None),
-        // Of a container without a subcommand.
-        Reply::Error(text) if text.starts_with("ERR wrong number of arguments for ") => Ok(None),
         other => bail!("{call:?}: {other:?}"),
     }
 }

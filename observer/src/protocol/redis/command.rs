@@ -120,7 +120,7 @@ impl<'a> Walk<'a> {
         let arguments = self.arguments;
         match letter {
             b'k' => self.key(),
-            b'm' if arguments.length(self.at) > 0 => self.key(),
+            b'm' if arguments.length(self.at) > 0 || !self.has(b"KEYS") => self.key(),
             b'v' => {
                 let length = arguments.length(self.at);
                 self.add_value(length);
@@ -333,6 +333,14 @@ impl<'a> Walk<'a> {
         }
         self.last |= follow.last;
         true
+    }
+
+    /// Whether that option comes later on.
+    fn has(&self, expected: &[u8]) -> bool {
+        (self.at + 1..self.arguments.kept()).any(|index| {
+            self.upper(index)
+                .is_some_and(|upper| upper.as_bytes() == expected)
+        })
     }
 
     fn integer(&self, index: usize) -> Option<i64> {

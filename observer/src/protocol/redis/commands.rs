@@ -17,7 +17,7 @@
 //! | `S` | SHA-1 or name of a script or function | escaped |
 //! | `#` | a count, and that many keys after it | number, keys |
 //! | `P` | a count, and that many pairs of key and value | number, keys, `?` |
-//! | `m` | key, or an empty string for none | escaped |
+//! | `m` | key, or an empty string where the option KEYS comes later on | escaped |
 //! | `O` | any number of options ([`super::options`]), up to the first argument that is none | known words and their integers |
 //! | `X` | options up to STREAMS, then keys and as many ids | the same, keys, `?` |
 //! | `o` | (in the cycle) options, anything else hidden | known words and their integers, else `?` |

@@ -3,3 +3,4 @@
 mod gaps;
 mod replies;
 mod requests;
+mod table;
