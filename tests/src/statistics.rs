@@ -42,7 +42,20 @@ impl Statistics {
     ///
     /// When the connection ends, or the answer is none to INFO.
     pub fn of(redis: &mut Redis) -> Result<Self> {
-        let Reply::Bulk(Some(info)) = redis.command(&["INFO", "everything"])? else {
+        Self::section(redis, "everything")
+    }
+
+    /// As [`Self::of`], but only hits and misses.
+    ///
+    /// # Errors
+    ///
+    /// When the connection ends, or the answer is none to INFO.
+    pub fn keyspace(redis: &mut Redis) -> Result<Self> {
+        Self::section(redis, "stats")
+    }
+
+    fn section(redis: &mut Redis, section: &str) -> Result<Self> {
+        let Reply::Bulk(Some(info)) = redis.command(&["INFO", section])? else {
             bail!("INFO is answered by a text");
         };
         let mut statistics = Self {
@@ -86,6 +99,24 @@ impl Statistics {
         let entry = self.commands.entry(name.to_ascii_uppercase()).or_default();
         entry.count += counts.count;
         entry.errors += counts.errors;
+    }
+
+    /// Takes off what the server counts beyond what can be seen.
+    pub fn remove(&mut self, name: &str, counts: Counts) {
+        let entry = self.commands.entry(name.to_ascii_uppercase()).or_default();
+        entry.count = entry.count.saturating_sub(counts.count);
+        entry.errors = entry.errors.saturating_sub(counts.errors);
+    }
+
+    /// What has been counted since `earlier`: modules call commands while the server starts.
+    #[must_use]
+    pub fn since(mut self, earlier: &Self) -> Self {
+        for (name, counts) in &earlier.commands {
+            self.remove(name, *counts);
+        }
+        self.hits -= earlier.hits;
+        self.misses -= earlier.misses;
+        self
     }
 
     /// Compares them with what the observer has seen of the same server, command by command.

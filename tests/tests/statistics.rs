@@ -1,0 +1,569 @@
+//! Counts, errors, hits and misses, as real servers count them: INFO commandstats, keyspace_hits, keyspace_misses.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use tests::client::{Redis, Reply, encode};
+use tests::coverage::{Kind, note};
+use tests::observer::{Observer, Options};
+use tests::process::eventually;
+use tests::server::{Module, Server};
+use tests::statistics::{Counts, Statistics};
+
+/// Each data type, a command a line; no line fails.
+const COMMANDS: &str = "
+SET s hello
+SET s hello EX 60
+SET s other XX GET
+SET n 1 NX
+SETEX t 60 v
+PSETEX t 60000 v
+SETNX s x
+GETSET s y
+GET s
+GET none
+GETDEL t
+GETEX s EX 60
+MSET a 1 b 2
+MSETNX a 1 c 3
+MGET a b none
+APPEND s tail
+STRLEN s
+GETRANGE s 0 1
+SUBSTR s 0 1
+SETRANGE s 1 x
+INCR n
+DECR n
+INCRBY n 5
+DECRBY n 2
+INCRBYFLOAT n 1.5
+LCS a b
+SETBIT bits 7 1
+GETBIT bits 7
+BITCOUNT bits
+BITPOS bits 1
+BITOP NOT dest bits
+BITFIELD bits GET u8 0
+BITFIELD_RO bits GET u8 0
+PFADD hll a b c
+PFCOUNT hll
+PFMERGE all hll
+DEL dest none
+UNLINK all
+EXISTS a b none
+TOUCH a none
+TYPE a
+TYPE none
+DUMP a
+RENAME b c
+RENAMENX c b
+COPY a copy REPLACE
+MOVE copy 3
+RANDOMKEY
+KEYS a*
+SCAN 0 MATCH a* COUNT 10
+OBJECT ENCODING a
+EXPIRE a 60
+PEXPIRE a 60000
+EXPIREAT a 4000000000
+PEXPIREAT a 4000000000000
+TTL a
+PTTL a
+EXPIRETIME a
+PEXPIRETIME none
+PERSIST a
+HSET h f v g w
+HMSET h i x
+HSETNX h f v
+HGET h f
+HGET h none
+HMGET h f none
+HGETALL h
+HGETALL none
+HDEL h i
+HEXISTS h f
+HLEN h
+HSTRLEN h f
+HKEYS h
+HVALS h
+HINCRBY h n 1
+HINCRBYFLOAT h n 1.5
+HRANDFIELD h 2 WITHVALUES
+HSCAN h 0
+LPUSH l a b c
+RPUSH l d
+LPUSHX l x
+RPUSHX none x
+LPOP l
+RPOP l 1
+LMPOP 1 l LEFT
+RPOPLPUSH l l
+LMOVE l l LEFT RIGHT
+LRANGE l 0 -1
+LINDEX l 0
+LLEN l
+LPOS l a
+LSET l 0 z
+LINSERT l BEFORE z y
+LREM l 0 nothing
+LTRIM l 0 10
+SORT l ALPHA
+SORT_RO l ALPHA
+SADD set a b c
+SREM set c
+SMEMBERS set
+SISMEMBER set a
+SMISMEMBER set a none
+SCARD set
+SPOP set
+SRANDMEMBER set
+SMOVE set set2 a
+SADD set d
+SSCAN set 0
+SINTER set set2
+SUNION set set2
+SDIFF set set2
+SINTERCARD 2 set set2
+SINTERSTORE out set set2
+SUNIONSTORE out set set2
+SDIFFSTORE out set set2
+ZADD z 1 a 2 b 3 c
+ZINCRBY z 1 a
+ZREM z c
+ZSCORE z a
+ZMSCORE z a none
+ZRANK z a
+ZREVRANK z none
+ZCARD z
+ZCOUNT z -inf +inf
+ZLEXCOUNT z - +
+ZRANGE z 0 -1 WITHSCORES
+ZREVRANGE z 0 -1
+ZRANGEBYSCORE z 0 9
+ZREVRANGEBYSCORE z 9 0
+ZRANGEBYLEX z - +
+ZREVRANGEBYLEX z + -
+ZRANGESTORE zout z 0 -1
+ZRANDMEMBER z 2
+ZSCAN z 0
+ZPOPMIN zout
+ZPOPMAX zout
+ZMPOP 1 z MAX
+ZADD z 5 q
+ZUNION 2 z zout
+ZINTER 2 z zout
+ZDIFF 2 z zout
+ZINTERCARD 2 z zout
+ZUNIONSTORE zout 2 z z
+ZINTERSTORE zout 2 z z
+ZDIFFSTORE zout 2 z z
+ZREMRANGEBYRANK zout 0 0
+ZREMRANGEBYSCORE zout 0 1
+ZREMRANGEBYLEX zout [a [b
+GEOADD geo 13.3 38.1 Palermo 15.0 37.5 Catania
+GEODIST geo Palermo Catania km
+GEOHASH geo Palermo none
+GEOPOS geo Palermo none
+GEORADIUS geo 15 37 200 km
+GEORADIUS_RO geo 15 37 200 km
+GEORADIUSBYMEMBER geo Palermo 200 km
+GEORADIUSBYMEMBER_RO geo Palermo 200 km
+GEOSEARCH geo FROMMEMBER Palermo BYRADIUS 200 km
+GEOSEARCHSTORE near geo FROMMEMBER Palermo BYRADIUS 200 km
+XADD x 1-1 f v
+XADD x MAXLEN ~ 100 2-1 f v
+XLEN x
+XRANGE x - +
+XREVRANGE x + -
+XREAD COUNT 1 STREAMS x 0
+XGROUP CREATE x g 0
+XREADGROUP GROUP g c COUNT 1 STREAMS x >
+XPENDING x g
+XCLAIM x g d 0 1-1
+XAUTOCLAIM x g d 0 0
+XACK x g 1-1
+XINFO STREAM x
+XSETID x 9-9
+XDEL x 1-1
+XTRIM x MAXLEN 10
+PUBLISH channel message
+SPUBLISH channel message
+PUBSUB CHANNELS
+EVAL return 0
+FUNCTION LIST
+SCRIPT EXISTS abc
+SELECT 1
+SELECT 0
+SWAPDB 4 5
+PING
+ECHO hello
+CLIENT GETNAME
+CLIENT ID
+COMMAND COUNT
+CONFIG GET maxmemory
+DBSIZE
+ACL WHOAMI
+LASTSAVE
+LATENCY LATEST
+MEMORY USAGE a
+MODULE LIST
+ROLE
+SLOWLOG LEN
+TIME
+WAIT 0 10
+LOLWUT
+FLUSHDB
+FLUSHALL ASYNC
+";
+
+/// What Redis 8 has more.
+const COMMANDS_8: &str = "
+HSET h f v g w
+HEXPIRE h 60 FIELDS 1 f
+HTTL h FIELDS 2 f none
+HPERSIST h FIELDS 1 f
+HGETEX h EX 60 FIELDS 2 f none
+HGETDEL h FIELDS 1 f
+HSETEX h EX 60 FIELDS 1 f v
+XADD x 1-1 f v
+XDELEX x KEEPREF IDS 1 1-1
+JSON.SET j $ {\"a\":1,\"l\":[]}
+JSON.GET j
+JSON.GET none
+JSON.MGET j none $
+JSON.NUMINCRBY j $.a 2
+JSON.ARRAPPEND j $.l 1
+JSON.TYPE j
+JSON.DEL j
+BF.ADD bf a
+BF.MADD bf b c
+BF.EXISTS bf a
+BF.MEXISTS bf a none
+CF.ADD cf a
+CF.EXISTS cf a
+CMS.INITBYDIM cms 100 5
+CMS.INCRBY cms a 1
+CMS.QUERY cms a
+TOPK.RESERVE topk 3
+TOPK.ADD topk a
+TOPK.QUERY topk a none
+TDIGEST.CREATE td
+TDIGEST.ADD td 1 2 3
+TDIGEST.QUANTILE td 0.5
+VADD v VALUES 2 1 1 e
+VSIM v VALUES 2 1 1
+VCARD v
+VISMEMBER v e
+VRANDMEMBER none
+FT.CREATE idx SCHEMA t TEXT
+FT.SEARCH idx *
+FT._LIST
+GRAPH.QUERY g RETURN(1)
+GRAPH.DELETE g
+FLUSHALL
+";
+
+/// Each fails, as it says.
+const ERRORS: [(&str, &str); 20] = [
+    ("SET s string", ""),
+    ("LPUSH s x", "WRONGTYPE"),
+    ("HGET s f", "WRONGTYPE"),
+    ("MGET", "ERR wrong number"),
+    ("SET s", "ERR wrong number"),
+    ("CONFIG GET", "ERR wrong number"),
+    ("SET s v EX nothing", "ERR"),
+    ("INCR s", "ERR"),
+    ("EXPIRE s never", "ERR"),
+    ("LSET none 0 v", "ERR no such key"),
+    ("RENAME none other", "ERR no such key"),
+    ("EVALSHA abc 0", "NOSCRIPT"),
+    ("FCALL none 0", "ERR Function not found"),
+    ("XGROUP CREATE x g $ MKSTREAM", ""),
+    ("XGROUP CREATE x g $", "BUSYGROUP"),
+    ("XREADGROUP GROUP none c STREAMS x >", "NOGROUP"),
+    ("RESTORE s 0 x", "BUSYKEY"),
+    ("AUTH none secret", "WRONGPASS"),
+    ("HELLO 9", "NOPROTO"),
+    ("SELECT 99", "ERR DB index"),
+];
+
+/// Servers' modes in which they refuse commands: how to begin, what is refused, how, how to end.
+const MODES: [[&str; 4]; 4] = [
+    [
+        "CONFIG SET maxmemory 1",
+        "SET k v",
+        "OOM",
+        "CONFIG SET maxmemory 0",
+    ],
+    [
+        "CONFIG SET min-replicas-to-write 1",
+        "SET k v",
+        "NOREPLICAS",
+        "CONFIG SET min-replicas-to-write 0",
+    ],
+    [
+        "REPLICAOF 127.0.0.1 1",
+        "SET k v",
+        "READONLY",
+        "REPLICAOF NO ONE",
+    ],
+    [
+        "ACL SETUSER default -get",
+        "GET k",
+        "NOPERM",
+        "ACL SETUSER default +@all",
+    ],
+];
+
+/// A server under observation.
+struct Bench {
+    server: Server,
+    observer: Observer,
+    redis: Redis,
+    /// What the server had counted before.
+    before: Statistics,
+    /// What the server leaves out.
+    uncounted: Vec<(&'static str, Counts)>,
+}
+
+impl Bench {
+    fn new(server: Server) -> Result<Self> {
+        let before = Statistics::of(&mut Redis::connect(("127.0.0.1", server.port))?)?;
+        let observer = Options::new().redis(server.port).traces("none").start()?;
+        let redis = Redis::connect(("127.0.0.1", server.port))?;
+        Ok(Self {
+            server,
+            observer,
+            redis,
+            before,
+            uncounted: Vec::new(),
+        })
+    }
+
+    fn connect(&self) -> Result<Redis> {
+        Redis::connect(("127.0.0.1", self.server.port))
+    }
+
+    /// Fails unless the reply is an error that begins like this; any other reply for none.
+    fn expect(&mut self, line: &str, error: &str) -> Result<()> {
+        expect(&mut self.redis, line, error)
+    }
+
+    /// The ends: the server's counts and the observer's agree.
+    fn compare(mut self) -> Result<()> {
+        let mut statistics = Statistics::of(&mut self.redis)?.since(&self.before);
+        // The error that CLIENT UNBLOCK gives to another is counted as its own, too.
+        statistics.remove("CLIENT", Counts::new(0, 1));
+        for (name, counts) in self.uncounted {
+            statistics.add(name, counts);
+        }
+        statistics.compare(&self.observer.stop()?.summary)
+    }
+}
+
+fn expect(redis: &mut Redis, line: &str, error: &str) -> Result<()> {
+    match redis.command(&words(line))? {
+        Reply::Error(text) if !error.is_empty() && text.starts_with(error) => Ok(()),
+        Reply::Error(text) => bail!("{line}: {text}, not {error}"),
+        _ if error.is_empty() => Ok(()),
+        other => bail!("{line}: {other:?}, not {error}"),
+    }
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
+}
+
+#[test]
+fn counts_as_redis_7_counts() -> Result<()> {
+    let mut bench = Bench::new(Server::redis()?)?;
+    work(&mut bench, COMMANDS)?;
+    bench.compare()
+}
+
+#[test]
+fn counts_as_redis_8_counts() -> Result<()> {
+    let server = Server::redis_8(&Module::ALL, &[])?;
+    let mut bench = Bench::new(server)?;
+    work(&mut bench, &format!("{COMMANDS}{COMMANDS_8}"))?;
+    // Since 7.2 a command that blocks is counted when it is done, and one was never done.
+    bench.uncounted.push(("BLPOP", Counts::new(1, 0)));
+    bench.compare()
+}
+
+fn work(bench: &mut Bench, commands: &str) -> Result<()> {
+    for line in commands.lines().filter(|line| !line.is_empty()) {
+        let line = if line.starts_with("EVAL ") {
+            "EVAL return(1) 0"
+        } else {
+            line
+        };
+        bench.expect(line, "")?;
+        note(Kind::Command, line.split(' ').next().unwrap_or(line))?;
+    }
+    for (line, error) in ERRORS {
+        bench.expect(line, error)?;
+    }
+    for [begin, line, error, end] in MODES {
+        bench.expect(begin, "")?;
+        bench.expect(line, error)?;
+        bench.expect(end, "")?;
+    }
+    unknown(bench)?;
+    authentication(bench)?;
+    transactions(bench)?;
+    blocking(bench)?;
+    busy(bench)?;
+    connections(bench)
+}
+
+/// The server counts no command that it does not know.
+fn unknown(bench: &mut Bench) -> Result<()> {
+    for (line, name) in [
+        ("NO.SUCH a b", "NO.SUCH"),
+        ("CONFIG NOSUCH", "CONFIG"),
+        ("XGROUP NOSUCH a b", "XGROUP"),
+    ] {
+        bench.expect(line, "ERR unknown")?;
+        bench.uncounted.push((name, Counts::new(1, 1)));
+    }
+    Ok(())
+}
+
+fn authentication(bench: &mut Bench) -> Result<()> {
+    bench.expect("CONFIG SET requirepass secret", "")?;
+    let mut other = bench.connect()?;
+    expect(&mut other, "GET k", "NOAUTH")?;
+    expect(&mut other, "AUTH secret", "")?;
+    expect(&mut other, "GET k", "")?;
+    bench.expect("CONFIG SET requirepass ", "")
+}
+
+/// What is queued counts when it is run.
+fn transactions(bench: &mut Bench) -> Result<()> {
+    for (line, error) in [
+        ("DEL s l", ""),
+        ("EXEC", "ERR EXEC without MULTI"),
+        ("DISCARD", "ERR DISCARD without MULTI"),
+        ("MULTI", ""),
+        ("SET s 1", ""),
+        ("GET s", ""),
+        ("LPUSH s x", ""),
+        ("EXEC", ""),
+        ("MULTI", ""),
+        ("GET s", ""),
+        ("DISCARD", ""),
+        ("MULTI", ""),
+        ("MULTI", "ERR MULTI calls"),
+        ("EXEC", ""),
+        ("MULTI", ""),
+        ("WATCH s", "ERR WATCH"),
+        ("GET s", ""),
+        ("EXEC", ""),
+        ("MULTI", ""),
+        ("GET s", ""),
+        ("GET", "ERR wrong number"),
+        ("EXEC", "EXECABORT"),
+        ("WATCH s", ""),
+        ("SET s 2", ""),
+        ("MULTI", ""),
+        ("GET s", ""),
+        ("EXEC", ""),
+        ("WATCH s", ""),
+        ("UNWATCH", ""),
+        ("MULTI", ""),
+        ("BLPOP l 1", ""),
+        ("EXEC", ""),
+        ("MULTI", ""),
+        ("EXEC", ""),
+    ] {
+        bench.expect(line, error)?;
+    }
+    Ok(())
+}
+
+fn blocking(bench: &mut Bench) -> Result<()> {
+    for line in [
+        "BLPOP none 0.01",
+        "BRPOP none 0.01",
+        "BLMPOP 0.01 1 none LEFT",
+        "BRPOPLPUSH none other 0.01",
+        "BLMOVE none other LEFT LEFT 0.01",
+        "BZPOPMIN none 0.01",
+        "BZPOPMAX none 0.01",
+        "BZMPOP 0.01 1 none MIN",
+        "XREAD BLOCK 10 STREAMS none 0",
+    ] {
+        bench.expect(line, "")?;
+        note(Kind::Command, line.split(' ').next().unwrap_or(line))?;
+    }
+    let mut waiting = bench.connect()?;
+    let Reply::Integer(id) = waiting.command(&["CLIENT", "ID"])? else {
+        bail!("CLIENT ID is a number");
+    };
+    waiting.send(&encode(&["BLPOP", "queue", "0"]))?;
+    blocked(bench, 1)?;
+    bench.expect("LPUSH queue item", "")?;
+    ensure!(matches!(waiting.reply()?, Reply::Array(_)));
+    waiting.send(&encode(&["BLPOP", "queue", "0"]))?;
+    blocked(bench, 1)?;
+    bench.expect(&format!("CLIENT UNBLOCK {id} ERROR"), "")?;
+    ensure!(matches!(waiting.reply()?, Reply::Error(text) if text.starts_with("UNBLOCKED")));
+    waiting.send(&encode(&["BLPOP", "queue", "0"]))?;
+    blocked(bench, 1)?;
+    bench.expect("SET queue string", "")?;
+    bench.expect("DEL queue", "")?;
+    drop(waiting);
+    blocked(bench, 0)
+}
+
+/// Waits until so many clients are blocked.
+fn blocked(bench: &mut Bench, wanted: usize) -> Result<()> {
+    let redis = &mut bench.redis;
+    eventually(Duration::from_secs(10), "clients are blocked", || {
+        let Reply::Bulk(Some(info)) = redis.command(&["INFO", "clients"])? else {
+            bail!("INFO is answered by a text");
+        };
+        let line = format!("blocked_clients:{wanted}\r\n");
+        Ok(String::from_utf8(info)?.contains(&line))
+    })
+}
+
+/// While a script runs for long, others are refused.
+fn busy(bench: &mut Bench) -> Result<()> {
+    bench.expect("CONFIG SET busy-reply-threshold 10", "")?;
+    let mut script = bench.connect()?;
+    script.send(&encode(&["EVAL", "while true do end", "0"]))?;
+    let redis = &mut bench.redis;
+    eventually(Duration::from_secs(10), "the script runs for long", || {
+        let reply = redis.command(&["GET", "k"])?;
+        Ok(matches!(reply, Reply::Error(text) if text.starts_with("BUSY")))
+    })?;
+    bench.expect("SCRIPT KILL", "")?;
+    ensure!(matches!(script.reply()?, Reply::Error(_)));
+    Ok(())
+}
+
+/// What changes a connection.
+fn connections(bench: &mut Bench) -> Result<()> {
+    let mut other = bench.connect()?;
+    other.send(&encode(&["SUBSCRIBE", "a", "b"]))?;
+    for _ in 0..2 {
+        other.reply()?;
+    }
+    bench.expect("PUBLISH a message", "")?;
+    other.reply()?;
+    expect(&mut other, "GET k", "ERR Can't execute")?;
+    other.send(&encode(&["UNSUBSCRIBE", "a", "b"]))?;
+    for _ in 0..2 {
+        other.reply()?;
+    }
+    expect(&mut other, "GET k", "")?;
+    expect(&mut other, "RESET", "")?;
+    other.send(&encode(&["CLIENT", "REPLY", "SKIP"]))?;
+    other.send(&encode(&["GET", "k"]))?;
+    expect(&mut other, "PING", "")?;
+    expect(&mut other, "MONITOR", "")?;
+    let mut other = bench.connect()?;
+    expect(&mut other, "QUIT", "")
+}
