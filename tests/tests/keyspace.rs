@@ -10,7 +10,7 @@ use tests::client::{Redis, Reply};
 use tests::coverage::{Kind, note};
 use tests::observer::Options;
 use tests::random::Random;
-use tests::server::Server;
+use tests::server::{Module, Server};
 use tests::statistics::Statistics;
 
 /// Reads, each many times. A type stands for a key of it, `any` for a key of any.
@@ -51,26 +51,44 @@ const READS: [&str; 34] = [
     "ZRANDMEMBER zset 3",
 ];
 
+/// What Redis 8 has more.
+const READS_8: [&str; 6] = [
+    "JSON.GET json",
+    "JSON.GET json $.none",
+    "JSON.MGET json json $",
+    "VCARD vectors",
+    "VRANDMEMBER vectors",
+    "VRANDMEMBER vectors 2",
+];
+
 /// In the document, but in none of these servers.
 const NEWER: [&str; 1] = ["DIGEST"];
 
-/// How each type comes to be.
-const WRITES: [(&str, &str); 5] = [
+/// How a type comes to be.
+type Write = (&'static str, &'static str);
+
+const WRITES: [Write; 5] = [
     ("string", "SET string value"),
     ("hash", "HSET hash field value other value"),
     ("list", "RPUSH list one two"),
     ("set", "SADD set one two"),
     ("zset", "ZADD zset 1 one 2 two"),
 ];
+const WRITES_8: [Write; 2] = [
+    ("json", "JSON.SET json $ 1"),
+    ("vectors", "VADD vectors VALUES 2 1 1 element"),
+];
 
 #[test]
 fn hits_as_redis_7_counts() -> Result<()> {
-    compare(&Server::redis()?)
+    compare(&Server::redis()?, &READS, &WRITES)
 }
 
 #[test]
 fn hits_as_redis_8_counts() -> Result<()> {
-    compare(&Server::redis_8(&[], &[])?)
+    let server = Server::redis_8(&[Module::Json], &[])?;
+    let reads = [&READS[..], &READS_8].concat();
+    compare(&server, &reads, &[&WRITES[..], &WRITES_8].concat())
 }
 
 #[test]
@@ -86,7 +104,10 @@ fn each_command_of_the_document_is_compared() -> Result<()> {
         .split(',')
         .map(|name| name.trim().trim_matches('`'))
         .collect();
-    let names = READS.iter().filter_map(|read| read.split(' ').next());
+    let names = READS
+        .iter()
+        .chain(&READS_8)
+        .filter_map(|read| read.split(' ').next());
     let compared: BTreeSet<_> = names.chain(NEWER).collect();
     ensure!(
         documented == compared,
@@ -96,37 +117,35 @@ fn each_command_of_the_document_is_compared() -> Result<()> {
 }
 
 /// Existing, absent and expired keys of each type, in any order.
-fn compare(server: &Server) -> Result<()> {
+fn compare(server: &Server, reads: &[&str], writes: &[Write]) -> Result<()> {
     let observer = Options::new().redis(server.port).traces("none").start()?;
     let mut redis = Redis::connect(("127.0.0.1", server.port))?;
     let mut random = Random::new(9);
     let mut counted = BTreeMap::<String, (u64, u64)>::new();
     for _ in 0..1200 {
-        let (kind, write) = random.pick(&WRITES);
-        let key = key(kind, &mut random);
+        let (kind, write) = random.pick(writes);
+        let name = key(kind, &mut random);
         match random.below(4) {
-            0 => drop(run(&mut redis, &["DEL".to_owned(), key])?),
+            0 => drop(run(&mut redis, &["DEL".to_owned(), name])?),
             1 => {
-                run(&mut redis, &["PEXPIRE".to_owned(), key, "1".to_owned()])?;
+                run(&mut redis, &["PEXPIRE".to_owned(), name, "1".to_owned()])?;
                 std::thread::sleep(Duration::from_millis(2));
             }
             _ => {
                 // What it would add to may be there.
                 let words = write.split(' ');
-                let words = words.map(|word| if word == *kind { &key } else { word });
+                let words = words.map(|word| if word == *kind { &name } else { word });
                 let words: Vec<_> = words.map(str::to_owned).collect();
                 run(&mut redis, &words)?;
             }
         }
         for _ in 0..3 {
-            let read = random.pick(&READS);
+            let read = random.pick(reads);
             let words: Vec<_> = read
                 .split(' ')
                 .map(|word| match word {
-                    "any" => key_of_any(&mut random),
-                    word if WRITES.iter().any(|(kind, _)| *kind == word) => {
-                        self::key(word, &mut random)
-                    }
+                    "any" => key(random.pick(writes).0, &mut random),
+                    word if writes.iter().any(|(kind, _)| *kind == word) => key(word, &mut random),
                     word => word.to_owned(),
                 })
                 .collect();
@@ -154,11 +173,6 @@ fn compare(server: &Server) -> Result<()> {
 /// A key of this type, if it is there.
 fn key(kind: &str, random: &mut Random) -> String {
     format!("{kind}:{}", random.below(6))
-}
-
-fn key_of_any(random: &mut Random) -> String {
-    let (kind, _) = random.pick(&WRITES);
-    key(kind, random)
 }
 
 fn run(redis: &mut Redis, words: &[String]) -> Result<()> {

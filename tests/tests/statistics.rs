@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tests::client::{Redis, Reply, encode};
 use tests::coverage::{Kind, note};
 use tests::observer::{Observer, Options};
 use tests::process::eventually;
-use tests::server::{Module, Server};
+use tests::server::{Module, Server, free_port};
 use tests::statistics::{Counts, Statistics};
 
 /// Each data type, a command a line; no line fails.
@@ -566,4 +566,55 @@ fn connections(bench: &mut Bench) -> Result<()> {
     expect(&mut other, "MONITOR", "")?;
     let mut other = bench.connect()?;
     expect(&mut other, "QUIT", "")
+}
+
+/// A server refuses a redirected command, for the observer it has not failed.
+#[test]
+fn redirects_are_no_errors() -> Result<()> {
+    let owner = cluster_node()?;
+    let other = cluster_node()?;
+    let mut redis = Redis::connect(("127.0.0.1", owner.port))?;
+    expect(&mut redis, "CLUSTER ADDSLOTSRANGE 0 16383", "")?;
+    let Reply::Bulk(Some(nodes)) = redis.command(&["CLUSTER", "NODES"])? else {
+        bail!("CLUSTER NODES is a text");
+    };
+    // The port of the cluster's bus stands after `@`.
+    let nodes = String::from_utf8(nodes)?;
+    let bus = nodes
+        .split_once('@')
+        .and_then(|(_, rest)| rest.split([' ', ',']).next())
+        .context("a bus port")?;
+    let meet = format!("CLUSTER MEET 127.0.0.1 {} {bus}", owner.port);
+    expect(&mut Redis::connect(("127.0.0.1", other.port))?, &meet, "")?;
+
+    let mut bench = Bench::new(other)?;
+    let redis = &mut bench.redis;
+    let mut errors = 0;
+    eventually(Duration::from_secs(20), "the node redirects", || {
+        let reply = redis.command(&["GET", "k"])?;
+        let moved = matches!(&reply, Reply::Error(text) if text.starts_with("MOVED"));
+        errors += u64::from(!moved);
+        Ok(moved)
+    })?;
+    bench.expect("SET k v", "MOVED")?;
+    bench.expect("MGET a b", "CROSSSLOT")?;
+    bench.expect("ASKING", "")?;
+    let mut statistics = Statistics::of(&mut bench.redis)?.since(&bench.before);
+    let summary = bench.observer.stop()?.summary;
+    ensure!(
+        summary.of("redis", "GET", "errors") == errors,
+        "{}",
+        summary.0
+    );
+    statistics.remove("GET", Counts::new(0, 1));
+    statistics.remove("SET", Counts::new(0, 1));
+    statistics.compare(&summary)
+}
+
+fn cluster_node() -> Result<Server> {
+    let bus = free_port()?.to_string();
+    Server::redis_on(
+        free_port()?,
+        &["--cluster-enabled", "yes", "--cluster-port", &bus],
+    )
 }

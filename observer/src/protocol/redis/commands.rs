@@ -261,23 +261,24 @@ impl Command {
 }
 
 /// The table. A row's index is its identity in [`Operation::Known`](crate::protocol::Operation::Known).
-pub(super) static COMMANDS: [Command; COUNT] = TABLE;
-
-const COUNT: usize = redis::ROWS.len() + modules::ROWS.len();
-
-const TABLE: [Command; COUNT] = {
-    let mut table = [redis::ROWS[0]; COUNT];
-    let mut row = 0;
-    while row < COUNT {
-        table[row] = if row < redis::ROWS.len() {
-            redis::ROWS[row]
-        } else {
-            modules::ROWS[row - redis::ROWS.len()]
-        };
-        row += 1;
+pub(super) static COMMANDS: [Command; COUNT] = {
+    let mut table = [row(0); COUNT];
+    let mut index = 0;
+    while index < COUNT {
+        table[index] = row(index);
+        index += 1;
     }
     table
 };
+
+const COUNT: usize = redis::ROWS.len() + modules::ROWS.len();
+
+const fn row(index: usize) -> Command {
+    match index.checked_sub(redis::ROWS.len()) {
+        None => redis::ROWS[index],
+        Some(index) => modules::ROWS[index],
+    }
+}
 
 /// Longest name in the table.
 pub(super) const MAX_NAME: usize = 20;
@@ -290,14 +291,14 @@ static INDEX: [u16; SLOTS] = index();
 
 const fn index() -> [u16; SLOTS] {
     let mut slots = [0_u16; SLOTS];
-    let mut row = 0;
-    while row < COUNT {
-        let mut slot = hash(TABLE[row].name.as_bytes());
+    let mut index = 0;
+    while index < COUNT {
+        let mut slot = hash(row(index).name.as_bytes());
         while slots[slot] != 0 {
             slot = (slot + 1) % SLOTS;
         }
-        slots[slot] = row as u16 + 1;
-        row += 1;
+        slots[slot] = index as u16 + 1;
+        index += 1;
     }
     slots
 }
