@@ -27,6 +27,8 @@ const EXCEPTIONS: [(&str, &str); 5] = [
 struct Case {
     call: Vec<String>,
     keys: Option<Vec<String>>,
+    /// Words of the command's name.
+    name: usize,
     for_all: bool,
 }
 
@@ -56,6 +58,7 @@ fn compare(server: &Server) -> Result<()> {
             cases.push(Case {
                 call,
                 keys,
+                name: command.words.len(),
                 for_all: command.for_all,
             });
         }
@@ -113,6 +116,9 @@ fn compare(server: &Server) -> Result<()> {
             operation.and_then(|operation| operation.split(' ').next()) == Some(name),
             "{name} is seen as {span}"
         );
+        if let Some(case) = case {
+            shown(span, case)?;
+        }
         let Some((case, keys)) = case.and_then(|case| Some((case, case.keys.as_ref()?))) else {
             continue;
         };
@@ -131,6 +137,26 @@ fn compare(server: &Server) -> Result<()> {
         wrong.join("\n")
     );
     ensure!(compared > cases.len() / 2, "only {compared} compared");
+    Ok(())
+}
+
+/// Of the arguments, the text of a span shows keys and known words: subcommands at least, and no other word of a call.
+fn shown(span: &Value, case: &Case) -> Result<()> {
+    let text = span["attributes"]["db.query.text"].as_str();
+    let text = text.context("a text")?;
+    let mut words = text.split(' ');
+    for known in &case.call[..case.name] {
+        ensure!(words.next() == Some(known.as_str()), "{known} in {span}");
+    }
+    let keys = seen(span)?;
+    let procedure = &span["attributes"]["db.stored_procedure.name"];
+    for word in words.filter(|word| word.starts_with("word")) {
+        ensure!(
+            procedure == word || keys.iter().any(|key| key == word),
+            "{word} of {:?} in {span}",
+            case.call
+        );
+    }
     Ok(())
 }
 

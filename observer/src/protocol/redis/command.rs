@@ -231,7 +231,7 @@ impl<'a> Walk<'a> {
             return;
         }
         let kept = end.min(self.arguments.kept());
-        if let [b'o' | b's' | b'g'] = cycle {
+        if let [b'o' | b's' | b'g' | b'M'] = cycle {
             while self.at < kept {
                 if !self.option(cycle[0]) {
                     self.hidden();

@@ -21,10 +21,8 @@
 //! | `O` | any number of options ([`super::options`]), up to the first argument that is none | known words and their integers |
 //! | `X` | options up to STREAMS, then keys and as many ids | the same, keys, `?` |
 //! | `o` | (in the cycle) options, anything else hidden | known words and their integers, else `?` |
-//! | `s`, `g` | as `o` for SORT, where GET takes a pattern; for GEORADIUS, where STOREDIST takes a key | |
+//! | `s`, `g`, `M` | as `o` for SORT, where GET takes a pattern; for GEORADIUS, where STOREDIST takes a key; for MIGRATE, where KEYS takes keys | |
 
-#[cfg(test)]
-mod document;
 mod modules;
 mod redis;
 
@@ -330,3 +328,6 @@ pub(super) fn find(name: &[u8]) -> Option<(u16, &'static Command)> {
         slot = (slot + 1) % SLOTS;
     }
 }
+
+#[cfg(test)]
+mod document;

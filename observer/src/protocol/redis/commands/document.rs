@@ -137,7 +137,7 @@ fn arguments(shape: &str) -> String {
     letters(head, &mut text);
     match cycle {
         "" => {}
-        "o" | "s" | "g" => text.push_str(" [options]"),
+        "o" | "s" | "g" | "M" => text.push_str(" [options]"),
         _ => {
             let mut group = String::new();
             letters(cycle, &mut group);

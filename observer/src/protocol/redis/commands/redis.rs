@@ -62,7 +62,7 @@ pub(super) const ROWS: &[Command] = &[
     c("RENAMENX", Set, "kk"),
     c("COPY", Set, "kk*o"),
     c("MOVE", Set, "kn"),
-    c("MIGRATE", Admin, "??mnn*o"),
+    c("MIGRATE", Admin, "??mnn*M"),
     c("RANDOMKEY", Get, ""),
     c("KEYS", Scan, "?"),
     c("SCAN", Scan, "?*o"),

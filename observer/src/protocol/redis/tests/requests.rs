@@ -140,6 +140,7 @@ fn query_text_keeps_keys_and_known_words() {
             "CMS.MERGE d 2 a b WEIGHTS ? ?",
         ),
         ("FT.SEARCH idx @a:secret LIMIT 0 5", "FT.SEARCH idx ? ? ? ?"),
+        ("SET k v STORE secret KEYS secret", "SET k ? ? ? ? ?"),
         ("COMMANDLOG GET 10 slow", "COMMANDLOG GET ? ?"),
         (
             "SENTINEL GET-PRIMARY-ADDR-BY-NAME m",
