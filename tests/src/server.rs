@@ -83,6 +83,20 @@ impl Server {
         Self::redis_by(command, free_port()?, options)
     }
 
+    /// A Redis Sentinel that watches nothing yet, on a free port.
+    ///
+    /// # Errors
+    ///
+    /// When redis-server is not installed or does not start.
+    pub fn sentinel() -> Result<Self> {
+        let port = free_port()?;
+        let mut command = Command::new("sh");
+        // It wants a file of its own, to write to.
+        let script = "touch sentinel.conf && exec redis-server sentinel.conf --sentinel --port $0";
+        command.args(["-c", script, &port.to_string()]);
+        Self::start(command, port)
+    }
+
     fn redis_by(mut command: Command, port: u16, options: &[&str]) -> Result<Self> {
         command.args([
             "--port",
