@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use tests::client::{Redis, Reply};
 use tests::coverage::{Kind, note};
 use tests::observer::Options;
+use tests::process::{output, python};
 use tests::random::Random;
 use tests::server::{Module, Server};
 use tests::statistics::Statistics;
@@ -167,6 +168,166 @@ fn compare(server: &Server, reads: &[&str], writes: &[Write]) -> Result<()> {
         ensure!(hits > 0 && misses > 0, "{name}: {hits} and {misses}");
         note(Kind::Command, &name)?;
     }
+    Ok(())
+}
+
+/// Hits, misses, and the command. Elements of collections, which the server does not count, and reads of which nothing
+/// can be told.
+const ELEMENTS: &str = "
+0 0 HSET h f v g w
+1 0 HGET h f
+0 1 HGET h none
+0 1 HGET none f
+2 1 HMGET h f g none
+0 2 HMGET none f g
+1 0 HEXISTS h f
+0 1 HEXISTS h none
+0 0 HRANDFIELD h 0
+1 0 HRANDFIELD h 1 WITHVALUES
+0 1 HRANDFIELD none 1
+0 0 HSTRLEN h none
+1 1 HGETEX h FIELDS 2 f none
+0 2 HGETEX none FIELDS 2 f g
+1 1 HGETDEL h FIELDS 2 f none
+0 0 HTTL h FIELDS 1 g
+0 0 RPUSH l a b
+1 0 LINDEX l -1
+0 1 LINDEX l 2
+0 1 LINDEX none 0
+1 0 LPOS l a
+0 1 LPOS l none
+1 0 LPOS l a COUNT 0
+0 1 LPOS l none COUNT 0
+0 1 LPOS none a
+1 0 LRANGE l 0 0
+0 1 LRANGE none -2 -1
+0 0 LRANGE l 5 9
+0 0 LRANGE l 1 -1
+0 0 LPOP none
+0 0 SADD s a b
+1 0 SISMEMBER s a
+0 1 SISMEMBER s none
+2 1 SMISMEMBER s a b none
+0 2 SMISMEMBER none a b
+0 0 SRANDMEMBER s 0
+0 0 SPOP none
+0 0 ZADD z 1 a 2 b
+1 0 ZSCORE z a
+0 1 ZSCORE z none
+1 1 ZMSCORE z a none
+0 1 ZMSCORE none a
+1 0 ZRANK z a
+0 1 ZRANK z none
+1 0 ZREVRANK z a WITHSCORE
+0 1 ZREVRANK z none WITHSCORE
+0 0 ZRANGE z 0 9 BYSCORE
+0 0 ZRANGE none 0 9 BYSCORE
+0 0 ZRANGEBYSCORE none 0 9
+0 0 ZCOUNT none 0 9
+0 0 GEOADD geo 13.3 38.1 p 15.0 37.5 c
+1 0 GEODIST geo p c
+0 1 GEODIST geo p none
+1 1 GEOPOS geo p none
+0 1 GEOPOS none p
+1 1 GEOHASH geo none c
+0 0 GEOSEARCH none FROMLONLAT 15 37 BYRADIUS 1 km
+0 0 XLEN none
+0 0 XRANGE none - +
+0 0 STRLEN none
+0 0 GETBIT none 0
+0 0 SET string v
+0 0 SET string v NX
+0 0 OBJECT ENCODING string
+0 0 BF.ADD bf a
+1 0 BF.EXISTS bf a
+0 1 BF.EXISTS none a
+1 1 BF.MEXISTS bf a none
+0 2 BF.MEXISTS none a b
+0 0 CF.ADD cf a
+1 0 CF.EXISTS cf a
+0 1 CF.EXISTS none a
+1 1 CF.MEXISTS cf a none
+0 0 TOPK.RESERVE topk 3
+0 0 TOPK.ADD topk a
+1 1 TOPK.QUERY topk a none
+0 0 JSON.SET j $ 1
+1 0 JSON.GET j
+0 1 JSON.GET none
+1 0 JSON.GET j $.none
+1 1 JSON.MGET j none $
+0 0 JSON.TYPE none
+0 0 VADD v VALUES 2 1 1 a
+1 0 VISMEMBER v a
+0 1 VISMEMBER v none
+0 1 VISMEMBER none a
+1 0 VEMB v a
+0 1 VEMB v none
+0 1 VEMB none a
+0 0 VSETATTR v a {}
+1 0 VGETATTR v a
+0 1 VGETATTR v none
+1 0 VLINKS v a
+0 1 VLINKS none a
+1 0 VCARD v
+0 1 VCARD none
+0 1 VRANDMEMBER none
+0 0 VRANDMEMBER v 0
+0 0 VSIM none VALUES 2 1 1
+";
+
+#[test]
+fn hits_of_elements() -> Result<()> {
+    elements("2")
+}
+
+#[test]
+fn hits_of_elements_in_resp3() -> Result<()> {
+    elements("3")
+}
+
+/// Through a client library, which speaks both versions of the protocol.
+fn elements(protocol: &str) -> Result<()> {
+    let script = "
+import sys, redis
+r = redis.Redis(port=int(sys.argv[1]), protocol=int(sys.argv[2]))
+r.response_callbacks.clear()
+for line in sys.argv[3].split('\\n'):
+    r.execute_command(*line.split(' ')[2:])
+";
+    let server = Server::redis_8(&[Module::Json, Module::Bloom], &[])?;
+    let observer = Options::new().redis(server.port).traces("none").start()?;
+    let port = server.port.to_string();
+    output(
+        python(),
+        ["-c", script, &port, protocol, ELEMENTS.trim_matches('\n')],
+    )?;
+    let report = observer.stop()?;
+    let mut wanted = BTreeMap::<&str, [u64; 3]>::new();
+    for line in ELEMENTS.trim_matches('\n').lines() {
+        let words: Vec<_> = line.split(' ').collect();
+        let entry = wanted.entry(words[2]).or_default();
+        entry[0] += 1;
+        entry[1] += words[0].parse::<u64>()?;
+        entry[2] += words[1].parse::<u64>()?;
+    }
+    let mut wrong = Vec::new();
+    for (name, wanted) in wanted {
+        let numbers = ["count", "hits", "misses", "errors"];
+        let [count, hits, misses, errors] =
+            numbers.map(|number| report.summary.of("redis", name, number));
+        if [count, hits, misses] != wanted || errors > 0 {
+            wrong.push(format!(
+                "{name}: {count} {hits} {misses} {errors}, not {wanted:?}"
+            ));
+        }
+        note(Kind::Command, name)?;
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    ensure!(
+        report.summary.total("resynchronizations") == 0,
+        "{}",
+        report.summary.0
+    );
     Ok(())
 }
 
