@@ -97,7 +97,7 @@ fn each_command_of_the_document_is_compared() -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/redis-commands.md");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let list = text
-        .split_once("a test compares both:\n\n")
+        .split_once("which is newer:\n\n")
         .and_then(|(_, rest)| rest.split_once(".\n"))
         .context("a list of commands")?
         .0;
