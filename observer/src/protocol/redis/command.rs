@@ -121,6 +121,7 @@ impl<'a> Walk<'a> {
         match letter {
             b'k' => self.key(),
             b'm' if arguments.length(self.at) > 0 || !self.has(b"KEYS") => self.key(),
+            b'h' if self.is(self.at - 1, b"SET") => self.key(),
             b'v' => {
                 let length = arguments.length(self.at);
                 self.add_value(length);
@@ -337,10 +338,13 @@ impl<'a> Walk<'a> {
 
     /// Whether that option comes later on.
     fn has(&self, expected: &[u8]) -> bool {
-        (self.at + 1..self.arguments.kept()).any(|index| {
-            self.upper(index)
-                .is_some_and(|upper| upper.as_bytes() == expected)
-        })
+        (self.at + 1..self.arguments.kept()).any(|index| self.is(index, expected))
+    }
+
+    /// Whether an argument is this word.
+    fn is(&self, index: usize, expected: &[u8]) -> bool {
+        self.upper(index)
+            .is_some_and(|upper| upper.as_bytes() == expected)
     }
 
     fn integer(&self, index: usize) -> Option<i64> {

@@ -2,7 +2,8 @@
 //! for data types that are or were modules.
 //!
 //! Source: `redis/src/commands/*.json`, `valkey/src/commands/*.json`, and COMMAND of servers. Tests compare the keys
-//! with what COMMAND said (`commands_7.0.txt`, `commands_8.2.txt`), and live with what COMMAND GETKEYS says.
+//! with what COMMAND said (`commands_7.0.txt`, `commands_8.2.txt`), and live with what COMMAND GETKEYS says. What is newer than Redis 8.2 comes from
+//! the JSON files and the manual at `redis.io/docs/latest/commands`, and has been seen by no test with a server.
 //!
 //! A [`Shape`] says what each argument after the name is, one letter each: `head*cycle|tail`. The cycle repeats
 //! until the tail begins.
@@ -18,6 +19,7 @@
 //! | `#` | a count, and that many keys after it | number, keys |
 //! | `P` | a count, and that many pairs of key and value | number, keys, `?` |
 //! | `m` | key, or an empty string where the option KEYS comes later on | escaped |
+//! | `h` | key after the subcommand SET, else anything (HIMPORT) | escaped, `?` |
 //! | `O` | any number of options ([`super::options`]), up to the first argument that is none | known words and their integers |
 //! | `X` | options up to STREAMS, then keys and as many ids | the same, keys, `?` |
 //! | `o` | (in the cycle) options, anything else hidden | known words and their integers, else `?` |

@@ -35,20 +35,27 @@ fn document() -> String {
         if rows.is_empty() {
             continue;
         }
-        let _ = write!(
-            text,
-            "\n### {}\n\n| command | hits and misses | |\n|---|---|---|\n",
-            class.name()
-        );
-        for row in rows {
+        let _ = write!(text, "\n### {}\n\n", class.name());
+        let says = |row: &&Command| row.hit != Hit::No || !notes(row).is_empty();
+        let (said, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(says);
+        if !said.is_empty() {
+            text.push_str("| command | hits and misses | |\n|---|---|---|\n");
+        }
+        for row in &said {
             let _ = writeln!(
                 text,
-                "| `{}{}` | {} | {} |",
-                row.name,
-                arguments(row.arguments),
+                "| {} | {} | {} |",
+                call(row),
                 hits(row.hit),
                 notes(row)
             );
+        }
+        if !said.is_empty() && !others.is_empty() {
+            text.push_str("\nWithout hits and misses:\n\n");
+        }
+        if !others.is_empty() {
+            let others: Vec<_> = others.iter().map(|row| call(row)).collect();
+            let _ = writeln!(text, "{}", wrap(&others));
         }
     }
     text
@@ -129,6 +136,11 @@ fn notes(command: &Command) -> String {
     notes.join(", ")
 }
 
+/// A command with its arguments.
+fn call(command: &Command) -> String {
+    format!("`{}{}`", command.name, arguments(command.arguments))
+}
+
 /// A shape in words.
 fn arguments(shape: &str) -> String {
     let mut text = String::new();
@@ -155,7 +167,7 @@ fn arguments(shape: &str) -> String {
 fn letters(letters: &str, text: &mut String) {
     for letter in letters.chars() {
         text.push_str(match letter {
-            'k' | 'm' => " key",
+            'k' | 'm' | 'h' => " key",
             'n' => " n",
             'w' => " word",
             'S' => " name",

@@ -140,6 +140,17 @@ fn query_text_keeps_keys_and_known_words() {
             "CMS.MERGE d 2 a b WEIGHTS ? ?",
         ),
         ("FT.SEARCH idx @a:secret LIMIT 0 5", "FT.SEARCH idx ? ? ? ?"),
+        ("HIMPORT SET k u secret", "HIMPORT SET k ? ?"),
+        ("HIMPORT PREPARE u name email", "HIMPORT PREPARE ? ? ?"),
+        (
+            "INCREX k BYINT 5 UBOUND 100 EX 60",
+            "INCREX k BYINT ? UBOUND ? EX 60",
+        ),
+        ("ARMSET a 0 secret 5 secret", "ARMSET a 0 ? 5 ?"),
+        (
+            "SUNIONCARD 2 a b APPROX LIMIT 3",
+            "SUNIONCARD 2 a b APPROX LIMIT 3",
+        ),
         ("SET k v STORE secret KEYS secret", "SET k ? ? ? ? ?"),
         ("COMMANDLOG GET 10 slow", "COMMANDLOG GET ? ?"),
         (
