@@ -54,7 +54,7 @@ fn document() -> String {
             text.push_str("\nWithout hits and misses:\n\n");
         }
         if !others.is_empty() {
-            let others: Vec<_> = others.iter().map(|row| call(row)).collect();
+            let others: Vec<_> = others.into_iter().map(call).collect();
             let _ = writeln!(text, "{}", wrap(&others));
         }
     }
