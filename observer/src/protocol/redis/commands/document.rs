@@ -37,7 +37,7 @@ fn document() -> String {
         }
         let _ = write!(text, "\n### {}\n\n", class.name());
         let says = |row: &&Command| row.hit != Hit::No || !notes(row).is_empty();
-        let (said, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(says);
+        let (said, others): (Vec<&Command>, Vec<&Command>) = rows.into_iter().partition(says);
         if !said.is_empty() {
             text.push_str("| command | hits and misses | |\n|---|---|---|\n");
         }
