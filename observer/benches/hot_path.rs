@@ -10,7 +10,7 @@ use observer::aggregation::pattern::pattern_into;
 use observer::aggregation::{Aggregator, Metrics, Options};
 use observer::enrichment::{Endpoint, Enricher, Observation};
 use observer::protocol::{
-    Answer, Class, Detail, Effect, HitRule, Operation, Outcome, Protocol, Request,
+    Answer, Class, Detail, Effect, HitRule, Operation, Outcome, Protocol, ReplyValues, Request,
 };
 use observer::sinks::{Exporter, Output, Overflow, SinkOptions, Sinks};
 use observer::source::event::{Clock, End, Task};
@@ -53,13 +53,16 @@ fn transaction(name: &'static str, index: u16) -> Transaction {
             value_size: None,
             ttl: None,
             answer: Answer::One,
+            tag: None,
             effect: Effect::None,
             blocking: false,
             hit_rule: HitRule::Null,
+            reply_values: ReplyValues::All,
             detail: Some(Box::new(Detail {
                 text: format!("{name} user:42:profile"),
                 keys: vec!["user:42:profile".to_owned()],
                 stored_procedure: None,
+                client: None,
             })),
         },
         outcome: Outcome {
@@ -71,6 +74,7 @@ fn transaction(name: &'static str, index: u16) -> Transaction {
         start: 1_000,
         end: 150_000 + 50_000 * u64::from(index),
         database: Some(0),
+        client: None,
         task: None,
     }
 }

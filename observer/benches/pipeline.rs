@@ -1,14 +1,16 @@
 //! What a command costs in user space: request and reply, from the source's event to the metrics.
 //!
-//! Prints one JSON object a line. `redis-protocol` decodes the same frames beside it, without reassembly, pairing
-//! and metrics. The method is described in CONTRIBUTING.md.
+//! Prints one JSON object a line. Beside it: what decoding alone costs, and what the crate `redis-protocol` needs to
+//! decode the same frames. The method is described in CONTRIBUTING.md.
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
 use observer::aggregation::{Metrics, Options};
 use observer::pipeline::{Parts, Pipeline};
+use observer::protocol::{Protocol, ReplyDecoder, RequestDecoder, outcome};
 use observer::sinks::{SinkOptions, Sinks};
 use observer::source::event::{Clock, Data, Direction, End, Event, EventKind, SocketId, Task};
 use observer::stream::flows::Role;
@@ -59,6 +61,43 @@ fn exchanges() -> Vec<Exchange> {
             request: set.repeat(16),
             reply: b"+OK\r\n".repeat(16),
             pipelined: 16,
+        },
+    ]
+}
+
+/// Larger ones, for the decoders alone.
+fn larger() -> Vec<Exchange> {
+    let array = |words: &[String]| {
+        let bulk = |word: &String| format!("${}\r\n{word}\r\n", word.len());
+        let body: String = words.iter().map(bulk).collect();
+        format!("*{}\r\n{body}", words.len()).into_bytes()
+    };
+    let keys = |name: &str| -> Vec<String> {
+        let keys = (0..100).map(|number| format!("user:{number}:profile"));
+        std::iter::once(name.to_owned()).chain(keys).collect()
+    };
+    let fields: Vec<_> = (0..50)
+        .flat_map(|number| [format!("field:{number}"), "v".repeat(24)])
+        .collect();
+    let large = "x".repeat(1 << 20);
+    vec![
+        Exchange {
+            name: "mget of 100 keys",
+            request: array(&keys("MGET")),
+            reply: array(&vec!["v".repeat(64); 100]),
+            pipelined: 1,
+        },
+        Exchange {
+            name: "hgetall of 50 fields",
+            request: array(&["HGETALL".to_owned(), "user:42".to_owned()]),
+            reply: array(&fields),
+            pipelined: 1,
+        },
+        Exchange {
+            name: "get of 1 MiB",
+            request: array(&["GET".to_owned(), "large".to_owned()]),
+            reply: format!("${}\r\n{large}\r\n", large.len()).into_bytes(),
+            pipelined: 1,
         },
     ]
 }
@@ -156,10 +195,43 @@ fn observe(exchange: &Exchange) -> f64 {
     nanos
 }
 
+/// Calls that decode some 100 MB, or [`COMMANDS`].
+fn calls(exchange: &Exchange) -> u64 {
+    let bytes = exchange.request.len() + exchange.reply.len();
+    (COMMANDS / exchange.pipelined).min(100_000_000 / bytes as u64)
+}
+
+/// Nanoseconds a command to decode it and to read its reply's meaning, in pieces as the kernel programs cut them.
+fn decode(exchange: &Exchange, keep_detail: bool) -> f64 {
+    const PIECE: usize = 4096;
+    let mut requests = RequestDecoder::new(Protocol::Redis, keep_detail);
+    let mut replies = ReplyDecoder::new(Protocol::Redis);
+    let mut waiting = VecDeque::new();
+    let calls = calls(exchange);
+    let mut decoded = 0;
+    let begun = Instant::now();
+    for _ in 0..calls {
+        for mut piece in black_box(&exchange.request).chunks(PIECE) {
+            while let Ok(Some(request)) = requests.decode(&mut piece) {
+                waiting.push_back(request);
+            }
+        }
+        for mut piece in black_box(&exchange.reply).chunks(PIECE) {
+            while let Ok(Some(reply)) = replies.decode(&mut piece) {
+                let request = waiting.pop_front().expect("a request for each reply");
+                black_box(outcome(&request, &reply));
+                decoded += 1;
+            }
+        }
+    }
+    assert_eq!(decoded, calls * exchange.pipelined);
+    begun.elapsed().as_nanos() as f64 / decoded as f64
+}
+
 /// Nanoseconds a command for `redis-protocol` to decode the same frames.
 fn redis_protocol(exchange: &Exchange) -> f64 {
     use redis_protocol::resp2::decode::decode;
-    let calls = COMMANDS / exchange.pipelined;
+    let calls = calls(exchange);
     let begun = Instant::now();
     for _ in 0..calls {
         for bytes in [&exchange.request, &exchange.reply] {
@@ -179,15 +251,22 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() {
+    let told = |bench: &str, exchange: &Exchange, measure: &dyn Fn(&Exchange) -> f64| {
+        let nanos = median((0..ROUNDS).map(|_| measure(exchange)).collect());
+        let line = serde_json::json!({
+            "bench": format!("{bench}, {}", exchange.name),
+            "ns_per_command": (nanos * 10.0).round() / 10.0,
+        });
+        println!("{line}");
+    };
     for exchange in exchanges() {
-        let observed = median((0..ROUNDS).map(|_| observe(&exchange)).collect());
-        let decoded = median((0..ROUNDS).map(|_| redis_protocol(&exchange)).collect());
-        for (bench, nanos) in [("pipeline", observed), ("redis-protocol decode", decoded)] {
-            let line = serde_json::json!({
-                "bench": format!("{bench}: {}", exchange.name),
-                "ns_per_command": (nanos * 10.0).round() / 10.0,
-            });
-            println!("{line}");
-        }
+        told("pipeline", &exchange, &observe);
+    }
+    for exchange in exchanges().into_iter().chain(larger()) {
+        told("decode", &exchange, &|exchange| decode(exchange, false));
+        told("decode for spans", &exchange, &|exchange| {
+            decode(exchange, true)
+        });
+        told("redis-protocol", &exchange, &redis_protocol);
     }
 }

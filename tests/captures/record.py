@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Records the captures in this folder from real servers on loopback.
 
-usage: unshare --net python3 tests/captures/record.py        (as root; needs tcpdump, ethtool, redis-server, memcached)
+usage: unshare --net python3 tests/captures/record.py [NAME…]    (as root; needs tcpdump, ethtool, redis-server, memcached)
+
+Without names, all captures are recorded and derived anew; else only the named recordings.
 
 In a network namespace of its own the usual ports are free and nothing else is on the wire. The workloads below are
 what the expectations in *.json describe: change both together.
 """
-import pathlib, socket, struct, subprocess, time
+import pathlib, socket, struct, subprocess, sys, time
 
 HERE = pathlib.Path(__file__).parent
 subprocess.run(["ip", "link", "set", "lo", "mtu", "1500", "up"], check=True)
@@ -94,6 +96,135 @@ def transaction(port):
     c.close()
 
 
+def watch(port):
+    """WATCH whose key changes, DISCARD, an empty transaction, a pipeline within one send."""
+    c = Connection(port)
+    c(command("SET", "w", "1"))
+    c(command("WATCH", "w"))
+    c(command("SET", "w", "22"))
+    c(command("MULTI"))
+    c(command("GET", "w"))
+    c(command("EXEC"))
+    c(command("MULTI"))
+    c(command("SET", "w", "333"))
+    c(command("DISCARD"))
+    c(command("MULTI") + command("EXEC"))
+    c(command("MULTI") + command("INCR", "w") + command("MGET", "w", "absent") + command("EXEC"))
+    c.close()
+
+
+def redirects(port):
+    """Two nodes of a cluster: MOVED, ASK with ASKING, TRYAGAIN, CROSSSLOT, CLUSTERDOWN."""
+    other = server("redis-server", "--port", "6380", "--save", "", "--cluster-enabled", "yes",
+                   "--cluster-config-file", "/tmp/recorder-nodes-6380", "--unixsocket", "/tmp/recorder-6380.sock",
+                   "--bind", "127.0.0.1")
+    # Set up on connections of its own that the recorder does not see: the observed port is the first node's alone.
+    first, second = Setup(6379), Setup(6380)
+    c = Connection(port)
+    c(command("GET", "a"))
+    first("CLUSTER", "MEET", "127.0.0.1", "6380")
+    # CRC16: "b" lies in slot 3300, "a" in 15495.
+    first("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
+    second("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
+    while "cluster_state:ok" not in first("CLUSTER", "INFO") or "cluster_state:ok" not in second("CLUSTER", "INFO"):
+        time.sleep(0.1)
+    c(command("SET", "b", "here"))
+    c(command("GET", "a"))
+    c(command("GET", "b") + command("GET", "a"))
+    c(command("MGET", "a", "b"))
+    ids = [node("CLUSTER", "MYID") for node in (first, second)]
+    first("CLUSTER", "SETSLOT", "3300", "MIGRATING", ids[1])
+    second("CLUSTER", "SETSLOT", "3300", "IMPORTING", ids[0])
+    c(command("GET", "b"))
+    c(command("GET", "{b}gone"))
+    c(command("MGET", "b", "{b}gone"))
+    c.close()
+    other.terminate()
+    other.wait()
+
+
+class Setup:
+    """redis-cli on a node, by its unix socket's place: on a port that is recorded it would be in the capture."""
+
+    def __init__(self, port):
+        self.socket = f"/tmp/recorder-{port}.sock"
+
+    def __call__(self, *words):
+        return subprocess.run(["redis-cli", "-s", self.socket, *words], capture_output=True, text=True).stdout.strip()
+
+
+def blocking(port):
+    """Blocking commands: served at once, later by another client, and not at all."""
+    c, other = Connection(port), Connection(port)
+    c(command("RPUSH", "queue", "one"))
+    c(command("BLPOP", "queue", "0"))
+    c(command("BLPOP", "queue", "empty", "0"), 0.05)
+    other(command("RPUSH", "queue", "second"))
+    c(b"")
+    c(command("BRPOP", "queue", "0.1"), 0.3)
+    c(command("XREAD", "COUNT", "1", "BLOCK", "100", "STREAMS", "stream", "$"), 0.3)
+    c(command("XREAD", "COUNT", "1", "STREAMS", "stream", "0"))
+    c(command("BLMOVE", "queue", "done", "LEFT", "RIGHT", "0.1"), 0.3)
+    c(command("BZPOPMIN", "board", "0.1"), 0.3)
+    c(command("WAIT", "0", "100"))
+    other.close()
+    c.close()
+
+
+def databases(port):
+    """SELECT that succeeds and that fails, in a pipeline and in a transaction; RESET."""
+    c = Connection(port)
+    c(command("SET", "k", "in 0"))
+    c(command("SELECT", "9"))
+    c(command("SET", "k", "in nine"))
+    c(command("SELECT", "99"))
+    c(command("GET", "k"))
+    c(command("SELECT", "2") + command("GET", "k") + command("SELECT", "0") + command("GET", "k"))
+    c(command("MULTI") + command("SELECT", "9") + command("GET", "k") + command("EXEC"))
+    c(command("GET", "k"))
+    c(command("RESET"))
+    c(command("GET", "k"))
+    c.close()
+
+
+def pushes(port):
+    """RESP3: messages and invalidations between replies; RESP2: messages, and what looks like one."""
+    c, other = Connection(port), Connection(port)
+    c(command("HELLO", "3", "SETNAME", "pushed"))
+    c(command("SUBSCRIBE", "news", "sport"))
+    other(command("PUBLISH", "news", "first"))
+    c(b"")
+    c(command("RPUSH", "list", "message", "news", "x"))
+    c(command("LRANGE", "list", "0", "-1"))
+    c(command("CLIENT", "TRACKING", "ON"))
+    c(command("GET", "k"))
+    other(command("SET", "k", "now"))
+    c(command("PUBLISH", "sport", "to myself") + command("GET", "k"))
+    c(command("UNSUBSCRIBE"))
+    old = Connection(port)
+    old(command("PSUBSCRIBE", "n*"))
+    other(command("PUBLISH", "news", "second"))
+    old(command("PING"))
+    old(command("PUNSUBSCRIBE"))
+    old(command("LRANGE", "list", "0", "-1"))
+    for connection in (old, other, c):
+        connection.close()
+
+
+def reply_modes(port):
+    """CLIENT REPLY OFF, SKIP, ON, each in a send of its own and in pipelines."""
+    c = Connection(port)
+    c(command("CLIENT", "REPLY", "SKIP"))
+    c(command("SET", "k", "unanswered"))
+    c(command("GET", "k"))
+    c(command("CLIENT", "REPLY", "OFF"))
+    c(command("SET", "k", "quiet") + command("INCR", "n") + command("GET", "absent"))
+    c(command("CLIENT", "REPLY", "ON"))
+    c(command("GET", "n"))
+    c(command("CLIENT", "REPLY", "SKIP") + command("GET", "absent") + command("GET", "k"))
+    c.close()
+
+
 def large(port):
     """Values far beyond the snapshot length."""
     c = Connection(port)
@@ -151,8 +282,12 @@ def server(*words):
 
 
 def record(name, workload, port, *options):
+    if sys.argv[1:] and name not in sys.argv[1:]:
+        return
+    cluster = ["--cluster-enabled", "yes", "--cluster-config-file", "/tmp/recorder-nodes-6379"]
     if port == 6379:
-        running = server("redis-server", "--port", "6379", "--save", "", "--bind", "127.0.0.1", "::1")
+        running = server("redis-server", "--port", "6379", "--save", "", "--unixsocket", "/tmp/recorder-6379.sock",
+                         *(cluster if workload is redirects else []), "--bind", "127.0.0.1", "::1")
     else:
         running = server("memcached", "-u", "root", "-U", "0", "-l", "127.0.0.1")
     tcpdump = subprocess.Popen(
@@ -227,9 +362,18 @@ record("redis_cooked.pcap", basic, 6379, "-i", "any", "-y", "LINUX_SLL")
 record("redis_cooked2.pcap", basic, 6379, "-i", "any", "-y", "LINUX_SLL2")
 record("redis_resp3.pcap", resp3, 6379)
 record("redis_transaction.pcap", transaction, 6379)
+record("redis_watch.pcap", watch, 6379)
+record("redis_redirects.pcap", redirects, 6379)
+record("redis_blocking.pcap", blocking, 6379)
+record("redis_databases.pcap", databases, 6379)
+record("redis_pushes.pcap", pushes, 6379)
+record("redis_reply_modes.pcap", reply_modes, 6379)
 record("redis_large.pcap", large, 6379, "-i", "lo")
 record("redis_inline.pcap", inline, 6379)
 record("redis_ipv6.pcap", ipv6, 6379)
 record("memcached_text.pcap", memcached, 11211)
-derive()
-(HERE / "redis_large.pcap").unlink()
+if not sys.argv[1:]:
+    derive()
+    (HERE / "redis_large.pcap").unlink()
+for left in pathlib.Path("/tmp").glob("recorder-*"):
+    left.unlink()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::enrichment::{Endpoint, Observation, Service};
 use crate::protocol::{
-    Answer, Class, Effect, HitRule, Operation, Outcome, Protocol, Request, Word,
+    Answer, Class, Effect, HitRule, Operation, Outcome, Protocol, ReplyValues, Request, Word,
 };
 use crate::source::event::{Clock, End};
 use crate::transaction::{Ending, Exchange, Transaction};
@@ -21,9 +21,11 @@ pub(crate) fn transaction(name: &'static str, index: u16) -> Transaction {
             value_size: None,
             ttl: None,
             answer: Answer::One,
+            tag: None,
             effect: Effect::None,
             blocking: false,
             hit_rule: HitRule::Null,
+            reply_values: ReplyValues::All,
             detail: None,
         },
         outcome: Outcome::default(),
@@ -31,6 +33,7 @@ pub(crate) fn transaction(name: &'static str, index: u16) -> Transaction {
         start: 1_000_000,
         end: 1_200_000,
         database: Some(0),
+        client: None,
         task: None,
     }
 }

@@ -211,6 +211,17 @@ pub enum Answer {
     None,
     /// One confirmation for each channel, then pushes (RESP2 SUBSCRIBE and relatives).
     Subscriptions(u32),
+    /// One reply, unless there is just this to say: then none, and the next answer tells (Memcached's quiet requests).
+    Quiet(Silence),
+}
+
+/// What it means that a quiet request was not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// Its key was not found.
+    Miss,
+    /// It was done.
+    Success,
 }
 
 /// What a successful request does to its connection.
@@ -227,16 +238,65 @@ pub enum Effect {
     EndMulti,
     /// RESET: back to the state of a new connection.
     Reset,
+    /// HELLO: this version of RESP from the reply on; `None` keeps the one there is.
+    Hello(Option<u8>),
     /// CLIENT REPLY ON: replies again, beginning with its own.
     ReplyOn,
     /// CLIENT REPLY OFF: no reply, from this one on.
     ReplyOff,
     /// CLIENT REPLY SKIP: no reply to this one and to the next.
     ReplySkip,
-    /// MONITOR, SYNC, PSYNC: what follows the reply is a stream, not replies.
+    /// MONITOR, `watch`: what follows the reply is a stream, not replies.
     Stream,
-    /// QUIT: the server closes after its reply.
+    /// SYNC, PSYNC: after the reply the connection carries replication, and its client is a replica.
+    Replicate,
+    /// REPLCONF: what only replicas send.
+    Replica,
+    /// QUIT, SHUTDOWN: the server closes, with a reply or without.
     Quit,
+}
+
+/// What the client of a connection says of itself. As part of a request only what that request says; an empty string
+/// takes back what was said before.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Client {
+    /// The user that it authenticates as: AUTH, HELLO with AUTH.
+    pub user: Option<String>,
+    /// The connection's name: CLIENT SETNAME, HELLO with SETNAME.
+    pub name: Option<String>,
+    /// The client library: CLIENT SETINFO LIB-NAME.
+    pub library: Option<String>,
+    /// Its version: CLIENT SETINFO LIB-VER.
+    pub library_version: Option<String>,
+}
+
+/// A time to live, or the end of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// This many seconds from now. Negative: removed at once.
+    After(i64),
+    /// At this time, milliseconds since the Unix epoch.
+    At(i64),
+}
+
+impl Expiry {
+    /// Seconds from `now`, nanoseconds since the Unix epoch; rounded up, since a key that lives for 200 ms does not live
+    /// for 0 s.
+    #[must_use]
+    pub fn seconds(self, now: u64) -> i64 {
+        match self {
+            Expiry::After(seconds) => seconds,
+            Expiry::At(millis) => {
+                let now = i64::try_from(now / 1_000_000).unwrap_or(i64::MAX);
+                seconds(millis.saturating_sub(now))
+            }
+        }
+    }
+}
+
+/// Milliseconds as seconds, rounded up.
+pub(super) fn seconds(millis: i64) -> i64 {
+    millis.div_euclid(1000) + i64::from(millis.rem_euclid(1000) > 0)
 }
 
 /// What is kept of a request for spans. Holds no values and no secrets.
@@ -248,6 +308,8 @@ pub struct Detail {
     pub keys: Vec<String>,
     /// SHA-1 or name of a script or function.
     pub stored_procedure: Option<String>,
+    /// What the request says of its client.
+    pub client: Option<Box<Client>>,
 }
 
 impl Detail {
@@ -268,16 +330,21 @@ pub struct Request {
     pub key_count: u32,
     /// Bytes of the value or values that it writes; exact even when they were not captured. `None` when it writes none.
     pub value_size: Option<u64>,
-    /// Time to live that it sets, seconds. `None` when it sets none.
-    pub ttl: Option<i64>,
+    /// Time to live that it sets. `None` when it sets none.
+    pub ttl: Option<Expiry>,
     /// What comes back.
     pub answer: Answer,
+    /// A digest of what its reply repeats of it (opaque, opcode, key), where it does: tells which of several quiet
+    /// requests a reply answers.
+    pub tag: Option<u64>,
     /// What it does to its connection.
     pub effect: Effect,
     /// Whether the server may hold the reply back until something happens (BLPOP and relatives).
     pub blocking: bool,
     /// How hits and misses are read off the reply.
     pub hit_rule: HitRule,
+    /// Which strings of the reply are values.
+    pub reply_values: ReplyValues,
     /// For spans, when the decoder was asked to keep it.
     pub detail: Option<Box<Detail>>,
 }
@@ -318,6 +385,16 @@ pub enum HitRule {
     },
     /// Memcached: NOT_FOUND is a miss, success a hit (incr, decr, touch).
     Found,
+}
+
+/// Which strings of a reply are values, counted in [`Outcome::value_size`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReplyValues {
+    /// All of them.
+    #[default]
+    All,
+    /// Those in every second element: the others are fields (HGETALL) or the key (BLPOP).
+    EverySecond,
 }
 
 /// What a reply says, as far as its request's meaning goes.

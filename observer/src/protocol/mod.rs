@@ -30,8 +30,8 @@ mod tests;
 
 pub use detect::{Detected, begins_request, detect};
 pub use message::{
-    Answer, Class, Detail, Effect, FramingLost, HitRule, Malformed, Operation, Outcome, Protocol,
-    Redirect, Request, Word,
+    Answer, Class, Client, Detail, Effect, Expiry, FramingLost, HitRule, Malformed, Operation,
+    Outcome, Protocol, Redirect, ReplyValues, Request, Silence, Word,
 };
 pub use reply::{Reply, ReplyKind, outcome};
 

@@ -1,6 +1,6 @@
 //! Replies, reduced to what matters of them, and what they mean for their requests.
 
-use super::message::{Class, HitRule, Outcome, Redirect, Request, Word};
+use super::message::{Class, HitRule, Outcome, Redirect, ReplyValues, Request, Word};
 
 /// The shape of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,6 +18,8 @@ pub enum ReplyKind {
     Null,
     /// An array, set or map; the values of a Memcached retrieval.
     Aggregate,
+    /// The head of an array that is unfolded: its elements follow as replies of their own.
+    Unfolded,
     /// RESP3 out-of-band data: it answers no request.
     Push,
 }
@@ -28,7 +30,7 @@ pub struct Reply {
     /// Its shape.
     pub kind: ReplyKind,
     /// The prefix of an error reply: `WRONGTYPE`, `MOVED`, `SERVER_ERROR`. A first word that does not look like
-    /// a prefix (upper-case letters, digits, `_`, `-`) is reported as `ERR`, since a script can put anything there.
+    /// a prefix (upper-case letters, `_`, `-`) is reported as `ERR`, since a script can put anything there.
     pub error: Option<Word>,
     /// Where MOVED or ASK points. [`Reply::error`] is then set too.
     pub redirect: Option<Redirect>,
@@ -45,9 +47,13 @@ pub struct Reply {
     pub errors: u64,
     /// Bytes of strings (and doubles and big numbers) at any depth, exact even when they were not captured.
     pub value_size: u64,
+    /// The same of what is in every second element at the top level.
+    pub second_size: u64,
     /// A status (`OK`, `QUEUED`); the first element of a push or of a RESP2 subscription message (`MESSAGE`,
     /// `SUBSCRIBE`); for an aggregate with errors in it, the prefix of the first. Else empty.
     pub word: Word,
+    /// A digest of what it repeats of its request, as [`Request::tag`].
+    pub tag: Option<u64>,
 }
 
 /// What a reply means for its request.
@@ -77,7 +83,12 @@ pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
     if request.class == Class::Get {
         outcome.value_size = match reply.kind {
             ReplyKind::Value => Some(reply.value_size),
-            ReplyKind::Aggregate if reply.elements > reply.nulls => Some(reply.value_size),
+            ReplyKind::Aggregate if reply.elements > reply.nulls => {
+                Some(match request.reply_values {
+                    ReplyValues::All => reply.value_size,
+                    ReplyValues::EverySecond => reply.second_size,
+                })
+            }
             _ => None,
         };
     }
@@ -139,9 +150,11 @@ mod tests {
             value_size: None,
             ttl: None,
             answer: Answer::One,
+            tag: None,
             effect: Effect::None,
             blocking: false,
             hit_rule,
+            reply_values: ReplyValues::All,
             detail: None,
         }
     }

@@ -391,10 +391,10 @@ const MARK: &str = "hunter2";
 fn secrets() -> Vec<(Protocol, Vec<u8>)> {
     let redis = [
         "AUTH hunter2",
-        "AUTH hunter2 hunter2",
+        "AUTH alice hunter2",
         "AUTH user hunter2 x",
         "HELLO 3 AUTH user hunter2",
-        "HELLO 3 AUTH hunter2 hunter2 SETNAME hunter2",
+        "HELLO 3 AUTH alice hunter2 SETNAME web",
         "ACL SETUSER u on >hunter2 ~*",
         "ACL GETUSER hunter2",
         "CONFIG SET requirepass hunter2",
@@ -404,7 +404,6 @@ fn secrets() -> Vec<(Protocol, Vec<u8>)> {
         "MIGRATE h 6379 k 0 9 AUTH2 hunter2 hunter2 KEYS a",
         "SENTINEL SET m auth-pass hunter2",
         "REPLICAOF hunter2 6379",
-        "CLIENT SETNAME hunter2",
         "DEBUG hunter2 hunter2",
         "SET k hunter2",
         "SET k hunter2 EX 60",

@@ -240,6 +240,7 @@ mod tests {
             text: "MGET a \"b".to_owned(),
             keys: vec!["a".to_owned(), "\"b".to_owned()],
             stored_procedure: None,
+            client: None,
         }));
         several.outcome.hits = 1;
         several.outcome.misses = 1;

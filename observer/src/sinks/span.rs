@@ -1,6 +1,7 @@
 //! An observation as a span, in terms that no exporter owns. telemetry.md, "Spans", says what each attribute means.
 
 mod batch;
+mod connection;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,10 +13,11 @@ use opentelemetry::trace::{
 use opentelemetry::{Array, InstrumentationScope, KeyValue, StringValue, Value};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanEvents, SpanLinks};
 
+use self::connection::{client, connection};
 use crate::aggregation::pattern::pattern;
 use crate::aggregation::{failure, value_size};
 use crate::enrichment::{Observation, Service, join};
-use crate::protocol::{Class, HitRule, Operation, Request};
+use crate::protocol::{HitRule, Operation, Request};
 use crate::source::event::{End, Nanos};
 use crate::telemetry::names::attribute;
 use crate::transaction::{Batch, Ending, Exchange, Transaction};
@@ -159,43 +161,6 @@ impl Span {
     }
 }
 
-/// What every span says of its connection; in the order of the contract's table.
-fn connection(
-    observation: &Observation,
-    transaction: &Transaction,
-    operation: Value,
-    class: Class,
-) -> Vec<KeyValue> {
-    let endpoint = &observation.endpoint;
-    let peer = endpoint.peer();
-    let mut list = Vec::with_capacity(24);
-    let mut put = |name: &'static str, value: Value| list.push(KeyValue::new(name, value));
-    put(
-        attribute::DB_SYSTEM_NAME,
-        transaction.protocol.name().into(),
-    );
-    put(attribute::DB_OPERATION_NAME, operation);
-    put(attribute::CACHE_OPERATION, class.name().into());
-    put(
-        attribute::SERVER_ADDRESS,
-        endpoint.server.ip().to_string().into(),
-    );
-    put(
-        attribute::SERVER_PORT,
-        i64::from(endpoint.server.port()).into(),
-    );
-    put(attribute::CACHE_NAME, endpoint.cache.clone().into());
-    put(
-        attribute::NETWORK_PEER_ADDRESS,
-        peer.ip().to_string().into(),
-    );
-    put(attribute::NETWORK_PEER_PORT, i64::from(peer.port()).into());
-    put(attribute::NETWORK_TRANSPORT, "tcp".into());
-    let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
-    put(attribute::NETWORK_TYPE, family.into());
-    list
-}
-
 fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyValue> {
     let request = &transaction.request;
     let outcome = &transaction.outcome;
@@ -254,7 +219,8 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
         put(attribute::CACHE_VALUE_SIZE, integer(size));
     }
     if let Some(ttl) = request.ttl {
-        put(attribute::CACHE_TTL, ttl.into());
+        let start = observation.clock.unix_nanos(transaction.start);
+        put(attribute::CACHE_TTL, ttl.seconds(start).into());
     }
     if let Some(deleted) = outcome.deleted {
         put(attribute::CACHE_DELETED_COUNT, integer(deleted));
@@ -271,6 +237,7 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
     if transaction.ending == Ending::NoReply {
         put(attribute::CACHE_NO_REPLY, true.into());
     }
+    list.extend(client(transaction));
     list
 }
 
@@ -336,7 +303,7 @@ fn integer(number: u64) -> Value {
 mod tests {
     use super::*;
     use crate::aggregation::testing::{endpoint, observation, transaction};
-    use crate::protocol::{Class, Detail, Redirect, Word};
+    use crate::protocol::{Class, Client, Detail, Expiry, Redirect, Word};
 
     fn ids() -> Ids {
         Ids {
@@ -378,6 +345,7 @@ mod tests {
             text: text.to_owned(),
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
             stored_procedure: None,
+            client: None,
         }))
     }
 
@@ -426,6 +394,25 @@ mod tests {
     }
 
     #[test]
+    fn says_who_the_client_is() {
+        let mut get = transaction("GET", 3);
+        get.client = Some(Arc::new(Client {
+            user: Some("alice".to_owned()),
+            name: None,
+            library: Some("redis-py".to_owned()),
+            library_version: Some("8.1.0".to_owned()),
+        }));
+        assert_eq!(
+            special(&observation(get)),
+            [
+                "cache.user=alice",
+                "cache.client.library.name=redis-py",
+                "cache.client.library.version=8.1.0"
+            ]
+        );
+    }
+
+    #[test]
     fn describes_what_is_special() {
         let mut miss = transaction("GET", 3);
         miss.outcome.misses = 1;
@@ -466,7 +453,7 @@ mod tests {
         set.request.class = Class::Set;
         set.request.hit_rule = HitRule::None;
         set.request.value_size = Some(2046);
-        set.request.ttl = Some(60);
+        set.request.ttl = Some(Expiry::After(60));
         assert_eq!(
             special(&observation(set)),
             ["cache.value_size=2046", "cache.ttl=60"]

@@ -84,8 +84,10 @@ reasons! {
         Unsynchronized = "unsynchronized",
         /// Which end is the client is not known.
         Role = "role",
-        /// After MONITOR, SYNC or PSYNC: a stream, not replies.
+        /// After MONITOR or `watch`: a stream, not replies.
         Stream = "stream",
+        /// After SYNC or PSYNC: the link of a replica to its master.
+        Replication = "replication",
         /// Beyond the budget for data that arrived out of order.
         Budget = "budget",
     }

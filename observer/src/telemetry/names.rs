@@ -71,6 +71,14 @@ pub mod attribute {
         CACHE_BLOCKING = "cache.blocking";
         /// No reply was to come. Ours.
         CACHE_NO_REPLY = "cache.no_reply";
+        /// User that the connection is authenticated as. Ours: `db.user` was removed from semconv in 1.25, without successor.
+        CACHE_USER = "cache.user";
+        /// Name that the client gave its connection. Ours.
+        CACHE_CLIENT_NAME = "cache.client.name";
+        /// Client library, as it calls itself. Ours.
+        CACHE_CLIENT_LIBRARY_NAME = "cache.client.library.name";
+        /// Version of the client library. Ours.
+        CACHE_CLIENT_LIBRARY_VERSION = "cache.client.library.version";
         /// Of the observer's own metrics: why. Ours.
         REASON = "reason";
         /// Of the observer's own metrics: which protocol. Ours.

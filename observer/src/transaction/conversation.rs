@@ -16,9 +16,9 @@
 use super::batch::Call;
 use super::matcher::Matcher;
 use super::{Ending, Exchange, Transaction};
-#[cfg(any(test, fuzzing))]
-use crate::protocol::Operation;
 use crate::protocol::detect::{Detected, begins_request, detect};
+#[cfg(any(test, fuzzing))]
+use crate::protocol::{Effect, Operation};
 use crate::protocol::{Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 use crate::source::event::{End, Nanos, Task};
 use crate::stream::{Content, Segment, Side};
@@ -27,7 +27,7 @@ use crate::telemetry::{Resync, Skipped, Telemetry};
 /// A drained connection on which nothing comes for this long, nanoseconds, has nothing outstanding: caches answer within it.
 const QUIET: Nanos = 10_000_000;
 /// So often drained before the next request proves a boundary on a connection that is never quiet.
-const PROOFS: u32 = 8;
+const PROOFS: u32 = 64;
 /// Most transactions withheld; a connection that is not proven by then is refuted.
 const MAX_WITHHELD: usize = 1_024;
 /// Bytes looked at to tell the protocol, at most.
@@ -190,13 +190,11 @@ impl Conversation {
         if self.matcher.is_drained() {
             self.confirm(out);
         }
-        let mut ending = ending;
-        if self.probation.is_some() {
-            self.refute(time, telemetry, out);
-            ending = Ending::Unresolved;
-        }
-        let orphans = self.matcher.give_up(ending, time, out);
-        telemetry.orphaned.add(orphans);
+        let ending = match self.probation {
+            None => ending,
+            Some(_) => Ending::Unresolved,
+        };
+        self.give_up(ending, time, telemetry, out);
     }
 
     fn wants_tick(&self) -> bool {
@@ -215,6 +213,10 @@ impl Conversation {
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) {
+        if matches!(self.phase, Phase::Ignored(Skipped::Stream)) && self.may_begin(bytes, segment) {
+            // RESET ends MONITOR: what follows is found as on a connection that was joined.
+            self.phase = Phase::Waiting;
+        }
         match &mut self.phase {
             Phase::Synced => self.decode(bytes, segment, telemetry, out),
             Phase::Ignored(reason) => telemetry.skipped(*reason).add(bytes.len() as u64),
@@ -306,9 +308,10 @@ impl Conversation {
         out: &mut dyn FnMut(Exchange),
     ) {
         while !input.is_empty() {
-            if self.matcher.is_streaming() {
-                self.refute(segment.time, telemetry, out);
-                return self.ignore(Skipped::Stream, input.len(), telemetry);
+            if let Some(stream) = self.matcher.stream() {
+                // What is outstanding has its replies somewhere in the stream.
+                self.give_up(Ending::Unresolved, segment.time, telemetry, out);
+                return self.ignore(stream, input.len(), telemetry);
             }
             let step = match segment.side {
                 Side::Request => {
@@ -351,7 +354,9 @@ impl Conversation {
     ) -> Result<(), Resync> {
         let (started, task) = self.began;
         #[cfg(any(test, fuzzing))]
-        self.ledger.push((request.operation, started));
+        if !matches!(request.effect, Effect::Replica | Effect::Replicate) {
+            self.ledger.push((request.operation, started));
+        }
         let call = Call {
             started,
             tid: task.map_or(0, |task| task.tid),
@@ -446,11 +451,31 @@ impl Conversation {
             return;
         }
         telemetry.resyncs(self.settings.protocol, reason).add(1);
-        self.refute(time, telemetry, out);
-        let orphans = self.matcher.give_up(Ending::Unresolved, time, out);
+        self.give_up(Ending::Unresolved, time, telemetry, out);
         let orphan = u64::from(reason == Resync::Mismatch);
-        telemetry.orphaned.add(orphans + orphan);
+        telemetry.orphaned.add(orphan);
         self.phase = Phase::Waiting;
+    }
+
+    /// Ends what is outstanding. A boundary that is not proven by now was wrong.
+    fn give_up(
+        &mut self,
+        ending: Ending,
+        time: Nanos,
+        telemetry: &Telemetry,
+        out: &mut dyn FnMut(Exchange),
+    ) {
+        let orphans = match &mut self.probation {
+            None => self.matcher.give_up(ending, time, out),
+            Some(probation) => {
+                // Batches that are not complete hold what was answered, too.
+                let withhold = &mut |exchange| probation.withhold(exchange);
+                let orphans = self.matcher.give_up(ending, time, withhold);
+                self.refute(time, telemetry, out);
+                orphans
+            }
+        };
+        telemetry.orphaned.add(orphans);
     }
 
     /// Whether a sure boundary may be here: a send that starts a request, after a reply or after a silence.
@@ -526,9 +551,8 @@ impl Probation {
         if self.count > MAX_WITHHELD {
             return Err(Resync::Budget);
         }
-        if matcher.is_drained() && !self.withheld.is_empty() {
-            self.drained = Some(now);
-        }
+        let drained = matcher.is_drained() && !self.withheld.is_empty();
+        self.drained = drained.then_some(now);
         Ok(())
     }
 }

@@ -4,14 +4,16 @@
 //! several (SUBSCRIBE), and answers without a request (pushes).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::batch::{Call, GroupId, Groups};
 use super::{Ending, Exchange, Transaction};
 use crate::protocol::{
-    Answer, Effect, HitRule, Operation, Outcome, Protocol, Reply, ReplyKind, Request, outcome,
+    Answer, Client, Effect, HitRule, Operation, Outcome, Protocol, Reply, ReplyKind, Request,
+    outcome,
 };
 use crate::source::event::{Nanos, Task};
-use crate::telemetry::Resync;
+use crate::telemetry::{Resync, Skipped};
 
 /// Most requests outstanding on one connection. Deeper pipelines exist only in bulk loading; a `Pending` takes some
 /// 300 bytes, so that this bounds a connection to 20 MB.
@@ -27,7 +29,8 @@ struct Pending {
     request: Request,
     start: Nanos,
     task: Option<Task>,
-    group: GroupId,
+    /// `None` for a replica's: it is not handed on.
+    group: Option<GroupId>,
     /// Confirmations still to come ([`Answer::Subscriptions`]).
     confirmations: u32,
 }
@@ -49,8 +52,13 @@ pub struct Matcher {
     early: VecDeque<(Reply, Nanos)>,
     database: Option<u32>,
     reply_mode: ReplyMode,
-    subscribed: bool,
-    streaming: bool,
+    /// RESP2: while subscribed to channels or patterns, or to shard channels, messages come as arrays.
+    subscribed: Subscribed,
+    /// RESP3: pushes are of a type of their own, and no array is one.
+    resp3: bool,
+    stream: Option<Skipped>,
+    /// What the client has said of itself.
+    client: Option<Arc<Client>>,
     groups: Groups,
     /// What MULTI has queued, in order: each outcome is an element of EXEC's reply.
     queued: VecDeque<Pending>,
@@ -71,8 +79,10 @@ impl Matcher {
             // Redis starts every connection in database 0 (`initClient`: selectDb(c,0)).
             database: (from_start && protocol == Protocol::Redis).then_some(0),
             reply_mode: ReplyMode::On,
-            subscribed: false,
-            streaming: false,
+            subscribed: Subscribed::default(),
+            resp3: false,
+            stream: None,
+            client: None,
             groups: Groups::new(gather),
             queued: VecDeque::new(),
             executing: false,
@@ -92,10 +102,10 @@ impl Matcher {
         !self.early.is_empty()
     }
 
-    /// Whether what the server sends from here on is a stream, not replies.
+    /// Which stream the server sends from here on in place of replies.
     #[must_use]
-    pub fn is_streaming(&self) -> bool {
-        self.streaming
+    pub fn stream(&self) -> Option<Skipped> {
+        self.stream
     }
 
     /// Pushes seen since the last call.
@@ -134,21 +144,26 @@ impl Matcher {
         if answered && self.pending.len() + self.queued.len() >= MAX_PENDING {
             trouble = Err(Resync::Budget);
         }
-        let group = self.groups.request(call, request.effect == Effect::Multi);
+        let group = match request.effect {
+            Effect::Replica | Effect::Replicate => None,
+            effect => Some(self.groups.request(call, effect == Effect::Multi)),
+        };
         if request.effect == Effect::EndMulti {
             self.groups.close();
         }
         if !answered {
-            let transaction = self.transaction(request, start, start, task, Ending::NoReply);
-            self.groups.ended(group, transaction, out);
+            if request.effect == Effect::Replicate {
+                self.stream = Some(Skipped::Replication);
+            }
+            if let Some(group) = group {
+                let ended = self.transaction(request, start, start, task, Ending::NoReply);
+                self.groups.ended(group, ended, out);
+            }
             return Ok(());
         }
         let confirmations = match request.answer {
-            Answer::Subscriptions(count) => {
-                self.subscribed = true;
-                count.max(1)
-            }
-            Answer::One | Answer::None => 0,
+            Answer::Subscriptions(count) => count.max(1),
+            Answer::One | Answer::None | Answer::Quiet(_) => 0,
         };
         self.pending.push_back(Pending {
             request,
@@ -205,7 +220,6 @@ impl Matcher {
             self.push(&reply, time, out);
             return Ok(());
         }
-        let unfolds = self.unfolds();
         let Some(front) = self.pending.front() else {
             if self.early.len() >= MAX_EARLY {
                 return Err(Resync::Orphan);
@@ -222,15 +236,20 @@ impl Matcher {
             return Err(Resync::Mismatch);
         }
         if front.request.effect == Effect::EndMulti && !self.queued.is_empty() {
-            if unfolds && reply.kind == ReplyKind::Aggregate {
-                if reply.elements != self.queued.len() as u64 {
-                    return Err(Resync::Mismatch);
-                }
-                self.executing = true;
-                return Ok(());
+            let elements = matches!(reply.kind, ReplyKind::Unfolded | ReplyKind::Aggregate);
+            if elements && reply.elements != self.queued.len() as u64 {
+                return Err(Resync::Mismatch);
             }
-            // DISCARD, a failed WATCH, EXECABORT.
-            self.abandon(Ending::NotExecuted, time, out);
+            match reply.kind {
+                ReplyKind::Unfolded => {
+                    self.executing = true;
+                    return Ok(());
+                }
+                // It came before EXEC was reported, and was not unfolded: they ran, with what result is not known.
+                ReplyKind::Aggregate => self.abandon(Ending::Unresolved, time, out),
+                // DISCARD, a failed WATCH, EXECABORT.
+                _ => self.abandon(Ending::NotExecuted, time, out),
+            }
         }
         self.complete(outcome, time, out);
         Ok(())
@@ -298,9 +317,17 @@ impl Matcher {
         time: Nanos,
         out: &mut dyn FnMut(Exchange),
     ) {
+        let Some(group) = pending.group else {
+            return;
+        };
+        let ending = match (ending, pending.request.effect) {
+            // The server may close at once, and the client need not wait for a reply.
+            (Ending::Unanswered, Effect::Quit) => Ending::NoReply,
+            (ending, _) => ending,
+        };
         let end = time.max(pending.start);
         let ended = self.transaction(pending.request, pending.start, end, pending.task, ending);
-        self.groups.ended(pending.group, ended, out);
+        self.groups.ended(group, ended, out);
     }
 
     /// Whether the server will answer, given what the client has asked of it.
@@ -336,8 +363,8 @@ impl Matcher {
         match reply.kind {
             ReplyKind::Push => true,
             // RESP2 has no push type; while subscribed, these words begin nothing else.
-            ReplyKind::Aggregate => {
-                (self.subscribed || self.pending.front().is_some_and(subscription))
+            ReplyKind::Aggregate if !self.resp3 => {
+                (self.subscribed.any() || self.pending.front().is_some_and(subscription))
                     && (is_message(reply) || is_confirmation(reply))
             }
             _ => false,
@@ -345,6 +372,10 @@ impl Matcher {
     }
 
     fn push(&mut self, reply: &Reply, time: Nanos, out: &mut dyn FnMut(Exchange)) {
+        self.resp3 |= reply.kind == ReplyKind::Push;
+        if is_confirmation(reply) {
+            self.subscribed.confirm(reply);
+        }
         let confirmed = self.pending.front_mut().filter(|front| {
             front.confirmations > 0 && front.request.operation.name() == reply.word.as_str()
         });
@@ -372,14 +403,17 @@ impl Matcher {
         time: Nanos,
         out: &mut dyn FnMut(Exchange),
     ) {
-        self.apply(&pending.request, &outcome);
         let Pending {
-            request,
+            mut request,
             start,
             task,
             group,
             ..
         } = pending;
+        self.apply(&mut request, &outcome);
+        let Some(group) = group else {
+            return;
+        };
         let mut transaction =
             self.transaction(request, start, time.max(start), task, Ending::Replied);
         transaction.outcome = outcome;
@@ -387,20 +421,55 @@ impl Matcher {
     }
 
     /// What a reply says of the connection's state.
-    fn apply(&mut self, request: &Request, outcome: &Outcome) {
-        if outcome.error.is_some() {
+    fn apply(&mut self, request: &mut Request, outcome: &Outcome) {
+        let refused = outcome.error.is_some();
+        if let Some(said) = request
+            .detail
+            .as_mut()
+            .and_then(|detail| detail.client.take())
+        {
+            self.introduce(*said, refused);
+        }
+        if refused {
             return;
         }
         match request.effect {
             Effect::Select(database) => self.database = Some(database),
+            Effect::Hello(Some(version)) => self.resp3 = version >= 3,
             Effect::Reset => {
                 self.database = Some(0);
                 self.reply_mode = ReplyMode::On;
-                self.subscribed = false;
+                self.subscribed = Subscribed::default();
+                self.resp3 = false;
+                let forget = Client {
+                    user: Some(String::new()),
+                    name: Some(String::new()),
+                    ..Client::default()
+                };
+                self.introduce(forget, false);
             }
-            Effect::Stream => self.streaming = true,
+            Effect::Stream => self.stream = Some(Skipped::Stream),
+            Effect::Replicate => self.stream = Some(Skipped::Replication),
             _ => {}
         }
+    }
+
+    /// Takes over what the client has said. Its library is what it says it is also where the server does not know the
+    /// command (before 7.2); its user and name are not.
+    fn introduce(&mut self, said: Client, refused: bool) {
+        fn take(known: &mut Option<String>, said: Option<String>) {
+            if let Some(said) = said {
+                *known = Some(said).filter(|said| !said.is_empty());
+            }
+        }
+        let mut client = self.client.as_deref().cloned().unwrap_or_default();
+        if !refused {
+            take(&mut client.user, said.user);
+            take(&mut client.name, said.name);
+        }
+        take(&mut client.library, said.library);
+        take(&mut client.library_version, said.library_version);
+        self.client = (client != Client::default()).then(|| Arc::new(client));
     }
 
     fn transaction(
@@ -419,7 +488,31 @@ impl Matcher {
             start,
             end,
             database: self.database,
+            client: self.client.clone(),
             task,
+        }
+    }
+}
+
+/// What a RESP2 connection is subscribed to: the server counts channels and patterns together, shard channels apart
+/// (`redis/src/pubsub.c`, `addReplyPubsubSubscribed`).
+#[derive(Debug, Clone, Copy, Default)]
+struct Subscribed {
+    channels: bool,
+    shards: bool,
+}
+
+impl Subscribed {
+    fn any(self) -> bool {
+        self.channels || self.shards
+    }
+
+    /// A confirmation ends with the number of subscriptions left.
+    fn confirm(&mut self, confirmation: &Reply) {
+        let left = confirmation.zeros == 0;
+        match confirmation.word.as_str() {
+            "SSUBSCRIBE" | "SUNSUBSCRIBE" => self.shards = left,
+            _ => self.channels = left,
         }
     }
 }

@@ -18,7 +18,9 @@ mod tests;
 
 pub use conversation::Conversation;
 
-use crate::protocol::{Outcome, Protocol, Request};
+use std::sync::Arc;
+
+use crate::protocol::{Client, Outcome, Protocol, Request};
 use crate::source::event::{Nanos, Task};
 
 /// How a request ended.
@@ -63,6 +65,8 @@ pub struct Transaction {
     pub end: Nanos,
     /// The Redis database it ran in, when known.
     pub database: Option<u32>,
+    /// What the client had said of itself by then, where it is kept.
+    pub client: Option<Arc<Client>>,
     /// The thread at this end that moved the request's first byte; `None` for captures.
     pub task: Option<Task>,
 }

@@ -223,5 +223,7 @@ pub(super) fn mail_address(bytes: &[u8], at: usize) -> Option<usize> {
         .unwrap_or(bytes.len() - domain);
     let name = &bytes[domain..domain + length];
     let dot = name.iter().rposition(|byte| *byte == b'.')?;
-    (dot > 0 && name.len() - dot > 2).then_some(domain + length)
+    // What a pattern has cut short is no domain.
+    let whole = bytes.get(domain + length) != Some(&b'*');
+    (dot > 0 && name.len() - dot > 2 && whole).then_some(domain + length)
 }

@@ -355,7 +355,7 @@ fn check_unfolded(whole: &Told<Reply>, parts: &Told<Reply>) {
     assert_eq!(whole[..at], parts[..at]);
     assert_eq!(
         (parts[at].kind, parts[at].elements),
-        (reply.kind, reply.elements)
+        (ReplyKind::Unfolded, reply.elements)
     );
     let elements = usize::try_from(reply.elements).expect("as many as there are bytes");
     let (elements, after) = parts[at + 1..].split_at(elements);

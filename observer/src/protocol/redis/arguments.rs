@@ -1,5 +1,7 @@
 //! The arguments of one request, within a fixed budget.
 
+use super::super::number;
+
 /// Most arguments kept one by one. Options, counts and the sixteen keys of a span lie well before; past it only
 /// lengths are summed up.
 pub(super) const MAX_KEPT: usize = 64;
@@ -10,6 +12,8 @@ pub(super) const KEEP_KEYS: usize = 512;
 pub(super) const KEEP_WORDS: usize = 32;
 /// Sums are kept by index modulo this: the repeating groups of commands have 1, 2 or 3 arguments.
 pub(super) const RESIDUES: usize = 6;
+/// Longest option or subcommand.
+const MAX_WORD: usize = 24;
 /// A buffer that grew beyond this is given back when its request is done.
 const IDLE_CAPACITY: usize = 4096;
 
@@ -124,6 +128,39 @@ impl Arguments {
         (u64::from(span.kept) == span.length).then(|| self.prefix(index))
     }
 
+    /// An argument as an integer.
+    pub(super) fn integer(&self, index: usize) -> Option<i64> {
+        self.whole(index).and_then(number::parse)
+    }
+
+    /// An argument as a word, upper-case.
+    pub(super) fn upper(&self, index: usize) -> Option<Upper> {
+        let text = self.whole(index)?;
+        if text.is_empty() || text.len() > MAX_WORD {
+            return None;
+        }
+        let mut upper = Upper {
+            length: text.len(),
+            bytes: [0; MAX_WORD],
+        };
+        for (to, from) in upper.bytes.iter_mut().zip(text) {
+            *to = from.to_ascii_uppercase();
+        }
+        Some(upper)
+    }
+
+    /// Whether an argument is this word, given in upper case.
+    pub(super) fn is_word(&self, index: usize, word: &[u8]) -> bool {
+        self.whole(index)
+            .is_some_and(|text| text.eq_ignore_ascii_case(word))
+    }
+
+    /// What is kept of an argument, unless bytes of it are missing that would have been kept.
+    pub(super) fn unbroken(&self, index: usize) -> Option<&[u8]> {
+        let span = self.spans.get(index)?;
+        (u64::from(span.kept) == span.length.min(self.keep as u64)).then(|| self.prefix(index))
+    }
+
     /// Length of an argument on the wire; 0 past [`MAX_KEPT`].
     #[inline]
     pub(super) fn length(&self, index: usize) -> u64 {
@@ -154,5 +191,17 @@ impl Arguments {
     #[cfg(any(test, fuzzing))]
     pub(super) fn memory(&self) -> usize {
         self.bytes.capacity() + self.spans.capacity() * size_of::<Span>()
+    }
+}
+
+/// An upper-cased word.
+pub(super) struct Upper {
+    length: usize,
+    bytes: [u8; MAX_WORD],
+}
+
+impl Upper {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 }

@@ -1,16 +1,17 @@
 //! Reads a request's meaning out of its arguments, by the command table.
 
-use super::super::message::{Answer, Class, Effect, HitRule, Operation, Request, Word};
+use super::super::message::{
+    Answer, Class, Effect, Expiry, HitRule, Operation, ReplyValues, Request, Word, seconds,
+};
 use super::super::number;
 use super::super::text::Writer;
 use super::arguments::{Arguments, MAX_KEPT, RESIDUES};
-use super::commands::{Asked, Command, Shape, Special, Ttl, find};
+use super::commands::{Asked, Command, Shape, Ttl, find};
+use super::connection;
 use super::options::{option, subcommand};
 
 /// Most digits of a number that is shown: seconds, milliseconds, counts, indexes. Longer ones may identify someone.
 const MAX_SHOWN_DIGITS: usize = 10;
-/// Longest option or subcommand.
-const MAX_WORD: usize = 24;
 
 /// The request that `arguments` (at least the name) make.
 pub(super) fn interpret(arguments: &Arguments, keep_detail: bool) -> Request {
@@ -35,9 +36,11 @@ pub(super) fn interpret(arguments: &Arguments, keep_detail: bool) -> Request {
         value_size: None,
         ttl: None,
         answer: Answer::One,
+        tag: None,
         effect: Effect::None,
         blocking: false,
         hit_rule: HitRule::None,
+        reply_values: ReplyValues::All,
         detail: None,
     };
     let writer = keep_detail.then(|| Writer::new(operation.name()));
@@ -50,6 +53,9 @@ pub(super) fn interpret(arguments: &Arguments, keep_detail: bool) -> Request {
         None => walk.shape(&Shape::UNKNOWN),
     }
     request.detail = walk.writer.map(Writer::finish);
+    if let Some((_, command)) = known {
+        connection::interpret(command.special, arguments, &mut request);
+    }
     request
 }
 
@@ -63,7 +69,7 @@ struct Walk<'a> {
     at: usize,
     keys: u64,
     value_size: Option<u64>,
-    ttl: Option<i64>,
+    ttl: Option<Expiry>,
     /// The integer after FIELDS.
     fields: u32,
     get: bool,
@@ -101,6 +107,7 @@ impl<'a> Walk<'a> {
             match letter {
                 b'#' => self.counted(false),
                 b'P' => self.counted(true),
+                // What follows FIELDS, IDS or ITEMS are names, `store` may be one of them: no option, and no key after it.
                 b'O' => while self.at < self.total && !self.last && self.option(letter) {},
                 b'X' => self.streams(),
                 _ => self.one(letter),
@@ -121,7 +128,7 @@ impl<'a> Walk<'a> {
         match letter {
             b'k' => self.key(),
             b'm' if arguments.length(self.at) > 0 || !self.has(b"KEYS") => self.key(),
-            b'h' if self.is(self.at - 1, b"SET") => self.key(),
+            b'h' if arguments.is_word(self.at - 1, b"SET") => self.key(),
             b'v' => {
                 let length = arguments.length(self.at);
                 self.add_value(length);
@@ -130,6 +137,7 @@ impl<'a> Walk<'a> {
             b'n' => self.number(),
             b'w' => {
                 let word = self
+                    .arguments
                     .upper(self.at)
                     .and_then(|upper| subcommand(upper.as_bytes()));
                 match (&mut self.writer, word) {
@@ -140,8 +148,10 @@ impl<'a> Walk<'a> {
                 self.at += 1;
             }
             b'S' => {
-                if let Some(writer) = &mut self.writer {
-                    writer.stored_procedure(arguments.prefix(self.at));
+                match (&mut self.writer, arguments.unbroken(self.at)) {
+                    (Some(writer), Some(name)) => writer.stored_procedure(name),
+                    (Some(writer), None) => writer.hidden(),
+                    (None, _) => {}
                 }
                 self.at += 1;
             }
@@ -154,7 +164,11 @@ impl<'a> Walk<'a> {
         if let Some(writer) = &mut self.writer
             && self.at < self.arguments.kept()
         {
-            writer.key(self.arguments.prefix(self.at));
+            // Part of a key is another key.
+            match self.arguments.unbroken(self.at) {
+                Some(key) => writer.key(key),
+                None => writer.hidden(),
+            }
         }
         self.at += 1;
     }
@@ -188,6 +202,7 @@ impl<'a> Walk<'a> {
     /// A count, and that many keys or pairs.
     fn counted(&mut self, pairs: bool) {
         let count = self
+            .arguments
             .integer(self.at)
             .and_then(|count| usize::try_from(count).ok())
             .unwrap_or(0);
@@ -211,9 +226,7 @@ impl<'a> Walk<'a> {
     /// Options up to STREAMS, then keys and as many ids.
     fn streams(&mut self) {
         while self.at < self.arguments.kept() {
-            let streams = self
-                .upper(self.at)
-                .is_some_and(|upper| upper.as_bytes() == b"STREAMS");
+            let streams = self.arguments.is_word(self.at, b"STREAMS");
             if !self.option(b'X') {
                 self.hidden();
             }
@@ -282,6 +295,7 @@ impl<'a> Walk<'a> {
     /// An option and what follows it. `false`, and nothing taken, if the next argument is none.
     fn option(&mut self, region: u8) -> bool {
         let Some((word, follow)) = self
+            .arguments
             .upper(self.at)
             .and_then(|upper| option(upper.as_bytes(), region))
         else {
@@ -291,10 +305,12 @@ impl<'a> Walk<'a> {
             writer.word(word);
         }
         self.at += 1;
-        let integer = self.integer(self.at);
+        let integer = self.arguments.integer(self.at);
         match word {
-            "EX" => self.ttl = integer,
-            "PX" => self.ttl = integer.map(seconds),
+            "EX" => self.ttl = integer.map(Expiry::After),
+            "PX" => self.ttl = integer.map(seconds).map(Expiry::After),
+            "EXAT" => self.ttl = integer.map(at_seconds),
+            "PXAT" => self.ttl = integer.map(Expiry::At),
             "FIELDS" => {
                 self.fields = integer
                     .and_then(|count| u32::try_from(count).ok())
@@ -306,7 +322,7 @@ impl<'a> Walk<'a> {
             _ => {}
         }
         for _ in 0..follow.integers {
-            if self.at < self.total && self.integer(self.at).is_some() {
+            if self.at < self.total && self.arguments.integer(self.at).is_some() {
                 self.number();
             }
         }
@@ -337,34 +353,8 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether that option comes later on.
-    fn has(&self, expected: &[u8]) -> bool {
-        (self.at + 1..self.arguments.kept()).any(|index| self.is(index, expected))
-    }
-
-    /// Whether an argument is this word.
-    fn is(&self, index: usize, expected: &[u8]) -> bool {
-        self.upper(index)
-            .is_some_and(|upper| upper.as_bytes() == expected)
-    }
-
-    fn integer(&self, index: usize) -> Option<i64> {
-        self.arguments.whole(index).and_then(number::parse)
-    }
-
-    /// An argument as a word, upper-case.
-    fn upper(&self, index: usize) -> Option<Upper> {
-        let text = self.arguments.whole(index)?;
-        if text.is_empty() || text.len() > MAX_WORD {
-            return None;
-        }
-        let mut upper = Upper {
-            length: text.len(),
-            bytes: [0; MAX_WORD],
-        };
-        for (to, from) in upper.bytes.iter_mut().zip(text) {
-            *to = from.to_ascii_uppercase();
-        }
-        Some(upper)
+    fn has(&self, option: &[u8]) -> bool {
+        (self.at + 1..self.arguments.kept()).any(|index| self.arguments.is_word(index, option))
     }
 
     /// What was found, and what the table says beside.
@@ -375,81 +365,42 @@ impl<'a> Walk<'a> {
         request.value_size = self.value_size;
         request.ttl = match command.ttl {
             Ttl::No => self.ttl,
-            Ttl::Seconds(at) => self.integer(usize::from(at)),
-            Ttl::Millis(at) => self.integer(usize::from(at)).map(seconds),
+            Ttl::Seconds(at) => self.arguments.integer(usize::from(at)).map(Expiry::After),
+            Ttl::Millis(at) => self
+                .arguments
+                .integer(usize::from(at))
+                .map(seconds)
+                .map(Expiry::After),
+            Ttl::AtSeconds(at) => self.arguments.integer(usize::from(at)).map(at_seconds),
+            Ttl::AtMillis(at) => self.arguments.integer(usize::from(at)).map(Expiry::At),
+            Ttl::Restore => self.restored(),
         };
-        if matches!(command.name, "RESTORE" | "RESTORE-ASKING") {
-            // 0 is no time to live there, and with ABSTTL it is a point in time.
-            let absolute = (4..self.arguments.kept()).any(|index| {
-                self.upper(index)
-                    .is_some_and(|upper| upper.as_bytes() == b"ABSTTL")
-            });
-            request.ttl = request.ttl.filter(|ttl| *ttl > 0 && !absolute);
-        }
         request.blocking = command.blocking || self.block;
+        request.reply_values = command.values;
         request.hit_rule = command.hit.rule(|| Asked {
             keys,
             after_key: count((self.total as u64).saturating_sub(2)),
             fields: self.fields,
             get: self.get,
             by_value: self.by_value,
-            range: (self.integer(2), self.integer(3)),
+            range: (self.arguments.integer(2), self.arguments.integer(3)),
             counted: self.total > 2,
         });
-        match command.special {
-            Special::No => {}
-            Special::Select => {
-                if let Some(database) = self.integer(1).and_then(|index| u32::try_from(index).ok())
-                {
-                    request.effect = Effect::Select(database);
-                }
-            }
-            Special::Multi => request.effect = Effect::Multi,
-            Special::EndMulti => request.effect = Effect::EndMulti,
-            Special::Reset => request.effect = Effect::Reset,
-            Special::Stream => request.effect = Effect::Stream,
-            Special::Quit => request.effect = Effect::Quit,
-            Special::Subscribe => {
-                // Without channels, UNSUBSCRIBE answers once for each channel there is; one is what can be known here.
-                let channels = (self.total as u64).saturating_sub(1).max(1);
-                request.answer = Answer::Subscriptions(count(channels));
-            }
-            Special::Client => self.client(request),
-        }
     }
 
-    /// CLIENT REPLY (`redis/src/networking.c`, `clientCommand`): OFF and SKIP are not answered.
-    fn client(&self, request: &mut Request) {
-        let word = |index, expected: &[u8]| {
-            self.upper(index)
-                .is_some_and(|upper| upper.as_bytes() == expected)
-        };
-        if self.total != 3 || !word(1, b"REPLY") {
-            return;
-        }
-        if word(2, b"ON") {
-            request.effect = Effect::ReplyOn;
-        } else if word(2, b"OFF") {
-            (request.effect, request.answer) = (Effect::ReplyOff, Answer::None);
-        } else if word(2, b"SKIP") {
-            (request.effect, request.answer) = (Effect::ReplySkip, Answer::None);
-        }
+    /// RESTORE's: 0 is no time to live, and with ABSTTL it is a point in time.
+    fn restored(&self) -> Option<Expiry> {
+        let millis = self.arguments.integer(2).filter(|millis| *millis > 0)?;
+        let is_absolute = |index| self.arguments.is_word(index, b"ABSTTL");
+        Some(if (4..self.arguments.kept()).any(is_absolute) {
+            Expiry::At(millis)
+        } else {
+            Expiry::After(seconds(millis))
+        })
     }
 }
 
-/// Milliseconds as seconds, rounded up: a key that lives for 200 ms does not live for 0 s.
-fn seconds(millis: i64) -> i64 {
-    millis.div_euclid(1000) + i64::from(millis.rem_euclid(1000) > 0)
-}
-
-/// An upper-cased word.
-struct Upper {
-    length: usize,
-    bytes: [u8; MAX_WORD],
-}
-
-impl Upper {
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
+/// A point in time given in seconds.
+fn at_seconds(seconds: i64) -> Expiry {
+    Expiry::At(seconds.saturating_mul(1000))
 }

@@ -28,8 +28,7 @@
 mod modules;
 mod redis;
 
-use super::super::message::Class;
-use super::super::message::HitRule;
+use super::super::message::{Class, HitRule, ReplyValues};
 
 /// What the arguments after the name are. See the [module documentation](self).
 #[derive(Debug, Clone, Copy)]
@@ -192,6 +191,12 @@ pub(super) enum Ttl {
     No,
     Seconds(u8),
     Millis(u8),
+    /// A point in time, seconds since the Unix epoch.
+    AtSeconds(u8),
+    /// A point in time, milliseconds since the Unix epoch.
+    AtMillis(u8),
+    /// RESTORE's: milliseconds, 0 for none, a point in time with ABSTTL.
+    Restore,
 }
 
 /// What a command does beside reading and writing.
@@ -203,7 +208,11 @@ pub(super) enum Special {
     EndMulti,
     Reset,
     Client,
+    Auth,
+    Hello,
     Stream,
+    Replicate,
+    Replica,
     Quit,
     Subscribe,
 }
@@ -218,6 +227,7 @@ pub(super) struct Command {
     #[cfg(test)]
     arguments: &'static str,
     pub(super) hit: Hit,
+    pub(super) values: ReplyValues,
     pub(super) ttl: Ttl,
     pub(super) blocking: bool,
     pub(super) special: Special,
@@ -231,6 +241,7 @@ const fn c(name: &'static str, class: Class, shape: &'static str) -> Command {
         #[cfg(test)]
         arguments: shape,
         hit: Hit::No,
+        values: ReplyValues::All,
         ttl: Ttl::No,
         blocking: false,
         special: Special::No,
@@ -242,12 +253,21 @@ impl Command {
         self.hit = hit;
         self
     }
+    /// Every second element of the reply is a value.
+    const fn second(mut self) -> Self {
+        self.values = ReplyValues::EverySecond;
+        self
+    }
     const fn seconds(mut self, at: u8) -> Self {
         self.ttl = Ttl::Seconds(at);
         self
     }
     const fn millis(mut self, at: u8) -> Self {
         self.ttl = Ttl::Millis(at);
+        self
+    }
+    const fn expires(mut self, ttl: Ttl) -> Self {
+        self.ttl = ttl;
         self
     }
     const fn blocks(mut self) -> Self {

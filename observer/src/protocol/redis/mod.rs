@@ -3,6 +3,7 @@
 mod arguments;
 mod command;
 mod commands;
+mod connection;
 mod head;
 mod inline;
 mod options;

@@ -104,7 +104,7 @@ impl ReplyDecoder {
     }
 
     /// Unfolds the next reply, if it is an array: it is delivered in parts: first its head
-    /// ([`ReplyKind::Aggregate`] with [`Reply::elements`], nothing else), then each element as a reply of its own. For
+    /// ([`ReplyKind::Unfolded`] with [`Reply::elements`], nothing else), then each element as a reply of its own. For
     /// EXEC, whose elements are the replies of the queued commands. Call it at a message boundary, when EXEC's is the
     /// reply to come; a push that comes before it is delivered as always.
     pub fn unfold(&mut self) {
@@ -422,6 +422,8 @@ impl ReplyDecoder {
             self.reply.value_size = self.reply.value_size.saturating_add(size);
             if self.depth == self.base {
                 self.reply.kind = ReplyKind::Value;
+            } else if self.reply.elements % 2 == 1 {
+                self.reply.second_size = self.reply.second_size.saturating_add(size);
             }
         }
         self.complete()

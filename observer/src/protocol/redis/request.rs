@@ -252,6 +252,10 @@ impl RequestDecoder {
         self.check_inline()?;
         let known = find(self.arguments.prefix(0)).is_some();
         let mut request = self.end_request();
+        if let Some(detail) = &mut request.detail {
+            // The rest of a line that was joined in its middle may look like AUTH, and its user be a password.
+            detail.client = None;
+        }
         if !known {
             // A line that was taken for a command can be anything: do not repeat it.
             request.operation = Operation::Other(Word::UNKNOWN);

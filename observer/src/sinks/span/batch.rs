@@ -2,12 +2,13 @@
 
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 
-use super::{connection, found, integer};
+use super::connection::{client, connection};
+use super::{found, integer};
 use crate::aggregation::{failure, value_size};
 use crate::enrichment::Observation;
 use crate::protocol::{Class, Detail, Effect};
 use crate::telemetry::names::attribute;
-use crate::transaction::{Batch, BatchKind, Transaction};
+use crate::transaction::{Batch, BatchKind, Ending, Transaction};
 
 /// Most bytes of the query texts of a batch, joined.
 const MAX_TEXT: usize = 4_096;
@@ -94,12 +95,15 @@ pub(super) fn attributes(observation: &Observation, batch: &Batch) -> Vec<KeyVal
         .map(|one| u64::from(one.outcome.misses))
         .sum();
     found(hits, misses, &mut put);
-    if let Some(size) = total(commands(batch).map(value_size)) {
+    let ran = || commands(batch).filter(|one| one.ending != Ending::NotExecuted);
+    if let Some(size) = total(ran().map(value_size)) {
         put(attribute::CACHE_VALUE_SIZE, integer(size));
     }
     if let Some(deleted) = total(commands(batch).map(|one| one.outcome.deleted)) {
         put(attribute::CACHE_DELETED_COUNT, integer(deleted));
     }
+    // Who it is at the end: a pipeline may begin with AUTH.
+    list.extend(batch.transactions.last().into_iter().flat_map(client));
     list
 }
 
@@ -151,6 +155,7 @@ mod tests {
                 text: format!("{name} k{index}"),
                 keys: vec![format!("k{index}")],
                 stored_procedure: None,
+                client: None,
             }));
             one
         };

@@ -2,7 +2,8 @@
 
 use super::super::super::line::Line;
 use super::super::super::message::{
-    Answer, Class, Effect, FramingLost, HitRule, Malformed, Operation, Request, Word as Name,
+    Answer, Class, Effect, Expiry, FramingLost, HitRule, Malformed, Operation, ReplyValues,
+    Request, Word as Name,
 };
 use super::super::super::number;
 use super::super::super::text::Writer;
@@ -217,9 +218,11 @@ fn request(operation: Operation, class: Class) -> Request {
         value_size: None,
         ttl: None,
         answer: Answer::One,
+        tag: None,
         effect: Effect::None,
         blocking: false,
         hit_rule: HitRule::None,
+        reply_values: ReplyValues::All,
         detail: None,
     }
 }
@@ -288,11 +291,15 @@ impl Reader {
         }
     }
 
-    /// 0 is no expiry; above 30 days it is a point in time, which without a clock is no time to live.
+    /// 0 is no expiry; above 30 days it is a point in time (`memcached/doc/protocol.txt`, "Expiration times").
     fn exptime(&mut self, word: Option<&[u8]>) {
         let Some(word) = word else { return };
         let seconds = number::parse(word);
-        self.request.ttl = seconds.filter(|seconds| *seconds != 0 && *seconds <= MAX_RELATIVE);
+        self.request.ttl = match seconds {
+            None | Some(0) => None,
+            Some(seconds) if seconds <= MAX_RELATIVE => Some(Expiry::After(seconds)),
+            Some(seconds) => Some(Expiry::At(seconds.saturating_mul(1000))),
+        };
         if let Some(writer) = &mut self.writer {
             match seconds.filter(|seconds| (-1..=i64::from(u32::MAX)).contains(seconds)) {
                 Some(seconds) => writer.number(seconds),

@@ -38,6 +38,7 @@ impl ReplyDecoder {
     /// Delivers the head of a reply that is unfolded.
     pub(super) fn unfolded(&mut self, elements: u64) -> bool {
         self.unfold = false;
+        self.reply.kind = ReplyKind::Unfolded;
         self.reply.elements = elements;
         if elements > 0 {
             self.levels[0] = elements;

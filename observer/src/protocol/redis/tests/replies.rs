@@ -111,7 +111,15 @@ fn errors_and_redirects() {
         (b"-MOVED 3999 :6381\r\n", "MOVED", Some(":6381")),
         (b"-MOVED 3999 \r\n", "MOVED", Some("?")),
         (b"-MOVED\r\n", "MOVED", Some("?")),
+        (b"-MOVED 3999 ?:6381\r\n", "MOVED", Some("?:6381")),
+        (b"-MOVED 3999 ::1:6381\r\n", "MOVED", Some("::1:6381")),
+        // A script can return anything.
+        (b"-MOVED 3999 secret\r\n", "MOVED", Some("?")),
+        (b"-ASK 1 host:secret\r\n", "ASK", Some("?")),
+        (b"-ASK 1 secret@host:6379\r\n", "ASK", Some("?")),
         (b"-my secret\r\n", "ERR", None),
+        (b"-S3CR3T\r\n", "ERR", None),
+        (b"-LONGERTHANANYPREFIXOFASERVEREVERIS\r\n", "ERR", None),
         (b"-\r\n", "ERR", None),
     ] {
         let reply = reply(wire);
@@ -268,7 +276,7 @@ fn an_unfolded_reply_comes_in_parts() {
         assert_eq!(
             parts,
             [
-                (ReplyKind::Aggregate, 3, 0),
+                (ReplyKind::Unfolded, 3, 0),
                 (ReplyKind::Simple, 0, 0),
                 (ReplyKind::Aggregate, 2, 1),
                 (ReplyKind::Error, 0, 0),
@@ -289,5 +297,27 @@ fn an_unfolded_reply_comes_in_parts() {
         assert!(decoder.decode(&mut input).unwrap().is_some());
         assert!(decoder.at_boundary());
         assert_eq!(decoder.decode(&mut input).unwrap().unwrap().elements, 1);
+    }
+}
+
+#[test]
+fn every_second_element() {
+    let size = |wire: &[u8]| {
+        let reply = reply(wire);
+        (reply.value_size, reply.second_size)
+    };
+    for (wire, sizes) in [
+        (&b"$5\r\nhello\r\n"[..], (5, 0)),
+        (b"*0\r\n", (0, 0)),
+        (b"*2\r\n$1\r\nf\r\n$5\r\nhello\r\n", (6, 5)),
+        (
+            b"*4\r\n$1\r\nf\r\n$2\r\nvv\r\n$1\r\ng\r\n$3\r\nwww\r\n",
+            (7, 5),
+        ),
+        (b"%2\r\n+f\r\n$2\r\nvv\r\n+g\r\n,1.5\r\n", (5, 5)),
+        (b"*2\r\n$1\r\nk\r\n*2\r\n$2\r\naa\r\n$3\r\nbbb\r\n", (6, 5)),
+        (b"*?\r\n$1\r\nf\r\n$2\r\nvv\r\n.\r\n", (3, 2)),
+    ] {
+        assert_eq!(size(wire), sizes, "{}", wire.escape_ascii());
     }
 }

@@ -1,0 +1,63 @@
+//! What spans say of the connection: its ends, and its client.
+
+use opentelemetry::{KeyValue, Value};
+
+use crate::enrichment::Observation;
+use crate::protocol::Class;
+use crate::telemetry::names::attribute;
+use crate::transaction::Transaction;
+
+/// What every span says of its connection; in the order of the contract's table.
+pub(super) fn connection(
+    observation: &Observation,
+    transaction: &Transaction,
+    operation: Value,
+    class: Class,
+) -> Vec<KeyValue> {
+    let endpoint = &observation.endpoint;
+    let peer = endpoint.peer();
+    let mut list = Vec::with_capacity(24);
+    let mut put = |name: &'static str, value: Value| list.push(KeyValue::new(name, value));
+    put(
+        attribute::DB_SYSTEM_NAME,
+        transaction.protocol.name().into(),
+    );
+    put(attribute::DB_OPERATION_NAME, operation);
+    put(attribute::CACHE_OPERATION, class.name().into());
+    put(
+        attribute::SERVER_ADDRESS,
+        endpoint.server.ip().to_string().into(),
+    );
+    put(
+        attribute::SERVER_PORT,
+        i64::from(endpoint.server.port()).into(),
+    );
+    put(attribute::CACHE_NAME, endpoint.cache.clone().into());
+    put(
+        attribute::NETWORK_PEER_ADDRESS,
+        peer.ip().to_string().into(),
+    );
+    put(attribute::NETWORK_PEER_PORT, i64::from(peer.port()).into());
+    put(attribute::NETWORK_TRANSPORT, "tcp".into());
+    let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
+    put(attribute::NETWORK_TYPE, family.into());
+    list
+}
+
+/// What the client has said of itself.
+pub(super) fn client(transaction: &Transaction) -> impl Iterator<Item = KeyValue> {
+    let said = transaction.client.as_deref().map(|client| {
+        [
+            (attribute::CACHE_USER, &client.user),
+            (attribute::CACHE_CLIENT_NAME, &client.name),
+            (attribute::CACHE_CLIENT_LIBRARY_NAME, &client.library),
+            (
+                attribute::CACHE_CLIENT_LIBRARY_VERSION,
+                &client.library_version,
+            ),
+        ]
+    });
+    said.into_iter()
+        .flatten()
+        .filter_map(|(name, said)| Some(KeyValue::new(name, said.clone()?)))
+}

@@ -1,0 +1,201 @@
+//! What a connection remembers: who its client is, which version of RESP, what it is subscribed to.
+
+use super::*;
+use crate::protocol::Client;
+
+impl Bench {
+    /// Sends one command as clients do.
+    fn command(&mut self, line: &str) -> &mut Self {
+        let words: Vec<_> = line.split(' ').collect();
+        let mut wire = format!("*{}\r\n", words.len());
+        for word in words {
+            wire.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        }
+        self.send(&wire)
+    }
+
+    /// Who the client of the last transaction was.
+    fn client(&self) -> Client {
+        let last = self.out.last().and_then(|last| last.client.as_deref());
+        last.cloned().unwrap_or_default()
+    }
+}
+
+#[test]
+fn a_user_is_known_once_it_is_let_in() {
+    let mut bench = Bench::redis();
+    bench
+        .command("AUTH alice wrong")
+        .receive("-WRONGPASS invalid\r\n");
+    assert_eq!(bench.client().user, None);
+    bench.command("AUTH alice right").receive("+OK\r\n");
+    bench.command("GET a").receive("$-1\r\n");
+    assert_eq!(bench.client().user.as_deref(), Some("alice"));
+    bench
+        .command("HELLO 3 AUTH bob right SETNAME web")
+        .receive("%1\r\n+proto\r\n:3\r\n");
+    bench.command("GET a").receive("_\r\n");
+    assert_eq!(bench.client().user.as_deref(), Some("bob"));
+    assert_eq!(bench.client().name.as_deref(), Some("web"));
+    bench
+        .command("CLIENT SETINFO LIB-NAME lib")
+        .receive("+OK\r\n");
+    bench.command("RESET").receive("+RESET\r\n");
+    bench.command("GET a").receive("$-1\r\n");
+    let rest = Client {
+        library: Some("lib".to_owned()),
+        ..Client::default()
+    };
+    assert_eq!(bench.client(), rest);
+}
+
+#[test]
+fn a_library_is_what_it_says_also_to_an_old_server() {
+    let mut bench = Bench::redis();
+    bench
+        .command("CLIENT SETINFO LIB-NAME redis-py")
+        .command("CLIENT SETINFO LIB-VER 8.1.0")
+        .receive("-ERR unknown subcommand\r\n-ERR unknown subcommand\r\n");
+    bench
+        .command("CLIENT SETNAME refused")
+        .receive("-NOPERM no\r\n");
+    bench.command("GET a").receive("$-1\r\n");
+    let client = bench.client();
+    assert_eq!(client.library.as_deref(), Some("redis-py"));
+    assert_eq!(client.library_version.as_deref(), Some("8.1.0"));
+    assert_eq!(client.name, None);
+}
+
+#[test]
+fn an_array_that_looks_like_a_message_is_one_only_while_subscribed() {
+    let array = "*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nx\r\n";
+    let mut bench = Bench::redis();
+    bench
+        .send("SUBSCRIBE c\r\n")
+        .receive("*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+        .receive(array)
+        .send("UNSUBSCRIBE c\r\n")
+        .receive(array)
+        .receive("*3\r\n$11\r\nunsubscribe\r\n$1\r\nc\r\n:0\r\n")
+        .send("LRANGE l 0 -1\r\n")
+        .receive(array);
+    assert_eq!(bench.telemetry.pushes.get(), 2);
+    assert_eq!(bench.told().last().unwrap(), "LRANGE l 0 -1 +1");
+
+    // RESP3 has a type for them, so that commands may come in between.
+    let mut bench = Bench::redis();
+    bench
+        .send("HELLO 3\r\n")
+        .receive("%1\r\n+proto\r\n:3\r\n")
+        .send("SUBSCRIBE c\r\n")
+        .receive(">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+        .send("LRANGE l 0 -1\r\n")
+        .receive(">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nx\r\n")
+        .receive(array);
+    assert_eq!(bench.telemetry.pushes.get(), 1);
+    assert_eq!(bench.told(), ["HELLO 3", "SUBSCRIBE ?", "LRANGE l 0 -1 +1"]);
+}
+
+#[test]
+fn shard_channels_are_counted_apart() {
+    let mut bench = Bench::redis();
+    bench
+        .send("SUBSCRIBE c\r\n")
+        .receive("*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+        .send("SSUBSCRIBE s\r\n")
+        .receive("*3\r\n$10\r\nssubscribe\r\n$1\r\ns\r\n:1\r\n")
+        .send("SUNSUBSCRIBE s\r\n")
+        .receive("*3\r\n$12\r\nsunsubscribe\r\n$1\r\ns\r\n:0\r\n")
+        .receive("*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nx\r\n");
+    assert_eq!(bench.out.len(), 3);
+    assert_eq!(bench.telemetry.pushes.get(), 1);
+    assert_eq!(bench.telemetry.orphaned.get(), 0);
+}
+
+#[test]
+fn invalidations_are_pushes() {
+    // RESP2: to another connection, which is subscribed; keys come as an array, or as null for all of them.
+    let mut bench = Bench::redis();
+    bench
+        .send("SUBSCRIBE __redis__:invalidate\r\n")
+        .receive("*3\r\n$9\r\nsubscribe\r\n$20\r\n__redis__:invalidate\r\n:1\r\n")
+        .receive("*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n*1\r\n$1\r\nk\r\n")
+        .receive("*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n*-1\r\n");
+    assert_eq!((bench.out.len(), bench.telemetry.pushes.get()), (1, 2));
+    // RESP3: on the connection itself, also between a request and its reply.
+    let mut bench = Bench::redis();
+    bench
+        .send("CLIENT TRACKING ON\r\n")
+        .receive("+OK\r\n")
+        .send("GET k\r\n")
+        .receive(">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n")
+        .receive(">2\r\n$10\r\ninvalidate\r\n_\r\n$1\r\nv\r\n");
+    assert_eq!(bench.told(), ["CLIENT TRACKING ?", "GET k +1"]);
+    assert_eq!(bench.telemetry.pushes.get(), 2);
+}
+
+#[test]
+fn a_replica_is_no_client() {
+    let mut bench = Bench::redis();
+    bench.send("PING\r\n").receive("+PONG\r\n");
+    bench
+        .send("*3\r\n$8\r\nREPLCONF\r\n$4\r\ncapa\r\n$3\r\neof\r\n")
+        .receive("+OK\r\n");
+    // Refused: the connection is one like any other.
+    bench.send("PSYNC ? -1\r\n").receive("-NOMASTERLINK no\r\n");
+    bench.send("GET a\r\n").receive("$-1\r\n");
+    bench
+        .send("PSYNC ? -1\r\n")
+        .receive("+FULLRESYNC 0123 0\r\n")
+        .receive("$3\r\nrdb*1\r\n$4\r\nPING\r\n")
+        .send("*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$1\r\n0\r\n")
+        .receive("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n")
+        .close();
+    assert_eq!(bench.told(), ["PING", "GET a -1"]);
+    assert_eq!(bench.conversation.ignored(), Some(Skipped::Replication));
+    assert!(bench.telemetry.skipped(Skipped::Replication).get() > 0);
+    assert_eq!(bench.telemetry.orphaned.get(), 0);
+}
+
+#[test]
+fn a_replica_that_was_there_before_is_no_client() {
+    let mut bench = Bench::joined();
+    bench
+        .receive("*1\r\n$4\r\nPING\r\n")
+        .send("*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$1\r\n0\r\n")
+        .receive("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n")
+        .wait(30 * MS)
+        .send("*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$1\r\n9\r\n")
+        .close();
+    assert!(bench.told().is_empty(), "{:?}", bench.told());
+    assert_eq!(bench.conversation.ignored(), Some(Skipped::Replication));
+    assert_eq!(bench.telemetry.orphaned.get(), 0);
+}
+
+#[test]
+fn reset_ends_monitor() {
+    let mut bench = Bench::redis();
+    bench
+        .send("MONITOR\r\n")
+        .receive("+OK\r\n+1 [0 127.0.0.1:1] \"get\" \"a\"\r\n")
+        .send("RESET\r\n")
+        .receive("+RESET\r\n")
+        .send("GET a\r\n")
+        .receive("$-1\r\n")
+        .wait(20 * MS);
+    assert_eq!(bench.conversation.ignored(), None);
+    assert_eq!(bench.told(), ["MONITOR", "RESET", "GET a -1"]);
+}
+
+#[test]
+fn a_server_may_close_instead_of_answering() {
+    for line in ["SHUTDOWN NOSAVE", "QUIT"] {
+        let mut bench = Bench::redis();
+        bench.send("GET a\r\n").receive("$-1\r\n");
+        bench.send(&format!("{line}\r\n")).close();
+        assert_eq!(bench.told(), ["GET a -1".to_owned(), format!("{line} ~")]);
+    }
+    let mut bench = Bench::redis();
+    bench.send("SHUTDOWN\r\n").receive("-ERR no\r\n");
+    assert_eq!(bench.told(), ["SHUTDOWN !ERR"]);
+}
