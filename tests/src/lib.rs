@@ -6,10 +6,13 @@
 pub mod capture;
 pub mod client;
 pub mod collector;
+pub mod commands;
 pub mod coverage;
 pub mod namespace;
 pub mod observer;
 pub mod process;
+pub mod random;
 pub mod secrets;
 pub mod server;
+pub mod statistics;
 pub mod topology;

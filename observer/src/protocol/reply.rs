@@ -131,6 +131,7 @@ fn hits_and_misses(rule: HitRule, reply: &Reply) -> (u32, u32) {
         ),
         HitRule::ZeroElements { asked } => of(asked, reply.elements.saturating_sub(reply.zeros)),
         HitRule::MinusTwo => of(1, u64::from(reply.integer != Some(-2))),
+        HitRule::Type => of(1, u64::from(reply.word.as_bytes() != b"NONE")),
         HitRule::Values { asked } => of(asked, reply.elements),
         HitRule::Found => of(1, u64::from(reply.word.as_bytes() != b"NOT_FOUND")),
     }
@@ -201,6 +202,8 @@ mod tests {
             (HitRule::ZeroElements { asked }, array(3, 0, 2), (1, 2)),
             (HitRule::MinusTwo, integer(-2), (0, 1)),
             (HitRule::MinusTwo, integer(-1), (1, 0)),
+            (HitRule::Type, word(b"none"), (0, 1)),
+            (HitRule::Type, word(b"string"), (1, 0)),
             (HitRule::Values { asked }, array(1, 0, 0), (1, 2)),
             (HitRule::Found, word(b"NOT_FOUND"), (0, 1)),
             (HitRule::Found, word(b"TOUCHED"), (1, 0)),

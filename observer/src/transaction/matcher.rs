@@ -556,6 +556,7 @@ fn contradicts(request: &Request, reply: &Reply, trusted: bool) -> bool {
                 && (reply.kind != ReplyKind::Aggregate || reply.elements != u64::from(asked))
         }
         HitRule::Count { .. } | HitRule::MinusTwo => reply.kind != ReplyKind::Integer,
+        HitRule::Type => reply.kind != ReplyKind::Simple,
         HitRule::Values { asked } => {
             reply.kind != ReplyKind::Aggregate || reply.elements > u64::from(asked)
         }

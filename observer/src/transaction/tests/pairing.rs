@@ -61,7 +61,7 @@ impl Command {
             ),
             2 => (vec!["SET", &key, &value], "+OK\r\n".to_owned()),
             3 => (vec!["LLEN", &key], format!("-{} x\r\n", error(number))),
-            4 => (vec!["LRANGE", &key, "0", "-1"], array(&[&value])),
+            4 => (vec!["SMEMBERS", &key], array(&[&value])),
             _ => (vec!["GET", &key], format!("${size}\r\n{value}\r\n")),
         };
         Self {
