@@ -182,11 +182,16 @@ fn overlong(client: &str, run: impl FnOnce(&Server) -> Result<Told>) -> Result<(
     assert_eq!(captured + limit, bytes);
     let summary = &report.summary;
     assert_eq!(summary.total("lost_bytes"), limit + beyond);
-    assert_eq!(summary.total("resynchronizations"), 2);
+    // One a pipeline; and more where a boundary that was tried while replies still came was refuted.
+    assert!(summary.total("resynchronizations") >= 2, "{}", summary.0);
     assert_eq!(summary.total("unanswered"), 0, "{}", summary.0);
     // The second pipeline may follow so soon that its boundary is not proven: its replies are then given to none.
     let unresolved = summary.total("unresolved");
-    assert_eq!(summary.total("orphaned_replies"), unresolved);
+    assert!(
+        summary.total("orphaned_replies") <= unresolved,
+        "{}",
+        summary.0
+    );
 
     // Of the pipelines, what was captured is seen with its outcome. All other commands are seen.
     let of = |operation: &str, number: &str| summary.of("redis", operation, number);

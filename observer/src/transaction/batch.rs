@@ -120,6 +120,14 @@ impl Groups {
         }
     }
 
+    /// MULTI was refused: what follows is not queued.
+    pub fn refuse(&mut self, id: GroupId) {
+        let index = id.0.checked_sub(self.first).map(|index| index as usize);
+        if let Some(group) = index.and_then(|index| self.queue.get_mut(index)) {
+            group.open = false;
+        }
+    }
+
     /// Whether a group waits to be closed although all of it has ended: requests without a reply.
     #[must_use]
     pub fn lingers(&self) -> bool {

@@ -52,6 +52,8 @@ pub struct Matcher {
     early: VecDeque<(Reply, Nanos)>,
     database: Option<u32>,
     reply_mode: ReplyMode,
+    /// The last request gets no reply, if CLIENT REPLY was obeyed.
+    hushed: bool,
     /// RESP2: while subscribed to channels or patterns, or to shard channels, messages come as arrays.
     subscribed: Subscribed,
     /// RESP3: pushes are of a type of their own, and no array is one.
@@ -81,6 +83,7 @@ impl Matcher {
             // Redis starts every connection in database 0 (`initClient`: selectDb(c,0)).
             database: (from_start && protocol == Protocol::Redis).then_some(0),
             reply_mode: ReplyMode::On,
+            hushed: false,
             subscribed: Subscribed::default(),
             resp3: false,
             stream: None,
@@ -165,6 +168,7 @@ impl Matcher {
         if request.effect == Effect::EndMulti {
             self.groups.close();
         }
+        self.hushed = !answered && self.protocol == Protocol::Redis;
         if !answered {
             if request.effect == Effect::Replicate {
                 self.stream = Some(Skipped::Replication);
@@ -239,7 +243,9 @@ impl Matcher {
                 return Err(Resync::Orphan);
             }
             self.early.push_back((reply, time));
-            return Ok(());
+            // Silence was refused: what was taken to have no reply has one.
+            let refused = self.hushed && reply.kind == ReplyKind::Error;
+            return if refused { Err(Resync::Orphan) } else { Ok(()) };
         };
         let outcome = outcome(&front.request, &reply);
         if outcome.queued {
@@ -248,6 +254,11 @@ impl Matcher {
         }
         if contradicts(&front.request, &reply, self.trusted) {
             return Err(Resync::Mismatch);
+        }
+        if let (Effect::Multi, Some(_), Some(group)) =
+            (front.request.effect, outcome.error, front.group)
+        {
+            self.groups.refuse(group);
         }
         if front.request.effect == Effect::EndMulti && !self.queued.is_empty() {
             let elements = matches!(reply.kind, ReplyKind::Unfolded | ReplyKind::Aggregate);

@@ -199,3 +199,33 @@ fn a_server_may_close_instead_of_answering() {
     bench.send("SHUTDOWN\r\n").receive("-ERR no\r\n");
     assert_eq!(bench.told(), ["SHUTDOWN !ERR"]);
 }
+
+#[test]
+fn a_refused_multi_queues_nothing() {
+    let mut bench = Bench::redis();
+    bench.send("MULTI x\r\n").receive("-ERR wrong number\r\n");
+    bench.send("GET a\r\n").receive("$-1\r\n");
+    assert_eq!(bench.told(), ["MULTI ? !ERR", "GET a -1"]);
+    assert_eq!(bench.batches, []);
+    // In one send, with what would have been queued.
+    bench
+        .send("MULTI x\r\nGET b\r\nEXEC\r\n")
+        .receive("-ERR wrong number\r\n$-1\r\n-ERR EXEC without MULTI\r\n");
+    assert_eq!(bench.told()[2..], ["MULTI ? !ERR", "GET b -1", "EXEC !ERR"]);
+}
+
+#[test]
+fn silence_that_is_refused_is_no_silence() {
+    let mut bench = Bench::redis();
+    bench
+        .command("CLIENT REPLY SKIP")
+        .command("GET a")
+        .receive("-NOPERM no\r\n$1\r\nx\r\n")
+        .command("GET b")
+        .receive("$-1\r\n")
+        .wait(20 * MS);
+    assert_eq!(bench.resyncs(Resync::Orphan), 1);
+    assert!(bench.telemetry.orphaned.get() > 0);
+    let told = bench.told();
+    assert_eq!(told[2..], ["GET b -1"], "{told:?}");
+}
