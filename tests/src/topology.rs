@@ -1,13 +1,13 @@
-//! Several Redis servers that belong together: a cluster, a master and its replica. What each of them counts, and whether
-//! the observer counts the same.
+//! Several Redis servers that belong together: a cluster, a master and its replica. And what holds for
+//! whatever they refuse.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
-use crate::client::{Redis, Reply, UNCOUNTED};
+use crate::client::{Redis, Reply};
 use crate::observer::{Observer, Options, Report, Summary};
 use crate::process::{eventually, output};
 use crate::server::{Server, free_port};
@@ -134,54 +134,6 @@ pub fn text(redis: &mut Redis, words: &[&str]) -> Result<String> {
         Reply::Bulk(Some(text)) => Ok(String::from_utf8(text)?),
         other => bail!("{words:?} is answered by {other:?}"),
     }
-}
-
-/// How often each command was asked of a server, by its own count: those that ran, and those that it rejected before
-/// (NOAUTH, MOVED, OOM …). Left out is what [`Redis::calls`] leaves out.
-///
-/// # Errors
-///
-/// When the connection ends.
-pub fn attempts(redis: &mut Redis) -> Result<BTreeMap<String, u64>> {
-    let mut attempts = BTreeMap::new();
-    for (name, numbers) in lines(redis, "commandstats", "cmdstat_")? {
-        let name = name.split('|').next().unwrap_or(&name).to_ascii_uppercase();
-        let sum = number(&numbers, "calls=")? + number(&numbers, "rejected_calls=")?;
-        *attempts.entry(name).or_insert(0) += sum;
-    }
-    attempts.retain(|name, number| *number > 0 && !UNCOUNTED.contains(&name.as_str()));
-    Ok(attempts)
-}
-
-/// How often a server has answered with each error, by its own count.
-///
-/// # Errors
-///
-/// When the connection ends.
-pub fn errors(redis: &mut Redis) -> Result<BTreeMap<String, u64>> {
-    lines(redis, "errorstats", "errorstat_")?
-        .into_iter()
-        .map(|(name, numbers)| Ok((name, number(&numbers, "count=")?)))
-        .collect()
-}
-
-/// Lines of a section of INFO: what is before the colon, without `prefix`, and what is after it.
-fn lines(redis: &mut Redis, section: &str, prefix: &str) -> Result<Vec<(String, String)>> {
-    let info = text(redis, &["INFO", section])?;
-    ensure!(info.starts_with('#'), "no section {section}: {info}");
-    let lines = info.lines().filter_map(|line| {
-        let (name, numbers) = line.strip_prefix(prefix)?.split_once(':')?;
-        Some((name.to_owned(), numbers.to_owned()))
-    });
-    Ok(lines.collect())
-}
-
-/// A number of such a line.
-fn number(numbers: &str, label: &str) -> Result<u64> {
-    let part = numbers.split(',').find_map(|part| part.strip_prefix(label));
-    Ok(part
-        .with_context(|| format!("no {label} in {numbers}"))?
-        .parse()?)
 }
 
 /// Watches servers, with a span for every command.

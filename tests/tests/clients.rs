@@ -14,6 +14,7 @@ use tests::coverage::{self, Kind};
 use tests::observer::{Options, Report};
 use tests::process::{Folder, output, python, tools};
 use tests::server::Server;
+use tests::statistics::Counts;
 use tokio::runtime::Runtime;
 
 #[path = "../clients/compare.rs"]
@@ -27,7 +28,7 @@ mod told;
 
 use compare::{
     assert_batches, assert_complete, assert_counts, assert_pairs, assert_process,
-    assert_tasks_apart, calls, counted, server_bytes,
+    assert_tasks_apart, counted, server_bytes,
 };
 use told::Told;
 
@@ -61,9 +62,9 @@ fn observe(
         .with("--spans-pipeline", "commands")
         .start()?;
     let told = run(&server)?;
-    let counted = counted(server.port)?;
+    let counted = counted(server.port, &told)?;
     let report = observer.stop()?;
-    assert_counts(&report, &counted, &told);
+    assert_counts(&report, &counted, &told)?;
     assert_complete(&report, &told);
     assert_pairs(&report);
     assert_batches(&report, &told);
@@ -169,7 +170,9 @@ fn overlong(client: &str, run: impl FnOnce(&Server) -> Result<Told>) -> Result<(
         .with("--metrics-exporter", "jsonl")
         .start()?;
     let told = run(&server)?;
-    let counted = counted(server.port)?;
+    let mut counted = counted(server.port, &told)?;
+    // The next question is ours, too.
+    counted.add("INFO", Counts::new(1, 0));
     let bytes = server_bytes(server.port)?;
     let report = observer.stop()?;
     assert_pairs(&report);
@@ -196,19 +199,16 @@ fn overlong(client: &str, run: impl FnOnce(&Server) -> Result<Told>) -> Result<(
     // Of the pipelines, what was captured is seen with its outcome. All other commands are seen.
     let of = |operation: &str, number: &str| summary.of("redis", operation, number);
     assert_eq!(of("GET", "misses"), told.misses["GET"]);
-    let [mut by_observer, mut by_server] = calls(&report, &counted, &told);
     for name in ["SET", "GET"] {
-        let others = by_server.remove(name).context("a count")? - PIPELINE;
-        let captured = by_observer.remove(name).context("a count")? - others;
-        assert!(0 < captured && captured < PIPELINE, "{name} {captured}");
+        let missing = counted.of_command(name).count - of(name, "count");
+        assert!(0 < missing && missing < PIPELINE, "{name} {missing}");
+        counted.remove(name, Counts::new(missing, 0))?;
         if name == "GET" {
-            let hits = told.hits["GET"] - PIPELINE + captured - unresolved;
+            let hits = told.hits["GET"] - missing - unresolved;
             assert_eq!(of("GET", "hits"), hits, "{}", summary.0);
         }
     }
-    // The second question is ours, too.
-    *by_server.entry("INFO".to_owned()).or_default() += 1;
-    assert_eq!(by_observer, by_server);
+    counted.compare(summary)?;
     coverage::note(Kind::Client, client)
 }
 
@@ -295,12 +295,13 @@ fn redis_benchmark() -> Result<()> {
             server.port,
             &[&["-q", "-n", &requests], options].concat(),
         )?;
-        let counted = counted(server.port)?;
-        let report = observer.stop()?;
         let mut told = Told::new();
         told.hit("GET", REQUESTS);
         told.hit("LRANGE", 4 * REQUESTS);
-        assert_counts(&report, &counted, &told);
+        let counted = counted(server.port, &told)?;
+        let report = observer.stop()?;
+        assert_counts(&report, &counted, &told)?;
+        counted.compare_keyspace(&report.summary)?;
         let bytes = |operation: &str| report.summary.of("redis", operation, "value_bytes");
         assert_eq!(bytes("GET"), 3 * REQUESTS);
         // Of 100, 300, 500 and 600 elements.

@@ -10,23 +10,33 @@ use tests::client::{Redis, Reply, encode};
 use tests::observer::{Observer, Report};
 use tests::process::{Folder, eventually};
 use tests::server::{Server, free_port};
+use tests::statistics::{Counts, Statistics};
 use tests::topology::{
-    attempts, check_errors, commands, complete, done, errors, refused, replica, synchronized, text,
-    watch,
+    check_errors, commands, complete, done, refused, replica, synchronized, text, watch,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the server has counted, and that the observer counts the same.
-fn compare(redis: &mut Redis, observer: Observer) -> Result<Report> {
-    let (asked, failed) = (attempts(redis)?, errors(redis)?);
+/// What the server has counted with what it leaves out, and that the observer counts the same.
+fn compare(
+    redis: &mut Redis,
+    observer: Observer,
+    before: &Statistics,
+    uncounted: &[(&str, Counts)],
+) -> Result<Report> {
+    let mut statistics = Statistics::of(redis)?.since(before)?;
     let report = observer.stop()?;
-    assert_eq!(check_errors(&report)?, failed);
-    let mut calls = report.summary.redis_calls();
-    // The server does not count what it does not know.
-    calls.remove("NOSUCH");
-    assert_eq!(calls, asked, "{}", report.summary.0);
+    assert_eq!(check_errors(&report)?, statistics.codes);
+    for (name, counts) in uncounted {
+        statistics.add(name, *counts);
+    }
+    statistics.compare(&report.summary)?;
     Ok(report)
+}
+
+/// As [`compare`], with a server that was not asked before and leaves nothing out.
+fn compare_all(redis: &mut Redis, observer: Observer) -> Result<Report> {
+    compare(redis, observer, &Statistics::default(), &[])
 }
 
 #[test]
@@ -82,7 +92,9 @@ fn data_of_another_kind() -> Result<()> {
     done(&mut redis, &[&["MULTI"]])?;
     refused(&mut redis, "ERR", &["NOSUCH"])?;
     refused(&mut redis, "EXECABORT", &["EXEC"])?;
-    let report = compare(&mut redis, observer)?;
+    // The server does not count what it does not know.
+    let unknown = [("NOSUCH", Counts::new(2, 2))];
+    let report = compare(&mut redis, observer, &Statistics::default(), &unknown)?;
     complete(&report.summary)?;
     assert_eq!(report.summary.of("redis", "LPUSH", "errors"), 2);
     assert_eq!(report.summary.of("redis", "EXEC", "errors"), 1);
@@ -119,7 +131,7 @@ fn a_server_that_may_not_write() -> Result<()> {
     done(&mut redis, &[&["CONFIG", "SET", "maxmemory", "1"]])?;
     refused(&mut redis, "OOM", &["SET", "key", "value"])?;
     done(&mut redis, &[&["GET", "key"]])?;
-    let report = compare(&mut redis, observer)?;
+    let report = compare_all(&mut redis, observer)?;
     complete(&report.summary)?;
     assert_eq!(report.summary.of("redis", "SET", "errors"), 3);
     Ok(())
@@ -157,7 +169,7 @@ fn a_server_that_is_not_ready() -> Result<()> {
     let mut redis = Redis::connect(("127.0.0.1", server.port))?;
     refused(&mut redis, "LOADING", &["GET", "key:1"])?;
     refused(&mut redis, "LOADING", &["SET", "key:1", "value"])?;
-    let report = compare(&mut redis, observer)?;
+    let report = compare_all(&mut redis, observer)?;
     complete(&report.summary)?;
 
     // A master that is not there.
@@ -169,13 +181,11 @@ fn a_server_that_is_not_ready() -> Result<()> {
     eventually(PATIENCE, "the link is down", || {
         Ok(text(&mut redis, &["INFO", "replication"])?.contains("master_link_status:down"))
     })?;
-    done(&mut redis, &[&["CONFIG", "RESETSTAT"]])?;
+    let before = Statistics::of(&mut redis)?;
     let observer = watch(&[follower.port])?;
     refused(&mut redis, "MASTERDOWN", &["GET", "key"])?;
-    let failed = errors(&mut redis)?;
-    let report = observer.stop()?;
-    assert_eq!(check_errors(&report)?, failed);
-    Ok(())
+    let report = compare(&mut redis, observer, &before, &[])?;
+    complete(&report.summary)
 }
 
 /// A server whose script runs without end: the connection that waits for it, and another.
@@ -202,7 +212,7 @@ fn a_server_that_is_busy() -> Result<()> {
     let killed = waiting.reply()?;
     ensure!(matches!(killed, Reply::Error(_)), "{killed:?}");
     refused(&mut other, "NOTBUSY", &["SCRIPT", "KILL"])?;
-    let report = compare(&mut other, observer)?;
+    let report = compare_all(&mut other, observer)?;
     complete(&report.summary)?;
     assert_eq!(report.summary.of("redis", "EVAL", "errors"), 1);
     Ok(())
@@ -282,8 +292,11 @@ fn connections_end_in_every_way() -> Result<()> {
     let mut half = Redis::connect(address)?;
     half.send(b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$100\r\nva")?;
     drop(half);
+    let statistics = Statistics::of(&mut other)?;
     let report = observer.stop()?;
 
+    // What nobody answers is no error of the server's, and is counted apart.
+    statistics.compare(&report.summary)?;
     assert_eq!(
         report.summary.of("redis", "QUIT", "count"),
         2,

@@ -8,42 +8,19 @@ use tests::client::{Redis, Reply};
 use tests::coverage::{self, Kind};
 use tests::process::{eventually, output, python};
 use tests::server::{Server, free_port};
+use tests::statistics::{Counts, Statistics};
 use tests::topology::{
-    Cluster, attempts, check_errors, cluster_node, commands, complete, done, errors, refused,
-    replica, synchronized, text, watch,
+    Cluster, check_errors, cluster_node, commands, complete, done, refused, replica, synchronized,
+    text, watch,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Counts of several servers, added up.
-fn added(counts: impl IntoIterator<Item = BTreeMap<String, u64>>) -> BTreeMap<String, u64> {
-    let mut sum = BTreeMap::new();
-    for (name, count) in counts.into_iter().flatten() {
-        *sum.entry(name).or_insert(0) += count;
-    }
-    sum
-}
-
-/// What all nodes have counted: attempts, errors.
-fn counted(cluster: &Cluster) -> Result<[BTreeMap<String, u64>; 2]> {
-    let (mut asked, mut failed) = (Vec::new(), Vec::new());
-    for node in 0..cluster.nodes.len() {
-        let mut redis = cluster.connect(node)?;
-        asked.push(attempts(&mut redis)?);
-        failed.push(errors(&mut redis)?);
-    }
-    let mut asked = added(asked);
-    // What made the servers forget, before anything was observed.
-    asked.remove("CONFIG");
-    Ok([asked, added(failed)])
-}
-
-/// Forgets what was counted so far.
-fn reset(cluster: &Cluster) -> Result<()> {
-    for node in 0..cluster.nodes.len() {
-        done(&mut cluster.connect(node)?, &[&["CONFIG", "RESETSTAT"]])?;
-    }
-    Ok(())
+/// What all nodes have counted.
+fn counted(cluster: &Cluster) -> Result<Statistics> {
+    (0..cluster.nodes.len()).try_fold(Statistics::default(), |sum, node| {
+        Ok(sum.plus(&Statistics::of(&mut cluster.connect(node)?)?))
+    })
 }
 
 #[test]
@@ -63,7 +40,7 @@ fn a_cluster_redirects() -> Result<()> {
         bail!("no key of node {node}")
     };
     let own = [of(0)?, of(1)?, of(2)?];
-    reset(&cluster)?;
+    let before = counted(&cluster)?;
     let observer = watch(&ports)?;
 
     let port = ports[0].to_string();
@@ -76,13 +53,16 @@ fn a_cluster_redirects() -> Result<()> {
     refused(&mut first, "MOVED", &["SET", own[1], "value"])?;
     refused(&mut first, "CROSSSLOT", &["MGET", own[0], own[1]])?;
     done(&mut first, &[&["SET", own[0], "value"]])?;
-    let [asked, failed] = counted(&cluster)?;
+    let mut statistics = counted(&cluster)?.since(&before)?;
     let report = observer.stop()?;
 
     let codes = check_errors(&report)?;
-    assert_eq!(codes, failed);
+    assert_eq!(codes, statistics.codes);
     assert_eq!(codes["MOVED"], 3, "{codes:?}");
-    assert_eq!(report.summary.redis_calls(), asked, "{}", report.summary.0);
+    // For the observer a redirected command has not failed.
+    statistics.remove("GET", Counts::new(0, 1))?;
+    statistics.remove("SET", Counts::new(0, 2))?;
+    statistics.compare(&report.summary)?;
     complete(&report.summary)?;
     for (key, node) in [(own[1], 1), (own[2], 2)] {
         let redirects = commands(&report).filter(|span| {
@@ -106,7 +86,7 @@ fn a_cluster_redirects() -> Result<()> {
 fn a_cluster_client_library() -> Result<()> {
     let cluster = Cluster::start()?;
     let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.port).collect();
-    reset(&cluster)?;
+    let before = counted(&cluster)?;
     let observer = watch(&ports)?;
     let script = "
 import sys
@@ -127,12 +107,14 @@ assert r.get('k1') == b'xx'
 assert r.mget_nonatomic('k1', 'k2', 'absent') == [b'xx', b'xxx', None]
 ";
     output(python(), ["-c", script, &ports[0].to_string()])?;
-    let [asked, failed] = counted(&cluster)?;
+    let mut statistics = counted(&cluster)?.since(&before)?;
     let report = observer.stop()?;
     let codes = check_errors(&report)?;
-    assert_eq!(codes, failed);
+    assert_eq!(codes, statistics.codes);
     assert!(codes.contains_key("MOVED"), "{codes:?}");
-    assert_eq!(report.summary.redis_calls(), asked, "{}", report.summary.0);
+    // For the observer a redirected command has not failed.
+    statistics.remove("GET", Counts::new(0, codes["MOVED"]))?;
+    statistics.compare(&report.summary)?;
     assert_eq!(report.summary.of("redis", "SET", "count"), 100);
     assert_eq!(report.summary.of("redis", "GET", "misses"), 100);
     complete(&report.summary)?;
@@ -151,7 +133,7 @@ fn a_slot_that_moves() -> Result<()> {
         text(&mut source, &["CLUSTER", "MYID"])?,
         text(&mut target, &["CLUSTER", "MYID"])?,
     ];
-    reset(&cluster)?;
+    let before = counted(&cluster)?;
     let observer = watch(&ports)?;
 
     done(
@@ -196,17 +178,19 @@ fn a_slot_that_moves() -> Result<()> {
         done(redis, &[&["CLUSTER", "SETSLOT", &slot, "NODE", &ids[1]]])?;
     }
     done(&mut target, &[&["MGET", "{tag}a", "{tag}b", "{tag}absent"]])?;
-    let [asked, failed] = counted(&cluster)?;
+    let mut statistics = counted(&cluster)?.since(&before)?;
     let report = observer.stop()?;
 
     let codes = check_errors(&report)?;
-    assert_eq!(codes, failed);
+    assert_eq!(codes, statistics.codes);
     assert_eq!(
         (codes["ASK"], codes["MOVED"], codes["TRYAGAIN"]),
         (2, 1, 2),
         "{codes:?}"
     );
-    assert_eq!(report.summary.redis_calls(), asked, "{}", report.summary.0);
+    // For the observer a redirected command has not failed.
+    statistics.remove("GET", Counts::new(0, 3))?;
+    statistics.compare(&report.summary)?;
     complete(&report.summary)?;
     for span in commands(&report) {
         let attributes = &span["attributes"];
@@ -230,16 +214,25 @@ fn a_cluster_that_is_down() -> Result<()> {
     let observer = watch(&[server.port])?;
     refused(&mut redis, "CLUSTERDOWN", &["GET", "key"])?;
     refused(&mut redis, "CLUSTERDOWN", &["SET", "key", "value"])?;
-    let (asked, failed) = (attempts(&mut redis)?, errors(&mut redis)?);
+    let statistics = Statistics::of(&mut redis)?;
     let report = observer.stop()?;
-    assert_eq!(check_errors(&report)?, failed);
-    assert_eq!(failed, BTreeMap::from([("CLUSTERDOWN".to_owned(), 2)]));
-    assert_eq!(report.summary.redis_calls(), asked);
-    Ok(())
+    let codes = check_errors(&report)?;
+    assert_eq!(codes, statistics.codes);
+    assert_eq!(codes, BTreeMap::from([("CLUSTERDOWN".to_owned(), 2)]));
+    statistics.compare(&report.summary)
 }
 
 /// Commands of replication itself.
 const LINK: [&str; 3] = ["REPLCONF", "PSYNC", "SYNC"];
+
+/// Writes that a replica gets from its master below.
+const WRITES: [(&str, u64); 5] = [
+    ("SET", 301),
+    ("INCR", 300),
+    ("LPUSH", 1),
+    ("MULTI", 1),
+    ("EXEC", 1),
+];
 
 /// Writes to the master until the replica has it, and compares.
 fn replicate(master: &Server, follower: &Server, before: bool) -> Result<()> {
@@ -247,23 +240,21 @@ fn replicate(master: &Server, follower: &Server, before: bool) -> Result<()> {
     let mut copy = Redis::connect(("127.0.0.1", follower.port))?;
     let ports = [master.port, follower.port];
     done(&mut source, &[&["AUTH", "password"]])?;
-    let observer = if before {
+    if before {
         // The link is there when it is first looked at.
         synchronized(&mut copy)?;
-        done(&mut source, &[&["CONFIG", "RESETSTAT"]])?;
-        watch(&ports)?
     } else {
         done(&mut copy, &[&["REPLICAOF", "NO", "ONE"]])?;
-        done(&mut source, &[&["CONFIG", "RESETSTAT"]])?;
-        let observer = watch(&ports)?;
+    }
+    let earlier = [Statistics::of(&mut source)?, Statistics::of(&mut copy)?];
+    let observer = watch(&ports)?;
+    if !before {
         done(
             &mut copy,
             &[&["REPLICAOF", "127.0.0.1", &master.port.to_string()]],
         )?;
         synchronized(&mut copy)?;
-        observer
-    };
-    let mut own = 0;
+    }
     for number in 0..300 {
         let key = format!("key:{number}");
         done(
@@ -287,39 +278,29 @@ fn replicate(master: &Server, follower: &Server, before: bool) -> Result<()> {
     let acknowledged = source.command(&["WAIT", "1", "20000"])?;
     ensure!(acknowledged == Reply::Integer(1), "{acknowledged:?}");
     eventually(PATIENCE, "the replica has the last write", || {
-        own += 1;
         Ok(copy.command(&["LLEN", "list"])? == Reply::Integer(1))
     })?;
     refused(&mut copy, "READONLY", &["SET", "key:1", "other"])?;
     // The link says that it is alive once a second.
     std::thread::sleep(Duration::from_millis(2_500));
-    let mut asked = attempts(&mut source)?;
-    // NOAUTH is the master's answer to the replica's first PING.
-    let failed = added([errors(&mut source)?, errors(&mut copy)?]);
+    let mut of_master = Statistics::of(&mut source)?.since(&earlier[0])?;
+    let mut of_copy = Statistics::of(&mut copy)?.since(&earlier[1])?;
     let report = observer.stop()?;
 
-    // CONFIG made the master forget, before anything was observed.
-    asked.retain(|name, _| name != "CONFIG" && !LINK.contains(&name.as_str()));
-    let of_port = |port: u16| {
-        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-        for span in commands(&report).filter(|span| span["attributes"]["server.port"] == port) {
-            let name = span["attributes"]["db.operation.name"]
-                .as_str()
-                .unwrap_or_default();
-            *counts.entry(name.to_owned()).or_insert(0) += 1;
-        }
-        counts.retain(|name, _| !matches!(name.as_str(), "INFO" | "CLIENT"));
-        counts
-    };
-    assert_eq!(of_port(master.port), asked, "{}", report.summary.0);
-    let mut wanted = BTreeMap::from([("LLEN".to_owned(), own), ("SET".to_owned(), 1)]);
-    if !before {
-        wanted.insert("REPLICAOF".to_owned(), 1);
+    for name in LINK {
+        of_master.commands.remove(name);
     }
-    assert_eq!(of_port(follower.port), wanted, "{}", report.summary.0);
-    let mut all = added([asked, wanted]);
-    all.retain(|_, count| *count > 0);
-    assert_eq!(report.summary.redis_calls(), all, "{}", report.summary.0);
+    // What the link brings, which is no client's.
+    for (name, count) in WRITES {
+        of_copy.remove(name, Counts::new(count, 0))?;
+    }
+    for name in ["PING", "SELECT", "REPLCONF"] {
+        of_copy.commands.remove(name);
+    }
+    of_master.compare_spans(&report, master.port)?;
+    of_copy.compare_spans(&report, follower.port)?;
+    let all = of_master.plus(&of_copy);
+    all.compare(&report.summary)?;
     for operation in LINK {
         assert_eq!(
             report.summary.of("redis", operation, "count"),
@@ -328,8 +309,9 @@ fn replicate(master: &Server, follower: &Server, before: bool) -> Result<()> {
             report.summary.0
         );
     }
-    assert_eq!(check_errors(&report)?, failed);
-    assert_eq!(failed["READONLY"], 1, "{failed:?}");
+    // NOAUTH is the master's answer to the replica's first PING.
+    assert_eq!(check_errors(&report)?, all.codes);
+    assert_eq!(all.codes["READONLY"], 1, "{:?}", all.codes);
     assert_eq!(report.of("WAIT")[0]["attributes"]["cache.blocking"], true);
     for total in ["unanswered", "orphaned_replies"] {
         assert_eq!(
@@ -403,12 +385,10 @@ fn users_and_what_they_may() -> Result<()> {
     refused(&mut redis, "NOPERM", &["SET", "a:1", "other"])?;
     refused(&mut redis, "EXECABORT", &["EXEC"])?;
     done(&mut redis, &[&["AUTH", "default", "password"]])?;
-    let (mut asked, failed) = (attempts(&mut redis)?, errors(&mut redis)?);
+    let statistics = Statistics::of(&mut redis)?;
     let report = observer.stop()?;
-    assert_eq!(check_errors(&report)?, failed);
+    assert_eq!(check_errors(&report)?, statistics.codes);
     // What was queued and never ran is no operation: the server does not count it as a call either.
-    asked.retain(|_, count| *count > 0);
-    assert_eq!(report.summary.redis_calls(), asked, "{}", report.summary.0);
-    complete(&report.summary)?;
-    Ok(())
+    statistics.compare(&report.summary)?;
+    complete(&report.summary)
 }
