@@ -1,6 +1,5 @@
 //! Small clients, for when a test must know each byte it sends.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
@@ -69,9 +68,6 @@ impl Connection {
     }
 }
 
-/// Commands that the server's own count leaves out, or that asking for it adds.
-pub(crate) const UNCOUNTED: [&str; 2] = ["INFO", "CLIENT"];
-
 /// A Redis client.
 #[derive(Debug)]
 pub struct Redis(Connection);
@@ -103,37 +99,6 @@ impl Redis {
     /// When the connection has ended.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.0.send(bytes)
-    }
-
-    /// How often the server has run each command, by its own count: names in capitals, subcommands counted with
-    /// their command.
-    ///
-    /// INFO is left out, since it is the question itself, and CLIENT, since libraries try subcommands that the server
-    /// does not know and then does not count.
-    ///
-    /// # Errors
-    ///
-    /// When the connection ends.
-    pub fn calls(&mut self) -> Result<BTreeMap<String, u64>> {
-        let Reply::Bulk(Some(info)) = self.command(&["INFO", "commandstats"])? else {
-            bail!("INFO is answered by a text");
-        };
-        let mut calls = BTreeMap::new();
-        for line in String::from_utf8(info)?.lines() {
-            let Some((name, numbers)) = line
-                .strip_prefix("cmdstat_")
-                .and_then(|line| line.split_once(':'))
-            else {
-                continue;
-            };
-            let number = numbers
-                .split(',')
-                .find_map(|part| part.strip_prefix("calls="));
-            let name = name.split('|').next().unwrap_or(name).to_ascii_uppercase();
-            *calls.entry(name).or_insert(0) += number.context("no calls")?.parse::<u64>()?;
-        }
-        calls.retain(|name, number| *number > 0 && !UNCOUNTED.contains(&name.as_str()));
-        Ok(calls)
     }
 
     /// Reads one RESP2 reply.

@@ -3,11 +3,17 @@
 //! Everything that a test starts is stopped when its value is dropped. Nothing is skipped: a program or a
 //! privilege that is missing is an error, which names the command that provides it.
 
+pub mod capture;
 pub mod client;
 pub mod collector;
+pub mod commands;
 pub mod coverage;
 pub mod memcached;
 pub mod namespace;
 pub mod observer;
 pub mod process;
+pub mod random;
+pub mod secrets;
 pub mod server;
+pub mod statistics;
+pub mod topology;

@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::client::UNCOUNTED;
 use crate::process::{Folder, Running, eventually};
 
 /// The binary under test.
@@ -310,22 +309,6 @@ impl Summary {
         self.0["operations"][system][operation][number]
             .as_u64()
             .unwrap_or(0)
-    }
-
-    /// Redis commands as [`Redis::calls`](crate::client::Redis::calls) gives them.
-    #[must_use]
-    pub fn redis_calls(&self) -> BTreeMap<String, u64> {
-        let mut calls = BTreeMap::new();
-        for (name, numbers) in self.0["operations"]["redis"]
-            .as_object()
-            .into_iter()
-            .flatten()
-        {
-            let name = name.split(' ').next().unwrap_or(name).to_owned();
-            *calls.entry(name).or_insert(0) += numbers["count"].as_u64().unwrap_or(0);
-        }
-        calls.retain(|name, _| !UNCOUNTED.contains(&name.as_str()));
-        calls
     }
 }
 

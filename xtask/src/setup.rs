@@ -4,6 +4,8 @@
 //! installed in another way counts, and a second run takes no time.
 
 mod bpf;
+mod go;
+mod node;
 mod packages;
 mod python;
 
@@ -18,7 +20,7 @@ pub(crate) use python::folder as python_folder;
 /// What to set up beside the toolchain.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Also what the tests need: real servers, Python clients, a collector.
+    /// Also what the tests need: real servers, clients in several languages, a collector.
     #[arg(long)]
     tests: bool,
     /// Also what `run --demo` needs: a Redis and a Memcached server.
@@ -74,10 +76,16 @@ pub(crate) fn tests() -> Result<()> {
             ("ip", "iproute2"),
             ("setpriv", "util-linux"),
             ("python3", "python3"),
+            ("node", "nodejs"),
+            ("npm", "npm"),
+            ("go", "golang-go"),
+            (go::REDIGO, "golang-github-gomodule-redigo-dev"),
         ],
         "the tests use it",
     )?;
-    python::environment()
+    python::environment()?;
+    node::environment()?;
+    go::programs()
 }
 
 /// What `lint` calls.

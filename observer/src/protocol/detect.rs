@@ -38,14 +38,19 @@ pub fn detect(expected: Protocol, first: &[u8]) -> Detected {
 }
 
 /// Whether these bytes can be the beginning of a request at a message boundary. Strict, to pick a point of
-/// resynchronisation: for Redis `*<digit>` and nothing after that contradicts it, or a known inline command; for
-/// Memcached a known command word; each followed by what must follow.
+/// resynchronisation: for Redis `*<digit>` and nothing after that contradicts it, or a known inline command without
+/// arguments; for Memcached a known command word; each followed by what must follow.
+///
+/// An inline command with arguments may be the end of another one: of `HMSET key field value`, from its second byte on, the
+/// field would be taken for a value, and the value for a key, which is shown.
 #[must_use]
 pub fn begins_request(protocol: Protocol, bytes: &[u8]) -> bool {
     match protocol {
         Protocol::Redis => match bytes {
             [b'*', ..] => multibulk(bytes) == Detected::Speaks,
-            _ => redis(bytes) == Detected::Speaks,
+            _ => first_word(bytes, MAX_NAME).is_some_and(|(name, rest)| {
+                is_command(name) && matches!(rest, [b'\r', b'\n', ..] | [b'\n', ..])
+            }),
         },
         Protocol::Memcached => memcached(bytes) == Detected::Speaks,
     }
@@ -253,7 +258,12 @@ mod tests {
             (Protocol::Redis, b"* 1", false),
             (Protocol::Redis, b"*1\r\n:1\r\n", false),
             (Protocol::Redis, b"PING\r\n", true),
+            (Protocol::Redis, b"PING\n", true),
+            (Protocol::Redis, b"PING", false),
             (Protocol::Redis, b"PIN", false),
+            (Protocol::Redis, b"NOSUCH\r\n", false),
+            (Protocol::Redis, b"GET k\r\n", false),
+            (Protocol::Redis, b"MSET key field secret\r\n", false),
             (Protocol::Redis, b"value bytes", false),
             (Protocol::Redis, b"", false),
             (Protocol::Memcached, b"get k", true),

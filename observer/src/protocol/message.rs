@@ -376,6 +376,8 @@ pub enum HitRule {
     },
     /// A negative integer is a miss if it is -2 (TTL and relatives: no such key).
     MinusTwo,
+    /// A status: `none` is a miss (TYPE).
+    Type,
     /// Memcached retrieval: values that came against keys asked for.
     Values {
         /// Keys asked for.

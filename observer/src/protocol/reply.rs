@@ -33,7 +33,7 @@ pub struct Reply {
     /// Its shape.
     pub kind: ReplyKind,
     /// The prefix of an error reply: `WRONGTYPE`, `MOVED`, `SERVER_ERROR`. A first word that does not look like
-    /// a prefix (upper-case letters, digits, `_`, `-`) is reported as `ERR`, since a script can put anything there.
+    /// a prefix (upper-case letters, `_`, `-`) is reported as `ERR`, since a script can put anything there.
     pub error: Option<Word>,
     /// Where MOVED or ASK points. [`Reply::error`] is then set too.
     pub redirect: Option<Redirect>,
@@ -117,9 +117,11 @@ pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
     outcome
 }
 
-/// Whether a reply certainly is not that request's: the pairing is off. Only commands that the table knows are judged.
+/// Whether a reply certainly is not that request's: the pairing is off. Only commands that the table knows are judged. As
+/// long as the boundary is not `trusted`, a status of Redis does not answer a read either: it may answer the write whose
+/// value looks like that read.
 #[must_use]
-pub fn contradicts(protocol: Protocol, request: &Request, reply: &Reply) -> bool {
+pub fn contradicts(protocol: Protocol, request: &Request, reply: &Reply, trusted: bool) -> bool {
     if protocol == Protocol::Memcached && !memcached::can_answer(request, reply) {
         return true;
     }
@@ -132,10 +134,14 @@ pub fn contradicts(protocol: Protocol, request: &Request, reply: &Reply) -> bool
                 && (reply.kind != ReplyKind::Aggregate || reply.elements != u64::from(asked))
         }
         HitRule::Count { .. } | HitRule::MinusTwo => reply.kind != ReplyKind::Integer,
+        HitRule::Type => reply.kind != ReplyKind::Simple,
         HitRule::Values { asked } => {
             reply.kind != ReplyKind::Aggregate || reply.elements > u64::from(asked)
         }
-        HitRule::None | HitRule::Null | HitRule::Empty | HitRule::Found => false,
+        HitRule::Null | HitRule::Empty => {
+            protocol == Protocol::Redis && !trusted && reply.kind == ReplyKind::Simple
+        }
+        HitRule::None | HitRule::Found => false,
     }
 }
 
@@ -201,6 +207,7 @@ fn hits_and_misses(rule: HitRule, reply: &Reply) -> (u32, u32) {
         ),
         HitRule::ZeroElements { asked } => of(asked, reply.elements.saturating_sub(reply.zeros)),
         HitRule::MinusTwo => of(1, u64::from(reply.integer != Some(-2))),
+        HitRule::Type => of(1, u64::from(reply.word.as_bytes() != b"NONE")),
         HitRule::Values { asked } => of(asked, reply.elements),
         HitRule::Found => match reply.word.as_bytes() {
             b"EXISTS" | b"EX" | b"NOT_STORED" | b"NS" => (0, 0),
@@ -274,6 +281,8 @@ mod tests {
             (HitRule::ZeroElements { asked }, array(3, 0, 2), (1, 2)),
             (HitRule::MinusTwo, integer(-2), (0, 1)),
             (HitRule::MinusTwo, integer(-1), (1, 0)),
+            (HitRule::Type, word(b"none"), (0, 1)),
+            (HitRule::Type, word(b"string"), (1, 0)),
             (HitRule::Values { asked }, array(1, 0, 0), (1, 2)),
             (HitRule::Found, word(b"NOT_FOUND"), (0, 1)),
             (HitRule::Found, word(b"TOUCHED"), (1, 0)),

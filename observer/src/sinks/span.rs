@@ -287,7 +287,12 @@ fn asked(request: &Request) -> u32 {
         | HitRule::Count { asked }
         | HitRule::ZeroElements { asked }
         | HitRule::Values { asked } => asked,
-        HitRule::None | HitRule::Null | HitRule::Empty | HitRule::MinusTwo | HitRule::Found => 1,
+        HitRule::None
+        | HitRule::Null
+        | HitRule::Empty
+        | HitRule::MinusTwo
+        | HitRule::Type
+        | HitRule::Found => 1,
     }
 }
 

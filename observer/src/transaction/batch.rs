@@ -21,6 +21,8 @@ pub struct Call {
     pub started: Nanos,
     /// The thread; 0 where the source does not know.
     pub tid: u32,
+    /// It began in the middle of a request: it comes from whoever sent that request's beginning, on whatever thread.
+    pub continues: bool,
 }
 
 /// A request's group.
@@ -72,7 +74,9 @@ impl Groups {
         {
             let joins = match last.kind {
                 Some(BatchKind::Transaction) => true,
-                Some(BatchKind::Pipeline) => !multi && call.tid == last.call.tid,
+                Some(BatchKind::Pipeline) => {
+                    !multi && (call.continues || call.tid == last.call.tid)
+                }
                 None => !multi && call == last.call,
             };
             if joins {
@@ -113,6 +117,14 @@ impl Groups {
     pub fn close(&mut self) {
         if let Some(last) = self.queue.back_mut() {
             last.open = false;
+        }
+    }
+
+    /// MULTI was refused: what follows is not queued.
+    pub fn refuse(&mut self, id: GroupId) {
+        let index = id.0.checked_sub(self.first).map(|index| index as usize);
+        if let Some(group) = index.and_then(|index| self.queue.get_mut(index)) {
+            group.open = false;
         }
     }
 

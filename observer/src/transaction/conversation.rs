@@ -3,10 +3,10 @@
 //! ```text
 //!              first bytes            gap, malformed, orphan
 //!  Detecting ───────────────▶ Synced ────────────────────────▶ Waiting
-//!      │                        ▲  ▲                              │
-//!      │ not this protocol      │  └── a send that starts a ──────┘
-//!      ▼                     joined     request, both directions
-//!   Ignored                mid-stream   drained: on probation
+//!      │                        ▲  ▲ │  gap in the requests      ▲ │
+//!      │ not this protocol      │  │ └──────▶ Draining ──────────┘ │
+//!      ▼                     joined└─── a send that starts a ──────┘
+//!   Ignored                mid-stream   request: on probation
 //! ```
 //!
 //! A connection that was joined, or that lost its framing, goes on at a boundary that is likely but not proven. Until it
@@ -15,6 +15,7 @@
 
 use super::batch::Call;
 use super::matcher::Matcher;
+use super::probation::{Probation, QUIET};
 use super::{Ending, Exchange};
 use crate::protocol::detect::{Detected, begins_request, detect};
 #[cfg(any(test, fuzzing))]
@@ -24,12 +25,6 @@ use crate::source::event::{End, Nanos, Task};
 use crate::stream::{Content, Segment, Side};
 use crate::telemetry::{Resync, Skipped, Telemetry};
 
-/// A drained connection on which nothing comes for this long, nanoseconds, has nothing outstanding: caches answer within it.
-const QUIET: Nanos = 10_000_000;
-/// So often drained before the next request proves a boundary on a connection that is never quiet.
-const PROOFS: u32 = 64;
-/// Most transactions withheld; a connection that is not proven by then is refuted.
-const MAX_WITHHELD: usize = 1_024;
 /// Bytes looked at to tell the protocol, at most.
 const MAX_HEAD: usize = 64;
 
@@ -55,22 +50,12 @@ enum Phase {
     },
     /// Framing and pairing are known.
     Synced,
-    /// They are not.
+    /// Requests are missing: what was sent before them is still paired, since replies come in order.
+    Draining,
+    /// They are not known.
     Waiting,
     /// Never will be.
     Ignored(Skipped),
-}
-
-/// A boundary that is not proven yet.
-#[derive(Debug, Default)]
-struct Probation {
-    withheld: Vec<Exchange>,
-    /// Transactions in it.
-    count: usize,
-    drained: Option<Nanos>,
-    proofs: u32,
-    /// The matcher's taints when last looked at.
-    taints: u32,
 }
 
 /// One connection.
@@ -82,6 +67,8 @@ pub struct Conversation {
     replies: ReplyDecoder,
     matcher: Matcher,
     began: (Nanos, Option<Task>),
+    /// The send that is being decoded began in the middle of a request.
+    continues: bool,
     last: Option<(Side, Nanos)>,
     probation: Option<Probation>,
     answered: bool,
@@ -106,6 +93,7 @@ impl Conversation {
             replies: ReplyDecoder::new(protocol),
             matcher: Matcher::new(protocol, settings.from_start, settings.keep_detail),
             began: (0, None),
+            continues: false,
             last: None,
             probation: None,
             answered: false,
@@ -173,11 +161,7 @@ impl Conversation {
                     .matcher
                     .settle(now, &mut |exchange| probation.withhold(exchange)),
             }
-            if self
-                .probation
-                .as_ref()
-                .is_some_and(|probation| probation.drained.is_some())
-            {
+            if self.probation.as_ref().is_some_and(Probation::is_drained) {
                 self.confirm(out);
             }
         }
@@ -208,7 +192,7 @@ impl Conversation {
             || self
                 .probation
                 .as_ref()
-                .is_some_and(|probation| !probation.withheld.is_empty())
+                .is_some_and(|probation| !probation.is_empty())
     }
 
     fn bytes(
@@ -224,6 +208,10 @@ impl Conversation {
         }
         match &mut self.phase {
             Phase::Synced => self.decode(bytes, segment, telemetry, out),
+            Phase::Draining if segment.side == Side::Reply => {
+                self.decode(bytes, segment, telemetry, out);
+            }
+            Phase::Draining => pass_over(bytes.len() as u64, telemetry),
             Phase::Ignored(reason) => telemetry.skipped(*reason).add(bytes.len() as u64),
             Phase::Detecting { head } => {
                 if segment.side == Side::Reply {
@@ -279,7 +267,8 @@ impl Conversation {
     ) {
         match self.phase {
             Phase::Ignored(_) => return,
-            Phase::Waiting => return telemetry.lost_bytes.add(length),
+            Phase::Draining if segment.side == Side::Reply => {}
+            Phase::Draining | Phase::Waiting => return telemetry.lost_bytes.add(length),
             Phase::Detecting { .. } | Phase::Synced => {}
         }
         let bridged = match segment.side {
@@ -299,8 +288,23 @@ impl Conversation {
         if let Err(reason) = bridged {
             if reason == Resync::Gap {
                 telemetry.lost_bytes.add(length);
+                if segment.side == Side::Request && self.matcher.awaits_reply() {
+                    telemetry.resyncs(self.settings.protocol, reason).add(1);
+                    self.phase = Phase::Draining;
+                    return;
+                }
             }
             self.resynchronize(reason, segment.time, telemetry, out);
+        } else {
+            self.look_drained(segment.time, telemetry, out);
+        }
+    }
+
+    /// What was sent before the missing requests is answered: what comes now answers those.
+    fn look_drained(&mut self, time: Nanos, telemetry: &Telemetry, out: &mut dyn FnMut(Exchange)) {
+        if matches!(self.phase, Phase::Draining) && !self.matcher.awaits_reply() {
+            self.give_up(Ending::Unresolved, time, telemetry, out);
+            self.phase = Phase::Waiting;
         }
     }
 
@@ -312,6 +316,9 @@ impl Conversation {
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) {
+        if segment.side == Side::Request && segment.call_start {
+            self.continues = !self.requests.at_boundary();
+        }
         while !input.is_empty() {
             if let Some(stream) = self.matcher.stream() {
                 // What is outstanding has its replies somewhere in the stream.
@@ -348,6 +355,10 @@ impl Conversation {
                 pass_over(input.len() as u64, telemetry);
                 return self.resynchronize(reason, segment.time, telemetry, out);
             }
+            self.look_drained(segment.time, telemetry, out);
+            if matches!(self.phase, Phase::Waiting) {
+                return pass_over(input.len() as u64, telemetry);
+            }
         }
     }
 
@@ -365,10 +376,8 @@ impl Conversation {
         let call = Call {
             started,
             tid: task.map_or(0, |task| task.tid),
+            continues: self.continues,
         };
-        if let Some(probation) = &mut self.probation {
-            probation.drained = None;
-        }
         let matcher = &mut self.matcher;
         match &mut self.probation {
             None => matcher.request(request, call, now, task, out),
@@ -505,74 +514,30 @@ impl Conversation {
 
     /// A request begins: nothing extra came since the connection was drained.
     fn prove(&mut self, now: Nanos, out: &mut dyn FnMut(Exchange)) {
-        let Some(probation) = &mut self.probation else {
-            return;
-        };
-        let Some(since) = probation.drained.take() else {
-            return;
-        };
         let taints = self.matcher.quiets().taints();
-        if probation.taints != taints {
-            (probation.taints, probation.proofs) = (taints, 0);
-        }
-        probation.proofs += 1;
-        if probation.proofs >= PROOFS || now.saturating_sub(since) >= QUIET {
+        if self
+            .probation
+            .as_mut()
+            .is_some_and(|probation| probation.proves(now, taints))
+        {
             self.confirm(out);
         }
     }
 
     /// The boundary is proven.
     fn confirm(&mut self, out: &mut dyn FnMut(Exchange)) {
-        let Some(probation) = self.probation.take() else {
-            return;
-        };
-        // The boundary is right from here on; what was told before need not be.
-        let tainted = self.matcher.quiets().prove();
-        for mut exchange in probation.withheld {
-            if tainted {
-                for transaction in exchange.transactions_mut() {
-                    if transaction.is_told() {
-                        transaction.unresolve(transaction.end);
-                    }
-                }
-            }
-            out(exchange);
+        if let Some(probation) = self.probation.take() {
+            let tainted = self.matcher.trust();
+            probation.release(tainted, out);
         }
     }
 
     /// The boundary was wrong: the requests were seen, their replies were others'.
     fn refute(&mut self, time: Nanos, telemetry: &Telemetry, out: &mut dyn FnMut(Exchange)) {
-        let Some(probation) = self.probation.take() else {
-            return;
-        };
-        for mut exchange in probation.withheld {
-            for transaction in exchange.transactions_mut() {
-                if transaction.is_told() {
-                    telemetry
-                        .orphaned
-                        .add(u64::from(transaction.ending == Ending::Replied));
-                    transaction.unresolve(time);
-                }
-            }
-            out(exchange);
+        if let Some(probation) = self.probation.take() {
+            let replies = probation.refute(time, out);
+            telemetry.orphaned.add(replies);
         }
-    }
-}
-
-impl Probation {
-    fn withhold(&mut self, exchange: Exchange) {
-        self.count += exchange.transactions().len();
-        self.withheld.push(exchange);
-    }
-
-    /// Notes when the connection is drained, and whether too much is withheld.
-    fn look(&mut self, matcher: &Matcher, now: Nanos) -> Result<(), Resync> {
-        if self.count > MAX_WITHHELD {
-            return Err(Resync::Budget);
-        }
-        let drained = matcher.is_drained() && !self.withheld.is_empty();
-        self.drained = drained.then_some(now);
-        Ok(())
     }
 }
 

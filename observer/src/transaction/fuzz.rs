@@ -65,6 +65,7 @@ struct Run {
     /// Length of the two streams so far.
     length: u64,
     one_by_one: bool,
+    /// Something was not decoded, if only for a while.
     ignored: bool,
 }
 
@@ -162,10 +163,10 @@ impl Run {
         };
         self.conversation
             .segment(&segment, &self.telemetry, &mut |e| keep(&mut self.out, e));
+        self.ignored |= self.conversation.ignored().is_some();
     }
 
     fn finish(&mut self) {
-        self.ignored = self.conversation.ignored().is_some();
         self.conversation
             .close(Ending::Unanswered, self.now, &self.telemetry, &mut |e| {
                 keep(&mut self.out, e)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::batch::{Call, GroupId, Groups};
 use super::quiet::{Doubt, Fate, Placed, Quiets};
+use super::reply_mode::ReplyMode;
 use super::subscribed::{Subscribed, is_confirmation, is_message};
 use super::{Ending, Exchange, Transaction};
 use crate::protocol::reply::{contradicts, silent};
@@ -40,15 +41,6 @@ pub(super) struct Pending {
     doubtful: bool,
 }
 
-/// Whether the server answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ReplyMode {
-    On,
-    /// Not the next request, then on.
-    SkipNext,
-    Off,
-}
-
 /// The outstanding requests of a connection, and its state.
 #[derive(Debug)]
 pub struct Matcher {
@@ -57,6 +49,8 @@ pub struct Matcher {
     early: VecDeque<(Reply, Nanos)>,
     database: Option<u32>,
     reply_mode: ReplyMode,
+    /// The last request gets no reply, if CLIENT REPLY was obeyed.
+    hushed: bool,
     /// RESP2: while subscribed to channels or patterns, or to shard channels, messages come as arrays.
     subscribed: Subscribed,
     /// RESP3: pushes are of a type of their own, and no array is one.
@@ -69,6 +63,8 @@ pub struct Matcher {
     queued: VecDeque<Pending>,
     /// Elements of EXEC's reply still to come, while it arrives.
     executing: bool,
+    /// The boundary that this began with is proven.
+    trusted: bool,
     /// Pushes seen.
     pushes: u64,
     quiets: Quiets,
@@ -86,6 +82,7 @@ impl Matcher {
             // Redis starts every connection in database 0 (`initClient`: selectDb(c,0)).
             database: (from_start && protocol == Protocol::Redis).then_some(0),
             reply_mode: ReplyMode::On,
+            hushed: false,
             subscribed: Subscribed::default(),
             resp3: false,
             stream: None,
@@ -93,6 +90,7 @@ impl Matcher {
             groups: Groups::new(gather),
             queued: VecDeque::new(),
             executing: false,
+            trusted: from_start,
             pushes: 0,
             quiets: Quiets::new(!from_start),
             doubt: Doubt::default(),
@@ -103,6 +101,18 @@ impl Matcher {
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.pending.is_empty() && self.queued.is_empty() && self.early.is_empty()
+    }
+
+    /// Whether requests wait for replies, each of which is sure to come: a quiet one could be given a later one's.
+    #[must_use]
+    pub fn awaits_reply(&self) -> bool {
+        !self.pending.is_empty() && self.quiets.is_empty()
+    }
+
+    /// The boundary that this began with is proven.
+    pub(super) fn trust(&mut self) -> bool {
+        self.trusted = true;
+        self.quiets.prove()
     }
 
     /// Whether replies wait for their request: [`Self::expire`] has to be called.
@@ -153,7 +163,7 @@ impl Matcher {
             Some((reply, time)) if reply.kind == ReplyKind::Error && *time >= start => Ok(()),
             _ => self.expire(now),
         };
-        let answered = trouble.is_err() || self.is_answered(&request);
+        let answered = trouble.is_err() || self.reply_mode.answers(&request);
         if answered && self.pending.len() + self.queued.len() >= MAX_PENDING {
             trouble = Err(Resync::Budget);
         }
@@ -164,9 +174,13 @@ impl Matcher {
         if request.effect == Effect::EndMulti {
             self.groups.close();
         }
+        self.hushed = !answered && self.protocol == Protocol::Redis;
         if !answered {
             if self.protocol == Protocol::Memcached && request.effect != Effect::Quit {
                 self.doubt.muted();
+            }
+            if request.effect == Effect::Replicate {
+                self.stream = Some(Skipped::Replication);
             }
             if let Some(group) = group {
                 let ended = self.transaction(request, start, start, task, Ending::NoReply);
@@ -277,7 +291,10 @@ impl Matcher {
             return self.place(reply, time, out);
         }
         let Some(front) = self.pending.front() else {
-            return self.hold(reply, time);
+            self.hold(reply, time)?;
+            // Silence was refused: what was taken to have no reply has one.
+            let refused = self.hushed && reply.kind == ReplyKind::Error;
+            return if refused { Err(Resync::Orphan) } else { Ok(()) };
         };
         let outcome = outcome(&front.request, &reply);
         if outcome.queued {
@@ -285,8 +302,13 @@ impl Matcher {
             self.queued.extend(queued);
             return Ok(());
         }
-        if contradicts(self.protocol, &front.request, &reply) {
+        if contradicts(self.protocol, &front.request, &reply, self.trusted) {
             return Err(Resync::Mismatch);
+        }
+        if let (Effect::Multi, Some(_), Some(group)) =
+            (front.request.effect, outcome.error, front.group)
+        {
+            self.groups.refuse(group);
         }
         if front.request.effect == Effect::EndMulti && !self.queued.is_empty() {
             let elements = matches!(reply.kind, ReplyKind::Unfolded | ReplyKind::Aggregate);
@@ -360,8 +382,8 @@ impl Matcher {
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
         // It stays outstanding until the reply is sure to be its own.
-        let protocol = self.protocol;
-        let fits = |queued: &mut Pending| !contradicts(protocol, &queued.request, &reply);
+        let (protocol, trusted) = (self.protocol, self.trusted);
+        let fits = |queued: &mut Pending| !contradicts(protocol, &queued.request, &reply, trusted);
         let Some(queued) = self.queued.pop_front_if(fits) else {
             return Err(Resync::Mismatch);
         };
@@ -445,33 +467,6 @@ impl Matcher {
         let mut ended = self.transaction(pending.request, pending.start, end, pending.task, ending);
         ended.outcome = outcome;
         self.groups.ended(group, ended, out);
-    }
-
-    /// Whether the server will answer, given what the client has asked of it.
-    fn is_answered(&mut self, request: &Request) -> bool {
-        match request.effect {
-            Effect::ReplyOn => {
-                self.reply_mode = ReplyMode::On;
-                return true;
-            }
-            Effect::ReplyOff => {
-                self.reply_mode = ReplyMode::Off;
-                return false;
-            }
-            Effect::ReplySkip if self.reply_mode != ReplyMode::Off => {
-                self.reply_mode = ReplyMode::SkipNext;
-                return false;
-            }
-            _ => {}
-        }
-        match self.reply_mode {
-            ReplyMode::On => request.answer != Answer::None,
-            ReplyMode::SkipNext => {
-                self.reply_mode = ReplyMode::On;
-                false
-            }
-            ReplyMode::Off => false,
-        }
     }
 
     /// Whether a reply is out of turn, or a confirmation of a subscription.

@@ -13,7 +13,9 @@ pub mod conversation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod matcher;
+mod probation;
 mod quiet;
+mod reply_mode;
 mod subscribed;
 
 #[cfg(test)]

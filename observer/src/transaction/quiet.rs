@@ -88,6 +88,11 @@ impl Quiets {
         self.count > 0 && (!self.held.is_empty() || front.is_some_and(|front| !is_loud(front)))
     }
 
+    /// Whether no quiet request is outstanding.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// A request was added to the end of the queue.
     pub(super) fn added(&mut self, pending: &VecDeque<Pending>) {
         let Some(new) = pending.back() else { return };
@@ -349,5 +354,5 @@ fn can(pending: &Pending, reply: &Reply) -> bool {
             return false;
         }
     }
-    !contradicts(Protocol::Memcached, request, reply)
+    !contradicts(Protocol::Memcached, request, reply, true)
 }

@@ -172,7 +172,10 @@ fn a_reply_without_a_request_is_counted_and_nothing_is_guessed() {
     bench.wait(30 * MS);
     assert_eq!(bench.resyncs(Resync::Orphan), 1);
     assert_eq!(bench.telemetry.orphaned.get(), 1);
-    bench.send("GET a\r\n").receive("$-1\r\n").wait(20 * MS);
+    bench
+        .send("*2\r\n$3\r\nGET\r\n$1\r\na\r\n")
+        .receive("$-1\r\n")
+        .wait(20 * MS);
     assert_eq!(bench.told(), ["PING", "GET a -1"]);
 }
 
@@ -363,24 +366,30 @@ fn truncated_values_keep_the_connection_in_step() {
 fn a_gap_that_breaks_framing_resynchronises() {
     let mut bench = Bench::redis();
     bench
-        .send("GET a\r\n")
+        .send("*2\r\n$3\r\nGET\r\n$1\r\na\r\n")
         .gap(Side::Request, 30)
-        .send("GET b\r\n");
-    assert_eq!(bench.told(), ["GET a ?"]);
+        .send("*2\r\n$3\r\nGET\r\n$1\r\nb\r\n");
     assert_eq!(bench.resyncs(Resync::Gap), 1);
-    // Three replies are still to come; none of them may be paired.
+    // Three replies are still to come; only the first may be paired.
     bench.receive("$1\r\n1\r\n").receive("$1\r\n2\r\n");
-    bench.send("GET c\r\n").receive("$1\r\n3\r\n$-1\r\n");
+    bench
+        .send("*2\r\n$3\r\nGET\r\n$1\r\nc\r\n")
+        .receive("$1\r\n3\r\n$-1\r\n");
     bench.wait(30 * MS);
-    bench.send("GET d\r\n").receive("$-1\r\n").wait(30 * MS);
-    assert_eq!(bench.told(), ["GET a ?", "GET c ?", "GET d -1"]);
+    bench
+        .send("*2\r\n$3\r\nGET\r\n$1\r\nd\r\n")
+        .receive("$-1\r\n")
+        .wait(30 * MS);
+    assert_eq!(bench.told(), ["GET a +1", "GET c ?", "GET d -1"]);
 }
 
 #[test]
 fn joining_between_requests() {
     let mut bench = Bench::joined();
     for _ in 0..3 {
-        bench.send("GET a\r\n").receive("$-1\r\n");
+        bench
+            .send("*2\r\n$3\r\nGET\r\n$1\r\na\r\n")
+            .receive("$-1\r\n");
     }
     assert!(bench.out.is_empty());
     bench.wait(20 * MS);
@@ -392,11 +401,14 @@ fn joining_behind_outstanding_requests_is_never_off_by_one() {
     let mut bench = Bench::joined();
     // The reply to a request that was sent before we came.
     bench
-        .send("GET b\r\n")
+        .send("*2\r\n$3\r\nGET\r\n$1\r\nb\r\n")
         .receive("$1\r\n1\r\n")
         .receive("$-1\r\n");
     bench.wait(30 * MS);
-    bench.send("GET c\r\n").receive("$-1\r\n").wait(30 * MS);
+    bench
+        .send("*2\r\n$3\r\nGET\r\n$1\r\nc\r\n")
+        .receive("$-1\r\n")
+        .wait(30 * MS);
     assert_eq!(bench.told(), ["GET b ?", "GET c -1"]);
 }
 
@@ -440,7 +452,9 @@ fn a_stream_is_not_replies() {
 #[test]
 fn what_was_withheld_when_a_stream_begins_is_not_lost() {
     let mut bench = Bench::joined();
-    bench.send("GET a\r\n").receive("$-1\r\n");
+    bench
+        .send("*2\r\n$3\r\nGET\r\n$1\r\na\r\n")
+        .receive("$-1\r\n");
     bench.send("MONITOR\r\n").receive("+OK\r\n");
     bench
         .receive("+1 [0 127.0.0.1:1] \"get\" \"a\"\r\n")

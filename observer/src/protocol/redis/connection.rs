@@ -24,6 +24,10 @@ pub(super) fn interpret(special: Special, arguments: &Arguments, request: &mut R
         Special::Reset => request.effect = Effect::Reset,
         Special::Stream => request.effect = Effect::Stream,
         Special::Replicate => request.effect = Effect::Replicate,
+        // Sent on a link that replicates already, and never answered.
+        Special::Replica if arguments.is_word(1, b"ACK") => {
+            (request.effect, request.answer) = (Effect::Replicate, Answer::None);
+        }
         Special::Replica => request.effect = Effect::Replica,
         Special::Quit => request.effect = Effect::Quit,
         Special::Subscribe => {

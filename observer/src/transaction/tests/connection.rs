@@ -158,6 +158,21 @@ fn a_replica_is_no_client() {
 }
 
 #[test]
+fn a_replica_that_was_there_before_is_no_client() {
+    let mut bench = Bench::joined();
+    bench
+        .receive("*1\r\n$4\r\nPING\r\n")
+        .send("*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$1\r\n0\r\n")
+        .receive("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n")
+        .wait(30 * MS)
+        .send("*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$1\r\n9\r\n")
+        .close();
+    assert!(bench.told().is_empty(), "{:?}", bench.told());
+    assert_eq!(bench.conversation.ignored(), Some(Skipped::Replication));
+    assert_eq!(bench.telemetry.orphaned.get(), 0);
+}
+
+#[test]
 fn reset_ends_monitor() {
     let mut bench = Bench::redis();
     bench
@@ -183,4 +198,34 @@ fn a_server_may_close_instead_of_answering() {
     let mut bench = Bench::redis();
     bench.send("SHUTDOWN\r\n").receive("-ERR no\r\n");
     assert_eq!(bench.told(), ["SHUTDOWN !ERR"]);
+}
+
+#[test]
+fn a_refused_multi_queues_nothing() {
+    let mut bench = Bench::redis();
+    bench.send("MULTI x\r\n").receive("-ERR wrong number\r\n");
+    bench.send("GET a\r\n").receive("$-1\r\n");
+    assert_eq!(bench.told(), ["MULTI ? !ERR", "GET a -1"]);
+    assert_eq!(bench.batches, []);
+    // In one send, with what would have been queued.
+    bench
+        .send("MULTI x\r\nGET b\r\nEXEC\r\n")
+        .receive("-ERR wrong number\r\n$-1\r\n-ERR EXEC without MULTI\r\n");
+    assert_eq!(bench.told()[2..], ["MULTI ? !ERR", "GET b -1", "EXEC !ERR"]);
+}
+
+#[test]
+fn silence_that_is_refused_is_no_silence() {
+    let mut bench = Bench::redis();
+    bench
+        .command("CLIENT REPLY SKIP")
+        .command("GET a")
+        .receive("-NOPERM no\r\n$1\r\nx\r\n")
+        .command("GET b")
+        .receive("$-1\r\n")
+        .wait(20 * MS);
+    assert_eq!(bench.resyncs(Resync::Orphan), 1);
+    assert!(bench.telemetry.orphaned.get() > 0);
+    let told = bench.told();
+    assert_eq!(told[2..], ["GET b -1"], "{told:?}");
 }

@@ -31,6 +31,12 @@ fn array(words: &[&str]) -> String {
     )
 }
 
+/// An error's prefix, with the digits of the number as letters.
+fn error(number: usize) -> String {
+    let letter = |digit: u8| char::from(digit - b'0' + b'A');
+    number.to_string().bytes().map(letter).collect()
+}
+
 /// What one command says on the wire. Its key is its number, and so is the size of its value.
 struct Command {
     request: String,
@@ -54,8 +60,8 @@ impl Command {
                 format!("*2\r\n${size}\r\n{value}\r\n$-1\r\n"),
             ),
             2 => (vec!["SET", &key, &value], "+OK\r\n".to_owned()),
-            3 => (vec!["LLEN", &key], format!("-E{number} x\r\n")),
-            4 => (vec!["LRANGE", &key, "0", "-1"], array(&[&value])),
+            3 => (vec!["LLEN", &key], format!("-{} x\r\n", error(number))),
+            4 => (vec!["SMEMBERS", &key], array(&[&value])),
             _ => (vec!["GET", &key], format!("${size}\r\n{value}\r\n")),
         };
         Self {
@@ -307,4 +313,32 @@ fn a_pipeline_of_ten_thousand_one_of_which_fails() {
             }
         }
     }
+}
+
+#[test]
+fn what_was_sent_before_missing_requests_is_still_paired() {
+    let mut bench = Bench::redis();
+    bench
+        .send(&(array(&["GET", "a"]) + &array(&["GET", "b"]) + "*2\r\n$3\r\nGE"))
+        .gap(Side::Request, 1_000)
+        .receive("$1\r\nx\r\n")
+        .send(&array(&["GET", "lost"]))
+        .receive("-ERR no\r\n$5\r\nother\r\n")
+        .send(&array(&["GET", "c"]))
+        .receive("$-1\r\n")
+        .wait(20 * MS);
+    assert_eq!(bench.told(), ["GET a +1", "GET b !ERR", "GET c -1"]);
+    assert_eq!(bench.resyncs(Resync::Gap), 1);
+    assert_eq!(bench.telemetry.orphaned.get(), 0);
+}
+
+#[test]
+fn a_value_that_looks_like_a_read_is_none() {
+    let mut bench = Bench::joined();
+    bench
+        .send(&array(&["GET", "secret"]))
+        .receive("+OK\r\n")
+        .wait(20 * MS)
+        .close();
+    assert_eq!(bench.told(), ["GET secret ?"]);
 }

@@ -4,3 +4,4 @@ mod connection;
 mod gaps;
 mod replies;
 mod requests;
+mod table;

@@ -111,7 +111,15 @@ fn errors_and_redirects() {
         (b"-MOVED 3999 :6381\r\n", "MOVED", Some(":6381")),
         (b"-MOVED 3999 \r\n", "MOVED", Some("?")),
         (b"-MOVED\r\n", "MOVED", Some("?")),
+        (b"-MOVED 3999 ?:6381\r\n", "MOVED", Some("?:6381")),
+        (b"-MOVED 3999 ::1:6381\r\n", "MOVED", Some("::1:6381")),
+        // A script can return anything.
+        (b"-MOVED 3999 secret\r\n", "MOVED", Some("?")),
+        (b"-ASK 1 host:secret\r\n", "ASK", Some("?")),
+        (b"-ASK 1 secret@host:6379\r\n", "ASK", Some("?")),
         (b"-my secret\r\n", "ERR", None),
+        (b"-S3CR3T\r\n", "ERR", None),
+        (b"-LONGERTHANANYPREFIXOFASERVEREVERIS\r\n", "ERR", None),
         (b"-\r\n", "ERR", None),
     ] {
         let reply = reply(wire);
