@@ -1,5 +1,6 @@
 //! Small clients, for when a test must know each byte it sends.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
