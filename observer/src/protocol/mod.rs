@@ -40,8 +40,8 @@ pub use reply::{Reply, ReplyKind, outcome};
 pub enum RequestDecoder {
     /// Redis: RESP or inline.
     Redis(redis::RequestDecoder),
-    /// Memcached: classic text.
-    Memcached(memcached::text::RequestDecoder),
+    /// Memcached, in any dialect.
+    Memcached(memcached::RequestDecoder),
 }
 
 impl RequestDecoder {
@@ -50,9 +50,7 @@ impl RequestDecoder {
     pub fn new(protocol: Protocol, keep_detail: bool) -> Self {
         match protocol {
             Protocol::Redis => Self::Redis(redis::RequestDecoder::new(keep_detail)),
-            Protocol::Memcached => {
-                Self::Memcached(memcached::text::RequestDecoder::new(keep_detail))
-            }
+            Protocol::Memcached => Self::Memcached(memcached::RequestDecoder::new(keep_detail)),
         }
     }
 
@@ -110,8 +108,8 @@ impl RequestDecoder {
 pub enum ReplyDecoder {
     /// Redis: RESP2 and RESP3.
     Redis(redis::ReplyDecoder),
-    /// Memcached: classic text.
-    Memcached(memcached::text::ReplyDecoder),
+    /// Memcached, in any dialect.
+    Memcached(memcached::ReplyDecoder),
 }
 
 impl ReplyDecoder {
@@ -120,7 +118,7 @@ impl ReplyDecoder {
     pub fn new(protocol: Protocol) -> Self {
         match protocol {
             Protocol::Redis => Self::Redis(redis::ReplyDecoder::new()),
-            Protocol::Memcached => Self::Memcached(memcached::text::ReplyDecoder::new()),
+            Protocol::Memcached => Self::Memcached(memcached::ReplyDecoder::new()),
         }
     }
 

@@ -1,3 +1,155 @@
-//! Memcached. The classic text dialect is decoded; meta commands and the binary protocol are recognised, and refused.
+//! Memcached. The classic text dialect and the binary one are decoded; meta commands are recognised, and refused.
 
+use super::message::{FramingLost, Malformed, Request};
+use super::reply::Reply;
+
+pub mod binary;
 pub mod text;
+
+/// Decodes requests in the dialect that the first byte tells.
+#[derive(Debug)]
+pub enum RequestDecoder {
+    /// Nothing was read so far.
+    Unknown {
+        /// See [`super::RequestDecoder::new`].
+        keep_detail: bool,
+    },
+    /// Classic text.
+    Text(text::RequestDecoder),
+    /// Binary.
+    Binary(binary::RequestDecoder),
+}
+
+impl RequestDecoder {
+    /// A decoder at a message boundary.
+    #[must_use]
+    pub fn new(keep_detail: bool) -> Self {
+        Self::Unknown { keep_detail }
+    }
+
+    /// See [`RequestDecoder::decode`](super::RequestDecoder::decode).
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`]: as the dialect's decoder says.
+    pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Request>, Malformed> {
+        if let (Self::Unknown { keep_detail }, Some(first)) = (&self, input.first()) {
+            *self = match first {
+                0x80 => Self::Binary(binary::RequestDecoder::new(*keep_detail)),
+                _ => Self::Text(text::RequestDecoder::new(*keep_detail)),
+            };
+        }
+        match self {
+            Self::Unknown { .. } => Ok(None),
+            Self::Text(decoder) => decoder.decode(input),
+            Self::Binary(decoder) => decoder.decode(input),
+        }
+    }
+
+    /// See [`RequestDecoder::skip`](super::RequestDecoder::skip).
+    ///
+    /// # Errors
+    ///
+    /// [`FramingLost`]: as the dialect's decoder says.
+    pub fn skip(&mut self, length: u64) -> Result<Option<Request>, FramingLost> {
+        match self {
+            Self::Unknown { .. } if length == 0 => Ok(None),
+            Self::Unknown { .. } => Err(FramingLost),
+            Self::Text(decoder) => decoder.skip(length),
+            Self::Binary(decoder) => decoder.skip(length),
+        }
+    }
+
+    /// See [`RequestDecoder::at_boundary`](super::RequestDecoder::at_boundary).
+    #[must_use]
+    pub fn at_boundary(&self) -> bool {
+        match self {
+            Self::Unknown { .. } => true,
+            Self::Text(decoder) => decoder.at_boundary(),
+            Self::Binary(decoder) => decoder.at_boundary(),
+        }
+    }
+
+    /// Bytes of memory held.
+    #[cfg(any(test, fuzzing))]
+    pub(in crate::protocol) fn memory(&self) -> usize {
+        match self {
+            Self::Unknown { .. } => size_of::<Self>(),
+            Self::Text(decoder) => decoder.memory(),
+            Self::Binary(decoder) => decoder.memory(),
+        }
+    }
+}
+
+/// Decodes replies in the dialect that the first byte tells.
+#[derive(Debug, Default)]
+pub enum ReplyDecoder {
+    /// Nothing was read so far.
+    #[default]
+    Unknown,
+    /// Classic text.
+    Text(text::ReplyDecoder),
+    /// Binary.
+    Binary(binary::ReplyDecoder),
+}
+
+impl ReplyDecoder {
+    /// A decoder at a message boundary.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::Unknown
+    }
+
+    /// See [`ReplyDecoder::decode`](super::ReplyDecoder::decode).
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`]: as the dialect's decoder says.
+    pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Reply>, Malformed> {
+        if let (Self::Unknown, Some(first)) = (&self, input.first()) {
+            *self = match first {
+                0x81 => Self::Binary(binary::ReplyDecoder::new()),
+                _ => Self::Text(text::ReplyDecoder::new()),
+            };
+        }
+        match self {
+            Self::Unknown => Ok(None),
+            Self::Text(decoder) => decoder.decode(input),
+            Self::Binary(decoder) => decoder.decode(input),
+        }
+    }
+
+    /// See [`ReplyDecoder::skip`](super::ReplyDecoder::skip).
+    ///
+    /// # Errors
+    ///
+    /// [`FramingLost`]: as the dialect's decoder says.
+    pub fn skip(&mut self, length: u64) -> Result<Option<Reply>, FramingLost> {
+        match self {
+            Self::Unknown if length == 0 => Ok(None),
+            Self::Unknown => Err(FramingLost),
+            Self::Text(decoder) => decoder.skip(length),
+            Self::Binary(decoder) => decoder.skip(length),
+        }
+    }
+
+    /// See [`ReplyDecoder::at_boundary`](super::ReplyDecoder::at_boundary).
+    #[must_use]
+    pub fn at_boundary(&self) -> bool {
+        match self {
+            Self::Unknown => true,
+            Self::Text(decoder) => decoder.at_boundary(),
+            Self::Binary(decoder) => decoder.at_boundary(),
+        }
+    }
+
+    /// Bytes of memory held.
+    #[cfg(any(test, fuzzing))]
+    pub(in crate::protocol) fn memory(&self) -> usize {
+        match self {
+            Self::Unknown => size_of::<Self>(),
+            Self::Text(decoder) => decoder.memory(),
+            Self::Binary(decoder) => decoder.memory(),
+        }
+    }
+}
