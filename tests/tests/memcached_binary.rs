@@ -154,6 +154,8 @@ fn every_opcode() -> Result<()> {
         (bare(DELETE, "k"), 1),
         (bare(NOOP, ""), 0),
         (bare(VERSION, ""), 0),
+        // Only in the header file. With a body, the server would lose the boundary after it.
+        (bare(VERBOSITY, ""), 0x81),
         (bare(0x3f, ""), 0x81),
         // Refused where it was not asked for.
         (bare(SASL_LIST_MECHS, ""), 0x81),
@@ -163,18 +165,13 @@ fn every_opcode() -> Result<()> {
         (touch(FLUSH, "", 1000), 0),
     ];
     for (number, (request, status)) in statuses.iter().enumerate() {
-        let reply = client.ask(&request.clone().opaque(number as u32))?;
+        let reply = client
+            .ask(&request.clone().opaque(number as u32))
+            .with_context(|| format!("{:?}", (request.opcode, &request.key)))?;
         ensure!(reply.status == *status, "{request:?} {reply:?}");
     }
     client.send(&bare(QUIT, "").bytes())?;
     ensure!(client.reply()?.status == 0 && client.closed()?, "it closes");
-    // Only in the header file. The server loses the boundary after what it does not know, where that has a body.
-    let mut client = Binary::connect(server.port)?;
-    client.ask(&bare(NOOP, ""))?;
-    ensure!(
-        client.ask(&touch(VERBOSITY, "", 1))?.status == 0x81,
-        "it is not known"
-    );
     let report = observer.stop()?;
     assert_as_the_server_counts(server.port, &report, true)?;
     let outcome = |operation: &str, names: &[&str]| -> Vec<Value> {

@@ -17,7 +17,7 @@ pub enum Detected {
     Speaks,
     /// A TLS handshake.
     Tls,
-    /// The expected protocol, in a dialect that is not decoded: Memcached binary or meta.
+    /// The expected protocol, in a dialect that is not decoded: Memcached binary.
     Dialect,
     /// Something else.
     Foreign,
@@ -144,8 +144,7 @@ fn memcached(first: &[u8]) -> Detected {
         return incomplete(first, MAX_NAME);
     };
     match word(name) {
-        Word::Known(_) => Detected::Speaks,
-        Word::Meta => Detected::Dialect,
+        Word::Known(_) | Word::Meta(_) => Detected::Speaks,
         Word::Unknown => Detected::Foreign,
     }
 }
@@ -172,7 +171,7 @@ fn incomplete(bytes: &[u8], longest: usize) -> Detected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Detected::{Dialect, Foreign, NeedMore, Speaks, Tls};
+    use Detected::{Foreign, NeedMore, Speaks, Tls};
 
     #[test]
     fn first_bytes_of_redis() {
@@ -225,12 +224,15 @@ mod tests {
             (b"get", NeedMore),
             (b"get k\r\n", Speaks),
             (b"version\r\n", Speaks),
-            (b"mg k v\r\n", Dialect),
-            (b"mn\r\n", Dialect),
             (b"\x80\x0a", NeedMore),
             (b"\x80\x0a\0\0\0\0\0\0\0\0\0\0", Speaks),
             (b"\x80\x0a\0\0\0\0\0\0\0\0\0\x01", Foreign),
             (b"\x80\x3f", Foreign),
+            (b"mg k v\r\n", Speaks),
+            (b"mn\r\n", Speaks),
+            (b"m", NeedMore),
+            (b"mg", NeedMore),
+            (b"mx k\r\n", Foreign),
             (b"GET / HTTP/1.1\r\n", Foreign),
             (b"nosuch k\r\n", Foreign),
             (b"VALUE k 0 1\r\n", Foreign),
@@ -261,7 +263,9 @@ mod tests {
             (Protocol::Memcached, b"get k", true),
             (Protocol::Memcached, b"get", false),
             (Protocol::Memcached, b"getter k", false),
-            (Protocol::Memcached, b"mg k", false),
+            (Protocol::Memcached, b"mg k", true),
+            (Protocol::Memcached, b"mg", false),
+            (Protocol::Memcached, b"mx k", false),
         ] {
             assert_eq!(
                 begins_request(protocol, bytes),

@@ -381,7 +381,7 @@ pub enum HitRule {
         /// Keys asked for.
         asked: u32,
     },
-    /// Memcached: NOT_FOUND is a miss, success a hit (incr, decr, touch).
+    /// Memcached: NOT_FOUND is a miss, success a hit (incr, decr, touch). EXISTS and NOT_STORED are neither.
     Found,
 }
 
@@ -406,6 +406,9 @@ pub struct Outcome {
     pub value_size: Option<u64>,
     /// Error prefix or status: `WRONGTYPE`, `SERVER_ERROR`.
     pub error: Option<Word>,
+    /// A status that says why nothing was done, yet is no error: `NOT_STORED`, `EXISTS` (another was there, or the cas
+    /// did not match), `NOT_FOUND` of a write.
+    pub status: Option<Word>,
     /// Where MOVED or ASK points; such a reply is no error of the application.
     pub redirect: Option<Redirect>,
     /// Keys or fields removed.

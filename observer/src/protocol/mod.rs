@@ -7,7 +7,7 @@
 //! at the next sure boundary.
 //!
 //! - [`redis`]: RESP2, RESP3 and inline commands, with the command table.
-//! - [`memcached`]: the classic text dialect.
+//! - [`memcached`]: the text dialects, classic and meta.
 //! - [`mod@detect`]: what a new connection speaks, and where a message can begin.
 //! - [`reply`]: the shape of replies, and what they mean.
 //!

@@ -1,6 +1,8 @@
 //! Replies, reduced to what matters of them, and what they mean for their requests.
 
-use super::message::{Class, HitRule, Outcome, Redirect, ReplyValues, Request, Word};
+use super::message::{
+    Class, HitRule, Operation, Outcome, Redirect, ReplyValues, Request, Silence, Word,
+};
 
 /// The shape of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,6 +82,13 @@ pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
         _ => {}
     }
     (outcome.hits, outcome.misses) = hits_and_misses(request.hit_rule, reply);
+    if reply.kind == ReplyKind::Simple {
+        outcome.status = match reply.word.as_bytes() {
+            b"NOT_STORED" | b"NS" | b"EXISTS" | b"EX" => Some(reply.word),
+            b"NOT_FOUND" | b"NF" if request.class == Class::Set => Some(reply.word),
+            _ => None,
+        };
+    }
     if request.class == Class::Get {
         outcome.value_size = match reply.kind {
             ReplyKind::Value => Some(reply.value_size),
@@ -96,8 +105,8 @@ pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
         outcome.deleted = match reply.kind {
             ReplyKind::Integer => reply.integer.and_then(|count| u64::try_from(count).ok()),
             ReplyKind::Simple => match reply.word.as_bytes() {
-                b"DELETED" => Some(1),
-                b"NOT_FOUND" => Some(0),
+                b"DELETED" | b"HD" => Some(1),
+                b"NOT_FOUND" | b"NF" | b"EXISTS" | b"EX" => Some(0),
                 _ => None,
             },
             // HDEL-like commands that answer one integer a field (HGETDEL answers values instead).
@@ -105,6 +114,63 @@ pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
         };
     }
     outcome
+}
+
+/// Whether a reply certainly is not that request's: the pairing is off. Only commands that the table knows are judged.
+#[must_use]
+pub fn contradicts(request: &Request, reply: &Reply) -> bool {
+    if reply.kind == ReplyKind::Error || matches!(request.operation, Operation::Other(_)) {
+        return false;
+    }
+    match request.hit_rule {
+        HitRule::NullElements { asked } | HitRule::ZeroElements { asked } => {
+            reply.kind != ReplyKind::Null
+                && (reply.kind != ReplyKind::Aggregate || reply.elements != u64::from(asked))
+        }
+        HitRule::Count { .. } | HitRule::MinusTwo => reply.kind != ReplyKind::Integer,
+        HitRule::Values { asked } => {
+            reply.kind != ReplyKind::Aggregate || reply.elements > u64::from(asked)
+        }
+        HitRule::None | HitRule::Null | HitRule::Empty | HitRule::Found => false,
+    }
+}
+
+/// What it means that a quiet request was not answered.
+#[must_use]
+pub fn silent(request: &Request, silence: Silence) -> Outcome {
+    let mut outcome = Outcome::default();
+    let told = request.hit_rule != HitRule::None;
+    match silence {
+        Silence::Miss => outcome.misses = u32::from(told),
+        Silence::Success => {
+            outcome.hits = u32::from(told);
+            outcome.deleted =
+                (request.class == Class::Delete && request.key_count == 1).then_some(1);
+        }
+    }
+    outcome
+}
+
+/// Whether the answer to a quiet request would have been left out if that was all there is to say.
+#[must_use]
+pub fn is_silence(request: &Request, reply: &Reply, silence: Silence) -> bool {
+    if reply.kind == ReplyKind::Error {
+        return false;
+    }
+    let outcome = outcome(request, reply);
+    match silence {
+        Silence::Miss => outcome.misses > 0 || reply.kind == ReplyKind::Null,
+        // A counter that is made where there was none is answered.
+        Silence::Success
+            if request.class == Class::Increment && request.hit_rule == HitRule::None =>
+        {
+            false
+        }
+        Silence::Success => {
+            let missing = matches!(reply.word.as_bytes(), b"NOT_FOUND" | b"NF");
+            outcome.misses == 0 && outcome.status.is_none() && !missing
+        }
+    }
 }
 
 /// Hits and misses of a reply that is no error.
@@ -132,13 +198,16 @@ fn hits_and_misses(rule: HitRule, reply: &Reply) -> (u32, u32) {
         HitRule::ZeroElements { asked } => of(asked, reply.elements.saturating_sub(reply.zeros)),
         HitRule::MinusTwo => of(1, u64::from(reply.integer != Some(-2))),
         HitRule::Values { asked } => of(asked, reply.elements),
-        HitRule::Found => of(1, u64::from(reply.word.as_bytes() != b"NOT_FOUND")),
+        HitRule::Found => match reply.word.as_bytes() {
+            b"EXISTS" | b"EX" | b"NOT_STORED" | b"NS" => (0, 0),
+            word => of(1, u64::from(!matches!(word, b"NOT_FOUND" | b"NF"))),
+        },
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::message::{Answer, Effect, Operation};
+    use super::super::message::{Answer, Effect};
     use super::*;
 
     fn request(class: Class, hit_rule: HitRule) -> Request {

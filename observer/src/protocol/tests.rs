@@ -140,6 +140,11 @@ fn memcached_request() -> impl Strategy<Value = Vec<u8>> {
         "(delete|touch|incr|decr) [a-z]{1,9} [0-9]{1,3}( noreply)?\r\n"
             .prop_map(String::into_bytes),
         "(stats|version|flush_all|nosuch)\r\n".prop_map(String::into_bytes),
+        "(mg|md|ma|me) [a-z]{1,9}( (q|k|v|t|b|I|T[0-9]{1,3}|O[0-9]{1,3}|N0)){0,4}\r\n"
+            .prop_map(String::into_bytes),
+        "ms [a-z]{1,9} 0( (q|k|c|ME|T[0-9]{1,3}|O[0-9]{1,3})){0,4}\r\n\r\n"
+            .prop_map(String::into_bytes),
+        Just(b"mn\r\n".to_vec()),
     ]
 }
 
@@ -157,6 +162,17 @@ fn memcached_reply() -> impl Strategy<Value = Vec<u8>> {
         "(STORED|NOT_FOUND|DELETED|OK|ERROR|SERVER_ERROR x y|[0-9]{1,19})\r\n"
             .prop_map(String::into_bytes),
         "(STAT [a-z]{1,5} [a-z]{1,5}\r\n){1,4}END\r\n".prop_map(String::into_bytes),
+        "(HD|EN|NF|NS|EX|MN)( (k[a-z]{1,5}|O[0-9]{1,3}|t-1|W)){0,3}\r\n"
+            .prop_map(String::into_bytes),
+        (
+            "VA ",
+            vec(any::<u8>(), 0..40),
+            "( (k[a-z]{1,5}|O[0-9]{1,3}|s5)){0,3}\r\n"
+        )
+            .prop_map(|(code, data, flags)| {
+                let line = format!("{code}{}{flags}", data.len());
+                [line.as_bytes(), &data, b"\r\n"].concat()
+            }),
     ]
 }
 
@@ -459,6 +475,12 @@ fn secrets() -> Vec<(Protocol, Vec<u8>)> {
         "stats hunter2\r\n",
         "nosuch hunter2\r\n",
         "hunter2 x\r\n",
+        "set auth 0 0 13\r\nalice hunter2\r\n",
+        "ms k 7 T60\r\nhunter2\r\n",
+        "ms k 9 q Ohunter2\r\nhunter2\r\n\r\n",
+        "mg k v Ohunter2 Phunter2 Lhunter2\r\n",
+        "ma k Dhunter2 Jhunter2 Thunter2 Mhunter2\r\n",
+        "md k hunter2 Chunter2\r\n",
     ] {
         all.push((Protocol::Memcached, line.as_bytes().to_vec()));
     }
@@ -532,7 +554,13 @@ fn no_value_gets_out_of_replies() {
             "{wire:?}: {messages:?}"
         );
     }
-    let wire = b"VALUE k 0 7\r\nhunter2\r\nEND\r\n";
-    let (messages, _) = replies(Protocol::Memcached, wire, &[]);
-    assert!(!format!("{messages:?}").to_ascii_lowercase().contains(MARK));
+    for wire in [
+        &b"VALUE k 0 7\r\nhunter2\r\nEND\r\n"[..],
+        b"VA 7 Ohunter2 khunter2\r\nhunter2\r\n",
+        b"SERVER_ERROR hunter2\r\n",
+    ] {
+        let (messages, malformed) = replies(Protocol::Memcached, wire, &[]);
+        assert_eq!((messages.len(), malformed), (1, None));
+        assert!(!format!("{messages:?}").to_ascii_lowercase().contains(MARK));
+    }
 }

@@ -174,7 +174,8 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
     if let Some(detail) = detail.filter(|detail| !detail.text.is_empty()) {
         put(attribute::DB_QUERY_TEXT, detail.text.clone().into());
     }
-    if let Some(error) = &outcome.error {
+    // A status that is no error is told too: it has no `error.type`.
+    if let Some(error) = outcome.error.as_ref().or(outcome.status.as_ref()) {
         put(
             attribute::DB_RESPONSE_STATUS_CODE,
             error.as_str().to_owned().into(),

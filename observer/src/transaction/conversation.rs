@@ -19,7 +19,7 @@ use super::{Ending, Exchange, Transaction};
 use crate::protocol::detect::{Detected, begins_request, detect};
 #[cfg(any(test, fuzzing))]
 use crate::protocol::{Effect, Operation};
-use crate::protocol::{Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
+use crate::protocol::{Malformed, Outcome, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 use crate::source::event::{End, Nanos, Task};
 use crate::stream::{Content, Segment, Side};
 use crate::telemetry::{Resync, Skipped, Telemetry};
@@ -155,7 +155,10 @@ impl Conversation {
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) -> bool {
-        if let Err(reason) = self.matcher.expire(now) {
+        // The server may refuse a request before it has all of it: while one is being sent, a reply may be its own.
+        if self.requests.at_boundary()
+            && let Err(reason) = self.matcher.expire(now)
+        {
             self.resynchronize(reason, now, telemetry, out);
         }
         if self
@@ -532,6 +535,9 @@ impl Conversation {
             for transaction in transactions {
                 if transaction.ending == Ending::Replied {
                     telemetry.orphaned.add(1);
+                    unresolve(transaction, time);
+                } else if transaction.outcome != Outcome::default() {
+                    // A quiet request of which another's answer told.
                     unresolve(transaction, time);
                 }
             }

@@ -1,16 +1,19 @@
 //! Pairs replies with requests: first in, first out, with the exceptions that the protocols make.
 //!
-//! Both protocols answer in order. The exceptions are requests without an answer (noreply, CLIENT REPLY), requests with
-//! several (SUBSCRIBE), and answers without a request (pushes).
+//! Both protocols answer in order. The exceptions are requests without an answer (noreply, CLIENT REPLY), requests that
+//! are answered only sometimes ([`quiet`](super::quiet)), requests with several answers (SUBSCRIBE), and answers without a
+//! request (pushes).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::batch::{Call, GroupId, Groups};
+use super::quiet::{Doubt, Fate, Placed, Quiets};
+use super::subscribed::{Subscribed, is_confirmation, is_message};
 use super::{Ending, Exchange, Transaction};
+use crate::protocol::reply::{contradicts, silent};
 use crate::protocol::{
-    Answer, Client, Effect, HitRule, Operation, Outcome, Protocol, Reply, ReplyKind, Request,
-    outcome,
+    Answer, Client, Effect, Outcome, Protocol, Reply, ReplyKind, Request, memcached, outcome,
 };
 use crate::source::event::{Nanos, Task};
 use crate::telemetry::{Resync, Skipped};
@@ -25,14 +28,16 @@ pub const MAX_EARLY: usize = 4_096;
 pub const EARLY_HOLD: Nanos = 20_000_000;
 
 #[derive(Debug)]
-struct Pending {
-    request: Request,
-    start: Nanos,
+pub(super) struct Pending {
+    pub(super) request: Request,
+    pub(super) start: Nanos,
     task: Option<Task>,
     /// `None` for a replica's: it is not handed on.
     group: Option<GroupId>,
     /// Confirmations still to come ([`Answer::Subscriptions`]).
     confirmations: u32,
+    /// Requests with noreply came just before: an error may be theirs.
+    doubtful: bool,
 }
 
 /// Whether the server answers.
@@ -66,6 +71,8 @@ pub struct Matcher {
     executing: bool,
     /// Pushes seen.
     pushes: u64,
+    quiets: Quiets,
+    doubt: Doubt,
 }
 
 impl Matcher {
@@ -87,6 +94,8 @@ impl Matcher {
             queued: VecDeque::new(),
             executing: false,
             pushes: 0,
+            quiets: Quiets::new(!from_start),
+            doubt: Doubt::default(),
         }
     }
 
@@ -138,8 +147,12 @@ impl Matcher {
         task: Option<Task>,
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
-        let mut trouble = self.expire(now);
         let start = call.started;
+        let mut trouble = match self.early.front() {
+            // The server need not wait for a request's end to refuse it (`SERVER_ERROR object too large for cache`).
+            Some((reply, time)) if reply.kind == ReplyKind::Error && *time >= start => Ok(()),
+            _ => self.expire(now),
+        };
         let answered = trouble.is_err() || self.is_answered(&request);
         if answered && self.pending.len() + self.queued.len() >= MAX_PENDING {
             trouble = Err(Resync::Budget);
@@ -152,6 +165,9 @@ impl Matcher {
             self.groups.close();
         }
         if !answered {
+            if self.protocol == Protocol::Memcached && request.effect != Effect::Quit {
+                self.doubt.muted();
+            }
             if let Some(group) = group {
                 let ended = self.transaction(request, start, start, task, Ending::NoReply);
                 self.groups.ended(group, ended, out);
@@ -168,16 +184,24 @@ impl Matcher {
             task,
             group,
             confirmations,
+            doubtful: self.doubt.added(),
         });
+        self.quiets.added(&self.pending);
         // Only now, so that the request ends with the others when they are given up.
         trouble?;
-        match self.early.pop_front() {
-            Some((reply, time)) => {
-                self.groups.reply_begins(out);
-                self.reply(reply, time, out)
+        while !self.pending.is_empty()
+            && let Some((reply, time)) = self.early.pop_front()
+        {
+            let left = self.early.len();
+            self.groups.reply_begins(out);
+            self.take(reply, time, out)?;
+            if self.early.len() > left {
+                // It still has no request, and stays the first.
+                self.early.rotate_right(1);
+                break;
             }
-            None => Ok(()),
         }
+        Ok(())
     }
 
     /// A reply byte has arrived.
@@ -210,6 +234,27 @@ impl Matcher {
         time: Nanos,
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
+        if !self.early.is_empty() && !self.pending.is_empty() {
+            return self.hold(reply, time);
+        }
+        self.take(reply, time, out)
+    }
+
+    /// Keeps a reply whose request is not seen yet.
+    fn hold(&mut self, reply: Reply, time: Nanos) -> Result<(), Resync> {
+        if self.early.len() >= MAX_EARLY {
+            return Err(Resync::Orphan);
+        }
+        self.early.push_back((reply, time));
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        reply: Reply,
+        time: Nanos,
+        out: &mut dyn FnMut(Exchange),
+    ) -> Result<(), Resync> {
         if self.executing {
             return self.element(reply, time, out);
         }
@@ -217,19 +262,24 @@ impl Matcher {
             self.push(&reply, time, out);
             return Ok(());
         }
+        if self.doubt.concerns(&reply, self.pending.is_empty()) {
+            return Err(Resync::Mismatch);
+        }
+        if self.quiets.concern(self.pending.front()) {
+            return self.place(reply, time, out);
+        }
         let Some(front) = self.pending.front() else {
-            if self.early.len() >= MAX_EARLY {
-                return Err(Resync::Orphan);
-            }
-            self.early.push_back((reply, time));
-            return Ok(());
+            return self.hold(reply, time);
         };
         let outcome = outcome(&front.request, &reply);
         if outcome.queued {
-            self.queued.extend(self.pending.pop_front());
+            let queued = self.next();
+            self.queued.extend(queued);
             return Ok(());
         }
-        if contradicts(&front.request, &reply) {
+        let other =
+            self.protocol == Protocol::Memcached && !memcached::can_answer(&front.request, &reply);
+        if other || contradicts(&front.request, &reply) {
             return Err(Resync::Mismatch);
         }
         if front.request.effect == Effect::EndMulti && !self.queued.is_empty() {
@@ -248,8 +298,53 @@ impl Matcher {
                 _ => self.abandon(Ending::NotExecuted, time, out),
             }
         }
+        self.quiets.caught_up();
         self.complete(outcome, time, out);
         Ok(())
+    }
+
+    /// Takes in a reply that may be a quiet request's.
+    fn place(
+        &mut self,
+        reply: Reply,
+        time: Nanos,
+        out: &mut dyn FnMut(Exchange),
+    ) -> Result<(), Resync> {
+        match self.quiets.place(&self.pending, reply, time) {
+            Placed::Later => {}
+            Placed::Unseen => return self.hold(reply, time),
+            Placed::Never => return Err(Resync::Mismatch),
+            Placed::Budget => return Err(Resync::Budget),
+            Placed::Told(fates) => self.told(fates, time, Ending::Unresolved, out),
+        }
+        Ok(())
+    }
+
+    /// What became of the first requests outstanding; `open` ends those of which nothing is told.
+    fn told(&mut self, fates: Vec<Fate>, time: Nanos, open: Ending, out: &mut dyn FnMut(Exchange)) {
+        for fate in fates {
+            let Some(pending) = self.next() else { return };
+            match fate {
+                Fate::Answered(reply, time) => {
+                    let outcome = outcome(&pending.request, &reply);
+                    self.replied(pending, outcome, time, out);
+                }
+                Fate::Silent(silence) => {
+                    let outcome = silent(&pending.request, silence);
+                    self.ended(pending, Ending::NoReply, outcome, time, out);
+                }
+                Fate::Unknown => self.end(pending, Ending::Unresolved, time, out),
+                Fate::Open => self.end(pending, open, time, out),
+            }
+        }
+    }
+
+    /// Takes the first request outstanding out.
+    fn next(&mut self) -> Option<Pending> {
+        let pending = self.pending.pop_front()?;
+        self.doubt.left(pending.doubtful);
+        self.quiets.left(&pending);
+        Some(pending)
     }
 
     /// Takes in an element of EXEC's reply.
@@ -291,9 +386,15 @@ impl Matcher {
     pub fn give_up(&mut self, ending: Ending, time: Nanos, out: &mut dyn FnMut(Exchange)) -> u64 {
         self.executing = false;
         self.abandon(ending, time, out);
-        while let Some(pending) = self.pending.pop_front() {
+        if ending == Ending::Unanswered {
+            let fates = self.quiets.finish(&self.pending);
+            self.told(fates, time, ending, out);
+        }
+        while let Some(pending) = self.next() {
             self.end(pending, ending, time, out);
         }
+        self.quiets = Quiets::new(true);
+        self.doubt = Doubt::default();
         self.groups.flush(out);
         let orphans = self.early.len() as u64;
         self.early.clear();
@@ -314,16 +415,31 @@ impl Matcher {
         time: Nanos,
         out: &mut dyn FnMut(Exchange),
     ) {
+        let request = &pending.request;
+        let ending = match (ending, request.effect, request.answer) {
+            // The server may close at once, and the client need not wait for a reply. None need come to a quiet request.
+            (Ending::Unanswered, Effect::Quit, _) | (Ending::Unanswered, _, Answer::Quiet(_)) => {
+                Ending::NoReply
+            }
+            (ending, _, _) => ending,
+        };
+        self.ended(pending, ending, Outcome::default(), time, out);
+    }
+
+    fn ended(
+        &mut self,
+        pending: Pending,
+        ending: Ending,
+        outcome: Outcome,
+        time: Nanos,
+        out: &mut dyn FnMut(Exchange),
+    ) {
         let Some(group) = pending.group else {
             return;
         };
-        let ending = match (ending, pending.request.effect) {
-            // The server may close at once, and the client need not wait for a reply.
-            (Ending::Unanswered, Effect::Quit) => Ending::NoReply,
-            (ending, _) => ending,
-        };
         let end = time.max(pending.start);
-        let ended = self.transaction(pending.request, pending.start, end, pending.task, ending);
+        let mut ended = self.transaction(pending.request, pending.start, end, pending.task, ending);
+        ended.outcome = outcome;
         self.groups.ended(group, ended, out);
     }
 
@@ -388,33 +504,20 @@ impl Matcher {
 
     /// The request at the front has its reply.
     fn complete(&mut self, outcome: Outcome, time: Nanos, out: &mut dyn FnMut(Exchange)) {
-        if let Some(front) = self.pending.pop_front() {
+        if let Some(front) = self.next() {
             self.replied(front, outcome, time, out);
         }
     }
 
     fn replied(
         &mut self,
-        pending: Pending,
+        mut pending: Pending,
         outcome: Outcome,
         time: Nanos,
         out: &mut dyn FnMut(Exchange),
     ) {
-        let Pending {
-            mut request,
-            start,
-            task,
-            group,
-            ..
-        } = pending;
-        self.apply(&mut request, &outcome);
-        let Some(group) = group else {
-            return;
-        };
-        let mut transaction =
-            self.transaction(request, start, time.max(start), task, Ending::Replied);
-        transaction.outcome = outcome;
-        self.groups.ended(group, transaction, out);
+        self.apply(&mut pending.request, &outcome);
+        self.ended(pending, Ending::Replied, outcome, time, out);
     }
 
     /// What a reply says of the connection's state.
@@ -488,57 +591,5 @@ impl Matcher {
             client: self.client.clone(),
             task,
         }
-    }
-}
-
-/// What a RESP2 connection is subscribed to: the server counts channels and patterns together, shard channels apart
-/// (`redis/src/pubsub.c`, `addReplyPubsubSubscribed`).
-#[derive(Debug, Clone, Copy, Default)]
-struct Subscribed {
-    channels: bool,
-    shards: bool,
-}
-
-impl Subscribed {
-    fn any(self) -> bool {
-        self.channels || self.shards
-    }
-
-    /// A confirmation ends with the number of subscriptions left.
-    fn confirm(&mut self, confirmation: &Reply) {
-        let left = confirmation.zeros == 0;
-        match confirmation.word.as_str() {
-            "SSUBSCRIBE" | "SUNSUBSCRIBE" => self.shards = left,
-            _ => self.channels = left,
-        }
-    }
-}
-
-fn is_message(reply: &Reply) -> bool {
-    matches!(reply.word.as_str(), "MESSAGE" | "PMESSAGE" | "SMESSAGE")
-}
-
-fn is_confirmation(reply: &Reply) -> bool {
-    matches!(
-        reply.word.as_str(),
-        "SUBSCRIBE" | "PSUBSCRIBE" | "SSUBSCRIBE" | "UNSUBSCRIBE" | "PUNSUBSCRIBE" | "SUNSUBSCRIBE"
-    )
-}
-
-/// Whether a reply certainly is not that request's: the pairing is off. Only commands that the table knows are judged.
-fn contradicts(request: &Request, reply: &Reply) -> bool {
-    if reply.kind == ReplyKind::Error || matches!(request.operation, Operation::Other(_)) {
-        return false;
-    }
-    match request.hit_rule {
-        HitRule::NullElements { asked } | HitRule::ZeroElements { asked } => {
-            reply.kind != ReplyKind::Null
-                && (reply.kind != ReplyKind::Aggregate || reply.elements != u64::from(asked))
-        }
-        HitRule::Count { .. } | HitRule::MinusTwo => reply.kind != ReplyKind::Integer,
-        HitRule::Values { asked } => {
-            reply.kind != ReplyKind::Aggregate || reply.elements > u64::from(asked)
-        }
-        HitRule::None | HitRule::Null | HitRule::Empty | HitRule::Found => false,
     }
 }

@@ -4,6 +4,7 @@
 //! segments, and of [`Conversation::tick`].
 //!
 //! - [`matcher`]: pairing and the state of a connection that a pairing depends on.
+//! - `quiet`: the same where some requests are answered only sometimes.
 //! - [`batch`]: which commands left together.
 //! - [`conversation`]: decoding, detection, and what happens when the boundary or the pairing is not sure.
 
@@ -12,6 +13,8 @@ pub mod conversation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod matcher;
+mod quiet;
+mod subscribed;
 
 #[cfg(test)]
 mod tests;
@@ -28,7 +31,8 @@ use crate::source::event::{Nanos, Task};
 pub enum Ending {
     /// Its reply came.
     Replied,
-    /// None was to come.
+    /// None was to come; or it was quiet, and none came. Then its outcome is known where a later answer told it, and its end
+    /// is the time of that answer.
     NoReply,
     /// The connection ended before its reply.
     Unanswered,
@@ -55,7 +59,7 @@ pub struct Transaction {
     pub protocol: Protocol,
     /// The request.
     pub request: Request,
-    /// What the reply said; empty unless `ending` is [`Ending::Replied`].
+    /// What the reply said, or that there was none; empty unless `ending` is [`Ending::Replied`] or [`Ending::NoReply`].
     pub outcome: Outcome,
     /// How it ended.
     pub ending: Ending,

@@ -2,6 +2,7 @@
 
 mod connection;
 mod pairing;
+mod quiet;
 
 use super::conversation::{Conversation, Settings};
 use super::{BatchKind, Ending, Exchange, Transaction};

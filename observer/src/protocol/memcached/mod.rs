@@ -1,9 +1,13 @@
-//! Memcached. The classic text dialect and the binary one are decoded; meta commands are recognised, and refused.
+//! Memcached: the text dialects, classic and meta, and the binary one.
+//!
+//! Classic text and meta share connection and framing: one decoder reads both, line by line. The binary dialect has
+//! connections of its own: their first byte tells.
 
-use super::message::{FramingLost, Malformed, Request};
-use super::reply::Reply;
+use super::message::{FramingLost, Malformed, Operation, Request};
+use super::reply::{Reply, ReplyKind};
 
 pub mod binary;
+pub mod meta;
 pub mod text;
 
 /// Decodes requests in the dialect that the first byte tells.
@@ -14,7 +18,7 @@ pub enum RequestDecoder {
         /// See [`super::RequestDecoder::new`].
         keep_detail: bool,
     },
-    /// Classic text.
+    /// Classic text and meta.
     Text(text::RequestDecoder),
     /// Binary.
     Binary(binary::RequestDecoder),
@@ -83,11 +87,15 @@ impl RequestDecoder {
 
 /// Decodes replies in the dialect that the first byte tells.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "as for the decoders of both protocols"
+)]
 pub enum ReplyDecoder {
     /// Nothing was read so far.
     #[default]
     Unknown,
-    /// Classic text.
+    /// Classic text and meta.
     Text(text::ReplyDecoder),
     /// Binary.
     Binary(binary::ReplyDecoder),
@@ -151,5 +159,26 @@ impl ReplyDecoder {
             Self::Text(decoder) => decoder.memory(),
             Self::Binary(decoder) => decoder.memory(),
         }
+    }
+}
+
+/// Whether a reply can be the answer to a request, by what each command may be answered. An error answers any.
+#[must_use]
+pub fn can_answer(request: &Request, reply: &Reply) -> bool {
+    let tags = match (request.tag, reply.tag) {
+        (Some(asked), Some(repeated)) => asked == repeated,
+        (None, Some(_)) => false,
+        (_, None) => true,
+    };
+    let Operation::Known { index, .. } = request.operation else {
+        return tags;
+    };
+    if reply.kind == ReplyKind::Error {
+        return tags;
+    }
+    let row = usize::from(index);
+    tags && match row.checked_sub(usize::from(meta::FIRST_INDEX)) {
+        None => text::can_answer(row, reply),
+        Some(row) => meta::can_answer(row, reply).unwrap_or(true),
     }
 }

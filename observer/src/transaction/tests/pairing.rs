@@ -7,17 +7,17 @@ use super::*;
 use crate::protocol::Outcome;
 
 /// Enough of a random generator: xorshift64*.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit.max(1)
     }
 
-    fn one_in(&mut self, n: usize) -> bool {
+    pub(super) fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 }
@@ -108,17 +108,17 @@ fn truth(commands: &[Command]) -> HashMap<String, Outcome> {
     truth
 }
 
-fn key(transaction: &Transaction) -> Option<String> {
+pub(super) fn key(transaction: &Transaction) -> Option<String> {
     let detail = transaction.request.detail.as_deref()?;
     detail.keys.first().cloned()
 }
 
 /// One call on the wire, as the observer would see it.
-struct Call {
-    side: Side,
-    bytes: Vec<u8>,
+pub(super) struct Call {
+    pub(super) side: Side,
+    pub(super) bytes: Vec<u8>,
     /// Nothing is outstanding, and nothing happens for a while before it.
-    quiet: bool,
+    pub(super) quiet: bool,
 }
 
 /// Plays the conversation: the client sends ahead of replies as it likes, the server answers what it has.
@@ -167,7 +167,7 @@ fn calls(commands: &[Command], random: &mut Random) -> Vec<Call> {
     calls
 }
 
-fn pieces(mut bytes: &[u8], random: &mut Random) -> Vec<Vec<u8>> {
+pub(super) fn pieces(mut bytes: &[u8], random: &mut Random) -> Vec<Vec<u8>> {
     let mut pieces = Vec::new();
     while !bytes.is_empty() {
         let size = match random.below(3) {
@@ -184,7 +184,7 @@ fn pieces(mut bytes: &[u8], random: &mut Random) -> Vec<Vec<u8>> {
 
 /// How well the observer sees.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Sight {
+pub(super) enum Sight {
     /// All of it.
     Whole,
     /// A reply may be reported before its request.
@@ -195,14 +195,19 @@ enum Sight {
     Late,
 }
 
-fn observe(mut calls: Vec<Call>, sight: Sight, random: &mut Random) -> Bench {
+pub(super) fn observe(
+    protocol: Protocol,
+    mut calls: Vec<Call>,
+    sight: Sight,
+    random: &mut Random,
+) -> Bench {
     let mut bench = match sight {
         Sight::Late => {
             let first = random.below(calls.len());
             calls.drain(..first);
-            Bench::joined()
+            Bench::new(protocol, false)
         }
-        _ => Bench::redis(),
+        _ => Bench::new(protocol, true),
     };
     if sight == Sight::Swapped {
         for index in 1..calls.len() {
@@ -245,7 +250,7 @@ proptest! {
         let commands = commands(&mut random);
         let truth = truth(&commands);
         let calls = calls(&commands, &mut random);
-        let bench = observe(calls, sight, &mut random);
+        let bench = observe(Protocol::Redis, calls, sight, &mut random);
 
         let mut told = HashMap::new();
         for transaction in &bench.out {

@@ -1,7 +1,8 @@
-//! The classic text dialect: `get`, `set` and relatives.
+//! The text dialects: `get`, `set` and relatives, and the framing that [`meta`](super::meta) shares with them.
 //!
 //! Source: `doc/protocol.txt` and `proto_text.c` of memcached 1.6.
 
+mod authentication;
 mod commands;
 mod reply;
 mod request;
@@ -20,4 +21,6 @@ pub const MAX_KEY: usize = 250;
 /// Longest data block (`INT_MAX - 2` in `process_update_command`).
 pub const MAX_DATA: u64 = i32::MAX as u64 - 2;
 
+pub(super) use commands::can_answer;
 pub(crate) use commands::{Word, word};
+pub(super) use request::{expiry, request};

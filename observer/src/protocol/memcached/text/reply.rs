@@ -1,9 +1,10 @@
-//! Frames replies: single lines, values up to END, statistics up to END.
+//! Frames replies: single lines, values up to END, statistics up to END; meta replies, which a value may end.
 
 use super::super::super::line::Line;
 use super::super::super::message::{FramingLost, Malformed, Word};
 use super::super::super::number;
 use super::super::super::reply::{Reply, ReplyKind};
+use super::super::meta;
 use super::{MAX_DATA, MAX_LINE};
 
 /// What comes next.
@@ -19,7 +20,7 @@ enum State {
     Lf,
 }
 
-/// Decodes what a Memcached server sends in the classic text dialect. A reply delimits itself, whatever was asked.
+/// Decodes what a Memcached server sends in the text dialects. A reply delimits itself, whatever was asked.
 #[derive(Debug)]
 pub struct ReplyDecoder {
     state: State,
@@ -27,6 +28,8 @@ pub struct ReplyDecoder {
     reply: Reply,
     /// Inside a list of values or statistics that ends at END.
     list: bool,
+    /// The value being passed over ends its reply (`VA`).
+    last: bool,
 }
 
 impl Default for ReplyDecoder {
@@ -44,6 +47,7 @@ impl ReplyDecoder {
             line: Line::default(),
             reply: Reply::default(),
             list: false,
+            last: false,
         }
     }
 
@@ -51,7 +55,7 @@ impl ReplyDecoder {
     ///
     /// # Errors
     ///
-    /// [`Malformed`]: no reply of the classic dialect looks like this.
+    /// [`Malformed`]: no reply of these dialects looks like this.
     pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Reply>, Malformed> {
         loop {
             let Some((&byte, rest)) = input.split_first() else {
@@ -73,11 +77,26 @@ impl ReplyDecoder {
                     };
                     let line = match line.strip_suffix(b"\r") {
                         Some(line) => line,
-                        // `lru_crawler metadump` ends its lines with LF alone.
-                        None if line.starts_with(b"key=") => &line,
+                        // `lru_crawler metadump` and `mgdump` end their lines with LF alone.
+                        None if line.starts_with(b"key=") || line.starts_with(b"mg ") => &line,
                         None => return Err(Malformed::Syntax),
                     };
-                    if Self::read_line(&mut self.reply, &mut self.list, &mut self.state, line)? {
+                    let ends = match self.list {
+                        true => None,
+                        false => meta::read_reply(first_word(line), line)?,
+                    };
+                    let ends = match ends {
+                        Some((reply, data)) => {
+                            self.reply = reply;
+                            self.last = data.is_some();
+                            self.state = data.map_or(State::Line, State::value);
+                            data.is_none()
+                        }
+                        None => {
+                            Self::read_line(&mut self.reply, &mut self.list, &mut self.state, line)?
+                        }
+                    };
+                    if ends {
                         self.list = false;
                         return Ok(Some(std::mem::take(&mut self.reply)));
                     }
@@ -105,13 +124,20 @@ impl ReplyDecoder {
                     }
                     *input = rest;
                     self.state = State::Line;
+                    if let Some(reply) = self.value_over() {
+                        return Ok(Some(reply));
+                    }
                 }
             }
         }
     }
 
-    /// See [`ReplyDecoder::skip`](crate::protocol::ReplyDecoder::skip). A value never ends a reply (END does), so this
-    /// is never `Some`.
+    /// A value and its CRLF are over; that ends the reply, or not.
+    fn value_over(&mut self) -> Option<Reply> {
+        std::mem::take(&mut self.last).then(|| std::mem::take(&mut self.reply))
+    }
+
+    /// See [`ReplyDecoder::skip`](crate::protocol::ReplyDecoder::skip).
     ///
     /// # Errors
     ///
@@ -133,7 +159,10 @@ impl ReplyDecoder {
             Some(1) if tail == 2 => State::Lf,
             Some(_) => return Err(FramingLost),
         };
-        Ok(None)
+        Ok(match self.state {
+            State::Line => self.value_over(),
+            _ => None,
+        })
     }
 
     /// See [`ReplyDecoder::at_boundary`](crate::protocol::ReplyDecoder::at_boundary).
@@ -155,21 +184,18 @@ impl ReplyDecoder {
         state: &mut State,
         line: &[u8],
     ) -> Result<bool, Malformed> {
-        let first = line.split(|byte| *byte == b' ').next().unwrap_or(line);
+        let first = first_word(line);
         match first {
             b"VALUE" => {
                 let length = value_length(line)?;
                 reply.elements += 1;
                 reply.value_size = reply.value_size.saturating_add(length);
                 *list = true;
-                *state = if length == 0 {
-                    State::Cr
-                } else {
-                    State::Data(length)
-                };
+                *state = State::value(length);
                 return Ok(false);
             }
-            b"END" if first.len() == line.len() => {
+            // EN: lru_crawler mgdump.
+            b"END" | b"EN" if first.len() == line.len() => {
                 reply.kind = ReplyKind::Aggregate;
                 return Ok(true);
             }
@@ -180,16 +206,24 @@ impl ReplyDecoder {
                 return Ok(false);
             }
             // An error may also break a list off (`SERVER_ERROR out of memory writing get response`).
-            b"ERROR" | b"CLIENT_ERROR" | b"SERVER_ERROR" => {
+            b"ERROR"
+            | b"ERROR:"
+            | b"CLIENT_ERROR"
+            | b"SERVER_ERROR"
+            | b"WATCHER_TOO_MANY"
+            | b"WATCHER_FAILED"
+            | b"MEMLIMIT_TOO_SMALL"
+            | b"MEMLIMIT_ADJUST_FAILED" => {
+                let word = first.strip_suffix(b":").unwrap_or(first);
                 *reply = Reply {
                     kind: ReplyKind::Error,
-                    error: Some(Word::new(first)),
+                    error: Some(Word::new(word)),
                     ..Reply::default()
                 };
                 return Ok(true);
             }
-            // lru_crawler metadump.
-            _ if first.starts_with(b"key=") => {
+            // lru_crawler metadump, lru_crawler mgdump.
+            _ if first.starts_with(b"key=") || first == b"mg" => {
                 reply.elements += 1;
                 *list = true;
                 return Ok(false);
@@ -202,14 +236,10 @@ impl ReplyDecoder {
         match first {
             b"STORED" | b"NOT_STORED" | b"EXISTS" | b"NOT_FOUND" | b"DELETED" | b"TOUCHED"
             | b"OK" | b"RESET" | b"VERSION" | b"BUSY" | b"BADCLASS" | b"NOSPARE" | b"NOTFULL"
-            | b"UNSAFE" | b"SAME" => {
+            | b"UNSAFE" | b"SAME" | b"NOTSTARTED" => {
                 reply.kind = ReplyKind::Simple;
                 reply.word = Word::new(first);
                 Ok(true)
-            }
-            // Meta replies: not of this dialect, and `VA` has a data block.
-            b"HD" | b"VA" | b"EN" | b"NF" | b"NS" | b"EX" | b"MN" | b"ME" => {
-                Err(Malformed::Foreign)
             }
             b"HTTP/1.0" | b"HTTP/1.1" => Err(Malformed::Foreign),
             _ => {
@@ -225,6 +255,20 @@ impl ReplyDecoder {
             }
         }
     }
+}
+
+impl State {
+    /// At the beginning of a value.
+    fn value(length: u64) -> Self {
+        match length {
+            0 => Self::Cr,
+            _ => Self::Data(length),
+        }
+    }
+}
+
+fn first_word(line: &[u8]) -> &[u8] {
+    line.split(|byte| *byte == b' ').next().unwrap_or(line)
 }
 
 /// `VALUE <key> <flags> <bytes> [<cas unique>]`

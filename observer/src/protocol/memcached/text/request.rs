@@ -7,6 +7,8 @@ use super::super::super::message::{
 };
 use super::super::super::number;
 use super::super::super::text::Writer;
+use super::super::meta;
+use super::authentication::Authentication;
 use super::commands::{COMMANDS, Command, SHOWN, Shape, Word, word};
 use super::{MAX_DATA, MAX_KEY, MAX_LINE};
 
@@ -26,7 +28,7 @@ enum State {
     Lf,
 }
 
-/// Decodes what a Memcached client sends in the classic text dialect.
+/// Decodes what a Memcached client sends in the text dialects.
 #[derive(Debug)]
 pub struct RequestDecoder {
     state: State,
@@ -34,6 +36,7 @@ pub struct RequestDecoder {
     /// A storage command whose data is being passed over.
     pending: Option<Request>,
     keep_detail: bool,
+    authentication: Authentication,
 }
 
 impl RequestDecoder {
@@ -45,6 +48,7 @@ impl RequestDecoder {
             line: Line::default(),
             pending: None,
             keep_detail,
+            authentication: Authentication::new(),
         }
     }
 
@@ -52,7 +56,7 @@ impl RequestDecoder {
     ///
     /// # Errors
     ///
-    /// [`Malformed::Foreign`] for meta and binary commands and HTTP; else when the server would not know either where
+    /// [`Malformed::Foreign`] for binary commands and HTTP; else when the server would not know either where
     /// the next command begins.
     pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Request>, Malformed> {
         loop {
@@ -77,8 +81,12 @@ impl RequestDecoder {
                     };
                     let (request, data) = read_line(&line, self.keep_detail)?;
                     match data {
-                        None => return Ok(Some(request)),
+                        None => {
+                            self.authentication.other();
+                            return Ok(Some(request));
+                        }
                         Some(length) => {
+                            self.authentication.begin(&request, length);
                             self.pending = Some(request);
                             self.state = if length == 0 {
                                 State::Cr
@@ -92,6 +100,7 @@ impl RequestDecoder {
                     let take = usize::try_from(remaining)
                         .unwrap_or(usize::MAX)
                         .min(input.len());
+                    self.authentication.data(&input[..take]);
                     *input = &input[take..];
                     self.state = match remaining - take as u64 {
                         0 => State::Cr,
@@ -111,7 +120,7 @@ impl RequestDecoder {
                     }
                     *input = rest;
                     self.state = State::Line;
-                    if let Some(request) = self.pending.take() {
+                    if let Some(request) = self.complete() {
                         return Ok(Some(request));
                     }
                 }
@@ -134,6 +143,7 @@ impl RequestDecoder {
             State::Lf => (0, 1),
             State::Line => return Err(FramingLost),
         };
+        self.authentication.missing();
         self.state = match length.checked_sub(data) {
             None => State::Data(data - length),
             Some(past) if past == tail => State::Line,
@@ -142,10 +152,16 @@ impl RequestDecoder {
             Some(_) => return Err(FramingLost),
         };
         Ok(if self.state == State::Line {
-            self.pending.take()
+            self.complete()
         } else {
             None
         })
+    }
+
+    /// The data block is over.
+    fn complete(&mut self) -> Option<Request> {
+        let request = self.pending.take()?;
+        Some(self.authentication.end(request))
     }
 
     /// See [`RequestDecoder::at_boundary`](crate::protocol::RequestDecoder::at_boundary).
@@ -184,7 +200,7 @@ fn read_line(line: &[u8], keep_detail: bool) -> Result<(Request, Option<u64>), M
             reader.request.detail = reader.writer.map(Writer::finish);
             Ok((reader.request, data))
         }
-        Word::Meta => Err(Malformed::Foreign),
+        Word::Meta(row) => meta::read_request(row, words, keep_detail),
         Word::Unknown => {
             if words
                 .clone()
@@ -210,7 +226,8 @@ fn read_line(line: &[u8], keep_detail: bool) -> Result<(Request, Option<u64>), M
     }
 }
 
-fn request(operation: Operation, class: Class) -> Request {
+/// A request of which nothing more is known.
+pub(in super::super) fn request(operation: Operation, class: Class) -> Request {
     Request {
         operation,
         class,
@@ -224,6 +241,16 @@ fn request(operation: Operation, class: Class) -> Request {
         hit_rule: HitRule::None,
         reply_values: ReplyValues::All,
         detail: None,
+    }
+}
+
+/// What an exptime means: 0 is no expiry; above 30 days it is a point in time (`memcached/doc/protocol.txt`, "Expiration
+/// times").
+pub(in super::super) fn expiry(seconds: i64) -> Option<Expiry> {
+    match seconds {
+        0 => None,
+        _ if seconds <= MAX_RELATIVE => Some(Expiry::After(seconds)),
+        _ => Some(Expiry::At(seconds.saturating_mul(1000))),
     }
 }
 
@@ -248,19 +275,19 @@ impl Reader {
             Shape::Store => return self.store(command, words).map(Some),
             Shape::Delete => {
                 self.key(words.next());
-                self.noreply(words);
+                self.noreply(words, 2);
             }
             Shape::Count => {
                 self.key(words.next());
                 self.hide(words.next());
                 self.request.hit_rule = HitRule::Found;
-                self.noreply(words);
+                self.noreply(words, 1);
             }
             Shape::Touch => {
                 self.key(words.next());
                 self.exptime(words.next());
                 self.request.hit_rule = HitRule::Found;
-                self.noreply(words);
+                self.noreply(words, 1);
             }
             Shape::Admin { noreply } => self.admin(command, noreply, words),
         }
@@ -291,15 +318,10 @@ impl Reader {
         }
     }
 
-    /// 0 is no expiry; above 30 days it is a point in time (`memcached/doc/protocol.txt`, "Expiration times").
     fn exptime(&mut self, word: Option<&[u8]>) {
         let Some(word) = word else { return };
         let seconds = number::parse(word);
-        self.request.ttl = match seconds {
-            None | Some(0) => None,
-            Some(seconds) if seconds <= MAX_RELATIVE => Some(Expiry::After(seconds)),
-            Some(seconds) => Some(Expiry::At(seconds.saturating_mul(1000))),
-        };
+        self.request.ttl = seconds.and_then(expiry);
         if let Some(writer) = &mut self.writer {
             match seconds.filter(|seconds| (-1..=i64::from(u32::MAX)).contains(seconds)) {
                 Some(seconds) => writer.number(seconds),
@@ -338,14 +360,18 @@ impl Reader {
         self.key(Some(key));
         self.exptime(Some(exptime));
         self.hide(Some(bytes));
+        if words.clone().count() > 1 {
+            return Err(Malformed::Syntax);
+        }
         self.request.value_size = Some(length);
-        self.noreply(words);
+        self.noreply(words, 1);
         Ok(length)
     }
 
-    /// The server looks at the last word only (`set_noreply_maybe`).
-    fn noreply<'a>(&mut self, words: impl Iterator<Item = &'a [u8]>) {
-        if words.last() == Some(b"noreply") {
+    /// The server looks at the last word only (`set_noreply_maybe`); before, it answers a line with more words than the
+    /// command takes.
+    fn noreply<'a>(&mut self, words: impl Iterator<Item = &'a [u8]> + Clone, most: usize) {
+        if words.clone().count() <= most && words.last() == Some(b"noreply") {
             self.request.answer = Answer::None;
             if let Some(writer) = &mut self.writer {
                 writer.word("noreply");
@@ -356,7 +382,7 @@ impl Reader {
     fn admin<'a>(
         &mut self,
         command: &Command,
-        noreply: bool,
+        noreply: Option<(usize, usize)>,
         words: impl Iterator<Item = &'a [u8]> + Clone,
     ) {
         if let Some(writer) = &mut self.writer {
@@ -368,7 +394,10 @@ impl Reader {
                 }
             }
         }
-        if noreply && words.last() == Some(b"noreply") {
+        let count = words.clone().count();
+        if noreply.is_some_and(|(least, most)| (least..=most).contains(&count))
+            && words.last() == Some(b"noreply")
+        {
             self.request.answer = Answer::None;
         }
         match command.word {
@@ -378,7 +407,8 @@ impl Reader {
                 self.request.answer = Answer::None;
             }
             "watch" => self.request.effect = Effect::Stream,
-            "shutdown" => self.request.answer = Answer::None,
+            // It is answered only when it is refused.
+            "shutdown" => self.request.effect = Effect::Quit,
             _ => {}
         }
     }

@@ -200,6 +200,19 @@ fn answers() {
         (b"verbosity 1 noreply\r\n", Answer::None, HitRule::None),
         (b"quit\r\n", Answer::None, HitRule::None),
         (b"stats noreply\r\n", Answer::One, HitRule::None),
+        (b"delete a b c d noreply\r\n", Answer::One, HitRule::None),
+        (b"touch k 1 2 noreply\r\n", Answer::One, HitRule::Found),
+        (b"flush_all 1 2 noreply\r\n", Answer::One, HitRule::None),
+        (b"slabs automove 1 noreply\r\n", Answer::None, HitRule::None),
+        (b"slabs noreply\r\n", Answer::One, HitRule::None),
+        (
+            b"cache_memlimit 64 noreply\r\n",
+            Answer::None,
+            HitRule::None,
+        ),
+        (b"lru mode flat noreply\r\n", Answer::None, HitRule::None),
+        (b"version noreply\r\n", Answer::One, HitRule::None),
+        (b"shutdown graceful\r\n", Answer::One, HitRule::None),
     ] {
         let request = request(wire);
         assert_eq!(
@@ -210,6 +223,7 @@ fn answers() {
         );
     }
     assert_eq!(request(b"quit\r\n").effect, Effect::Quit);
+    assert_eq!(request(b"shutdown\r\n").effect, Effect::Quit);
     assert_eq!(request(b"watch fetchers\r\n").effect, Effect::Stream);
 }
 
@@ -228,8 +242,8 @@ fn requests_that_cannot_be_read_on() {
         (b"set k 0 0 99999999999999999999\r\n", Malformed::Syntax),
         (&long_key, Malformed::Length),
         (b"\r\n", Malformed::Syntax),
-        (b"mg k v\r\n", Malformed::Foreign),
-        (b"mn\r\n", Malformed::Foreign),
+        (b"set k 0 0 1 2 noreply\r\nx\r\n", Malformed::Syntax),
+        (b"cas k 0 0 1 2 3 4\r\nx\r\n", Malformed::Syntax),
         (b"GET / HTTP/1.1\r\n", Malformed::Foreign),
         (b"Host: cache\r\n", Malformed::Foreign),
         (b"\x80\x00", Malformed::Foreign),
@@ -287,6 +301,9 @@ fn replies() {
             2,
             0,
         ),
+        (b"mg a\r\nmg b\nEN\r\n", ReplyKind::Aggregate, "", 2, 0),
+        (b"PREFIX a get 1\r\nEND\r\n", ReplyKind::Aggregate, "", 1, 0),
+        (b"NOSPARE no pages\r\n", ReplyKind::Simple, "NOSPARE", 0, 0),
         (b"STORED\r\n", ReplyKind::Simple, "STORED", 0, 0),
         (b"NOT_FOUND\r\n", ReplyKind::Simple, "NOT_FOUND", 0, 0),
         (b"VERSION 1.6.18\r\n", ReplyKind::Simple, "VERSION", 0, 0),
@@ -311,6 +328,13 @@ fn replies() {
     }
     for (wire, word) in [
         (&b"ERROR\r\n"[..], "ERROR"),
+        (b"ERROR: shutdown not enabled\r\n", "ERROR"),
+        (b"ERROR metadump not allowed\r\n", "ERROR"),
+        (
+            b"WATCHER_TOO_MANY log watcher limit reached\r\n",
+            "WATCHER_TOO_MANY",
+        ),
+        (b"MEMLIMIT_TOO_SMALL cannot set\r\n", "MEMLIMIT_TOO_SMALL"),
         (b"CLIENT_ERROR bad data chunk\r\n", "CLIENT_ERROR"),
         (
             b"SERVER_ERROR object too large for cache\r\n",
@@ -336,8 +360,7 @@ fn replies_that_cannot_be_read_on() {
         (b"VALUE k 0 9999999999\r\n", Malformed::Length),
         (b"VALUE k 0 1\r\nxx", Malformed::Syntax),
         (b"VALUE k 0 1\r\nx\r\nSTORED\r\n", Malformed::Syntax),
-        (b"HD\r\n", Malformed::Foreign),
-        (b"VA 2 t1\r\n", Malformed::Foreign),
+        (b"VALUE k 0 1\r\nx\r\nHD\r\n", Malformed::Syntax),
         (b"\x81\x00", Malformed::Foreign),
     ] {
         assert_eq!(
@@ -419,4 +442,49 @@ fn outcomes() {
     assert_eq!(of(b"delete k\r\n", b"DELETED\r\n"), (0, 0, None, Some(1)));
     assert_eq!(of(b"delete k\r\n", b"NOT_FOUND\r\n"), (0, 0, None, Some(0)));
     assert_eq!(of(b"flush_all\r\n", b"OK\r\n"), (0, 0, None, None));
+}
+
+#[test]
+fn what_may_be_a_password_is_not_told() {
+    let all = |wire: &[u8]| {
+        let mut decoder = RequestDecoder::new(true);
+        let mut input = wire;
+        let mut told = Vec::new();
+        while let Ok(Some(request)) = decoder.decode(&mut input) {
+            let detail = request.detail.unwrap();
+            told.push((detail.text, detail.keys.len(), request.value_size));
+        }
+        told
+    };
+    let hidden = ("SET ?".to_owned(), 0, None);
+    let shown = ("SET k 0 ?".to_owned(), 1, Some(9));
+    let set = "set k 0 0 9\r\nuser pass\r\n";
+    assert_eq!(all(set.as_bytes()), [hidden.clone()]);
+    // Refused, and tried again; then something else.
+    let twice = [set, set, "get k\r\n", set].concat();
+    let told = all(twice.as_bytes());
+    assert_eq!((&told[0], &told[1], &told[3]), (&hidden, &hidden, &shown));
+    for data in [
+        "user_pass",
+        "a b c d e",
+        " pass_wor",
+        "pass_wor ",
+        "us\ter pas",
+        "user  pas",
+    ] {
+        let wire = format!("set k 0 0 {}\r\n{data}\r\n", data.len());
+        assert_eq!(all(wire.as_bytes())[0].1, 1, "{data}");
+    }
+    assert_eq!(all(set.replace("set", "add").as_bytes())[0].1, 1);
+    // Bytes that were not captured may have been a password.
+    for (start, end) in [(13, 22), (13, 15), (20, 22)] {
+        let mut decoder = RequestDecoder::new(true);
+        assert_eq!(decoder.decode(&mut &set.as_bytes()[..start]), Ok(None));
+        assert_eq!(decoder.skip((end - start) as u64), Ok(None));
+        let rest = decoder
+            .decode(&mut &set.as_bytes()[end..])
+            .unwrap()
+            .unwrap();
+        assert_eq!(rest.key_count, 0, "{start}..{end}");
+    }
 }
