@@ -224,7 +224,7 @@ fn outcomes() {
     let delete = ask(0x04, b"", b"k", b"");
     assert_eq!(of(&delete, 0, b"", b""), ((0, 0, None, Some(1)), None));
     assert_eq!(of(&delete, 1, b"", b""), ((0, 0, None, Some(0)), None));
-    assert_eq!(of(&delete, 2, b"", b""), ((0, 0, None, None), None));
+    assert_eq!(of(&delete, 2, b"", b""), ((0, 0, None, Some(0)), None));
     let increment = ask(0x05, &count(u32::MAX), b"k", b"");
     assert_eq!(of(&increment, 0, b"", &[0; 8]), ((1, 0, None, None), None));
     assert_eq!(of(&increment, 1, b"", b""), ((0, 1, None, None), None));
