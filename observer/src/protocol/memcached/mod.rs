@@ -87,10 +87,6 @@ impl RequestDecoder {
 
 /// Decodes replies in the dialect that the first byte tells.
 #[derive(Debug, Default)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "as for the decoders of both protocols"
-)]
 pub enum ReplyDecoder {
     /// Nothing was read so far.
     #[default]
