@@ -336,3 +336,25 @@ fn beginnings_are_strict() {
         assert_eq!(begins(first), expected, "{}", first.escape_ascii());
     }
 }
+
+#[test]
+fn no_secret_and_no_value_gets_out() {
+    const SECRET: &str = "hunter2";
+    let secret = SECRET.as_bytes();
+    for wire in [
+        ask(0x21, b"", b"PLAIN", b"\0alice\0hunter2"),
+        ask(0x21, b"", secret, secret),
+        ask(0x22, b"", b"CRAM-MD5", secret),
+        ask(0x22, secret, b"", b""),
+        ask(0x01, &store(0), b"k", secret),
+        ask(0x01, secret, b"k", secret),
+        ask(0x0e, b"", b"k", secret),
+        ask(0x00, b"", b"k", secret),
+        ask(0x10, b"", secret, secret),
+        ask(0x08, secret, b"", b""),
+        ask(0x3f, secret, secret, secret),
+    ] {
+        let told = format!("{:?}", request(&wire));
+        assert!(!told.contains(SECRET), "{told}");
+    }
+}
