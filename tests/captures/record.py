@@ -305,6 +305,49 @@ def memcached_binary(port):
     c.close()
 
 
+def meta(port):
+    """The meta commands: values, silence, opaques, keys in base64, stale items."""
+    c = Connection(port)
+    c(b"ms user:1 5 T60 F3\r\nhello\r\n")
+    c(b"mg user:1 v t\r\n")
+    c(b"mg absent v\r\n")
+    c(b"mg user:1 T30\r\n")
+    c(b"ms user:1 1 ME\r\nx\r\n")
+    c(b"ms user:1 1 C999\r\nx\r\n")
+    c(b"ms YSBi 3 b q\r\nabc\r\n" + b"mg YSBi b v k q\r\n" + b"mg absent v k q\r\n" + b"mn\r\n")
+    c(b"mg user:1 v q O1\r\n" + b"mg absent v q O2\r\n" + b"mg user:1 v q O3\r\n" + b"mn\r\n")
+    c(b"ms n 2 q\r\n41\r\n" + b"ma n v\r\n" + b"ma absent q\r\n" + b"ma n D2 MD q\r\n" + b"mn\r\n")
+    c(b"md n q\r\n" + b"md n q\r\n" + b"md absent\r\n")
+    c(b"md user:1 I T30\r\n")
+    c(b"mg user:1 v\r\n")
+    c(b"mg new v N30\r\n")
+    c(b"me user:1\r\n")
+    c(b"mg user:1 zz\r\n")
+    c(b"get user:1 absent\r\n")
+    c.close()
+
+
+def administration(port):
+    """Answers of many lines, refusals, statuses that are no errors, noreply wherever it is understood."""
+    c = Connection(port)
+    c(b"set a 0 0 5\r\nhello\r\nset b 0 0 1 noreply\r\nx\r\n")
+    c(b"gets a\r\n")
+    c(b"cas a 0 0 1 99999\r\nx\r\n")
+    c(b"cas absent 0 0 1 1\r\nx\r\n")
+    c(b"gat 100 a b absent\r\n")
+    c(b"stats items\r\n")
+    c(b"stats settings\r\n")
+    c(b"lru_crawler metadump all\r\n", 0.5)
+    c(b"slabs reassign 1 2\r\n")
+    c(b"cache_memlimit 64 noreply\r\nverbosity 0\r\n")
+    c(b"cache_memlimit 1\r\n")
+    c(b"shutdown\r\n")
+    c(b"incr a 1\r\n")
+    c(b"flush_all noreply\r\nget a\r\n")
+    c(b"nonsense\r\n")
+    c.close()
+
+
 def ipv6(port):
     c = Connection(port, "::1")
     c(command("SET", "key", "value"))
@@ -410,6 +453,8 @@ record("redis_inline.pcap", inline, 6379)
 record("redis_ipv6.pcap", ipv6, 6379)
 record("memcached_text.pcap", memcached, 11211)
 record("memcached_binary.pcap", memcached_binary, 11211)
+record("memcached_meta.pcap", meta, 11211)
+record("memcached_administration.pcap", administration, 11211)
 if not sys.argv[1:]:
     derive()
     (HERE / "redis_large.pcap").unlink()

@@ -51,6 +51,16 @@ impl Connection {
         }
     }
 
+    /// A line that may end with LF alone, without either.
+    fn bare_line(&mut self) -> Result<String> {
+        let mut line = Vec::new();
+        self.reader.read_until(b'\n', &mut line)?;
+        match line.strip_suffix(b"\n") {
+            Some(line) => Ok(String::from_utf8_lossy(line).trim_end().to_owned()),
+            None => bail!("the server closed the connection"),
+        }
+    }
+
     fn value(&mut self, length: usize) -> Result<Vec<u8>> {
         let mut value = vec![0; length + 2];
         self.reader.read_exact(&mut value)?;
@@ -242,19 +252,41 @@ impl Memcached {
         }
     }
 
+    /// Reads lines up to this one.
+    ///
+    /// # Errors
+    ///
+    /// When the connection ends.
+    pub fn until(&mut self, last: &str) -> Result<()> {
+        while self.0.bare_line()? != last {}
+        Ok(())
+    }
+
     /// A number of the server's `stats`.
     ///
     /// # Errors
     ///
     /// When the connection ends, or the server does not count it.
     pub fn stat(&mut self, wanted: &str) -> Result<u64> {
+        let number = self.stats()?.get(wanted).copied();
+        number.with_context(|| format!("no {wanted} in stats"))
+    }
+
+    /// All numbers of the server's `stats`.
+    ///
+    /// # Errors
+    ///
+    /// When the connection ends.
+    pub fn stats(&mut self) -> Result<BTreeMap<String, u64>> {
         self.send(b"stats\r\n")?;
-        let mut number = None;
+        let mut numbers = BTreeMap::new();
         loop {
             let line = self.0.line()?;
             match line.split(' ').collect::<Vec<_>>()[..] {
-                ["END"] => return number.with_context(|| format!("no {wanted} in stats")),
-                ["STAT", name, value] if name == wanted => number = Some(value.parse()?),
+                ["END"] => return Ok(numbers),
+                ["STAT", name, value] => {
+                    numbers.extend(value.parse().map(|value| (name.to_owned(), value)).ok());
+                }
                 _ => {}
             }
         }

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod collector;
 pub mod coverage;
+pub mod memcached;
 pub mod namespace;
 pub mod observer;
 pub mod process;

@@ -3,55 +3,11 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 use tests::client::Memcached;
-use tests::observer::{Options, Report};
-use tests::process::{output, python};
+use tests::coverage::{self, Kind};
+use tests::memcached::{assert_as_the_server_counts, sum};
+use tests::observer::Options;
+use tests::process::{Folder, output, python};
 use tests::server::Server;
-
-fn sum(report: &Report, operations: &[&str], number: &str) -> u64 {
-    operations
-        .iter()
-        .map(|operation| report.summary.of("memcached", operation, number))
-        .sum()
-}
-
-const STORES: [&str; 6] = ["SET", "ADD", "REPLACE", "APPEND", "PREPEND", "CAS"];
-
-/// Compares with the server's own counters.
-fn assert_as_the_server_counts(server: &Server, report: &Report) -> Result<()> {
-    let mut memcached = Memcached::connect(("127.0.0.1", server.port))?;
-    for (stat, operations, number) in [
-        ("get_hits", ["GET", "GETS"].as_slice(), "hits"),
-        ("get_misses", &["GET", "GETS"], "misses"),
-        ("cmd_set", &STORES, "count"),
-    ] {
-        let wanted = memcached.stat(stat)?;
-        assert_eq!(
-            sum(report, operations, number),
-            wanted,
-            "{stat} in {}",
-            report.summary.0
-        );
-    }
-    assert_eq!(
-        report.summary.total("unanswered"),
-        0,
-        "{}",
-        report.summary.0
-    );
-    assert_eq!(
-        report.summary.total("orphaned_replies"),
-        0,
-        "{}",
-        report.summary.0
-    );
-    assert_eq!(
-        report.summary.total("lost_bytes"),
-        0,
-        "{}",
-        report.summary.0
-    );
-    Ok(())
-}
 
 #[test]
 fn a_client_library() -> Result<()> {
@@ -89,6 +45,7 @@ c.quit()
         report.summary.total("no_reply"),
         100 + u64::from(!report.of("QUIT").is_empty())
     );
+    coverage::note(Kind::Client, "pymemcache 4.0.0")?;
     assert_eq!(sum(&report, &["INCR"], "count"), 2);
     assert_eq!(sum(&report, &["DELETE"], "count"), 2);
     for (index, span) in report.of("SET").iter().take(200).enumerate() {
@@ -180,5 +137,177 @@ fn a_large_value_and_what_follows() -> Result<()> {
         "{}",
         report.summary.0
     );
+    Ok(())
+}
+
+#[test]
+fn an_asynchronous_client_library() -> Result<()> {
+    let server = Server::memcached()?;
+    let observer = Options::new().memcached(server.port).start()?;
+    let script = "
+import asyncio, sys
+import aiomcache
+async def main():
+    c = aiomcache.Client('127.0.0.1', int(sys.argv[1]), pool_size=4)
+    async def one(i):
+        key = b'k%d' % i
+        assert await c.set(key, b'x' * i, exptime=60)
+        assert len(await c.get(key)) == i
+        assert await c.get(b'absent%d' % i) is None
+        assert await c.touch(key, 100)
+        assert await c.append(key, b'!')
+    await asyncio.gather(*(one(i) for i in range(1, 101)))
+    found = await c.multi_get(*(b'k%d' % i for i in range(1, 200, 20)))
+    assert sum(value is not None for value in found) == 5
+    value, cas = await c.gets(b'k1')
+    assert await c.cas(b'k1', b'new', cas)
+    assert not await c.cas(b'k1', b'new', cas)
+    assert not await c.add(b'k1', b'no')
+    assert await c.replace(b'k1', b'41')
+    assert await c.incr(b'k1', 1) == 42
+    assert await c.decr(b'k1', 2) == 40
+    assert await c.incr(b'absent') is None
+    assert await c.delete(b'k1')
+    assert not await c.delete(b'k1')
+    assert b'pid' in await c.stats()
+    assert await c.version()
+    await c.flush_all()
+    await c.close()
+asyncio.run(main())
+";
+    output(python(), ["-c", script, &server.port.to_string()])?;
+    let report = observer.stop()?;
+    assert_as_the_server_counts(&server, &report)?;
+    assert!(report.summary.total("connections") >= 4);
+    assert_eq!(sum(&report, &["TOUCH"], "hits"), 100);
+    for span in report.of("TOUCH") {
+        assert_eq!(span["attributes"]["cache.ttl"], 100, "{span}");
+    }
+    coverage::note(Kind::Client, "aiomcache 0.8.2")
+}
+
+#[test]
+fn every_command_of_the_text_protocol() -> Result<()> {
+    let server = Server::memcached()?;
+    let observer = Options::new().memcached(server.port).start()?;
+    let mut memcached = Memcached::connect(("127.0.0.1", server.port))?;
+    for (request, answer) in [
+        ("set a 0 0 1\r\nx", "STORED"),
+        ("add a 0 0 1\r\nx", "NOT_STORED"),
+        ("add b 0 60 1\r\nx", "STORED"),
+        ("replace absent 0 0 1\r\nx", "NOT_STORED"),
+        ("append a 0 0 1\r\ny", "STORED"),
+        ("prepend absent 0 0 1\r\ny", "NOT_STORED"),
+        ("cas a 0 0 1 99999\r\nx", "EXISTS"),
+        ("cas absent 0 0 1 1\r\nx", "NOT_FOUND"),
+        ("set n 0 0 2\r\n41", "STORED"),
+        ("incr n 1", "42"),
+        ("decr n 1", "41"),
+        ("incr absent 1", "NOT_FOUND"),
+        ("decr absent 1", "NOT_FOUND"),
+        (
+            "incr a 1",
+            "CLIENT_ERROR cannot increment or decrement non-numeric value",
+        ),
+        ("touch a 100", "TOUCHED"),
+        ("touch absent 100", "NOT_FOUND"),
+        ("delete b", "DELETED"),
+        ("delete b", "NOT_FOUND"),
+        ("delete n noreply\r\nget n", "END"),
+        ("incr a 1 noreply\r\ntouch absent 1 noreply\r\nget n", "END"),
+        ("verbosity 0", "OK"),
+        ("cache_memlimit 64", "OK"),
+        (
+            "cache_memlimit 1",
+            "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m",
+        ),
+        ("slabs automove 1", "OK"),
+        (
+            "slabs reassign 1 2",
+            "NOSPARE source class has no spare pages",
+        ),
+        ("lru mode segmented", "OK"),
+        ("lru_crawler crawl all", "OK"),
+        ("shutdown", "ERROR: shutdown not enabled"),
+        ("nonsense", "ERROR"),
+        ("get", "ERROR"),
+        ("gat 100 absent", "END"),
+        ("stats reset2", "ERROR"),
+    ] {
+        assert_eq!(memcached.line(request)?, answer, "{request}");
+    }
+    for request in [
+        "stats",
+        "stats items",
+        "stats slabs",
+        "stats settings",
+        "stats sizes",
+        "stats conns",
+    ] {
+        memcached.send(format!("{request}\r\n").as_bytes())?;
+        memcached.until("END")?;
+    }
+    memcached.send(b"gat 100 a absent\r\n")?;
+    memcached.until("END")?;
+    memcached.send(b"lru_crawler metadump all\r\n")?;
+    memcached.until("END")?;
+    // Refused before it is read.
+    memcached.store("set", "huge", &vec![b'x'; 2_000_000], 0)?;
+    memcached.store("set", "after", b"x", 0)?;
+    memcached.send(b"watch\r\n")?;
+    memcached.until("OK")?;
+    let mut other = Memcached::connect(("127.0.0.1", server.port))?;
+    other.get(&["a", "after"])?;
+    other.line("flush_all 10 noreply\r\nversion")?;
+    let report = observer.stop()?;
+    assert_as_the_server_counts(&server, &report)?;
+    assert_eq!(report.summary.total("no_reply"), 4, "{}", report.summary.0);
+    assert_eq!(sum(&report, &["STATS"], "count"), 7);
+    assert_eq!(sum(&report, &["LRU_CRAWLER"], "count"), 2);
+    let huge = report
+        .spans
+        .iter()
+        .find(|span| span["attributes"]["cache.key"] == "huge");
+    let huge = huge.map(|span| &span["attributes"]["error.type"]);
+    assert_eq!(huge, Some(&json!("SERVER_ERROR")));
+    Ok(())
+}
+
+#[test]
+fn authentication() -> Result<()> {
+    const SECRET: &str = "correct-horse";
+    let folder = Folder::new()?;
+    let file = folder.path().join("users");
+    std::fs::write(&file, format!("alice:{SECRET}\n"))?;
+    let file = file.to_string_lossy().into_owned();
+    let server = Server::memcached_on(tests::server::free_port()?, &["-Y", &file])?;
+    let observer = Options::new().memcached(server.port).start()?;
+    let mut memcached = Memcached::connect(("127.0.0.1", server.port))?;
+    let wrong = format!("alice {SECRET}!");
+    let answer = memcached.store("set", "whatever", wrong.as_bytes(), 0)?;
+    ensure!(answer.starts_with("CLIENT_ERROR"), "{answer}");
+    let right = format!("alice {SECRET}");
+    ensure!(memcached.store("set", "whatever", right.as_bytes(), 0)? == "STORED");
+    ensure!(memcached.store("set", "key", b"two words", 0)? == "STORED");
+    ensure!(memcached.get(&["key"])?.len() == 1);
+    let mut stranger = Memcached::connect(("127.0.0.1", server.port))?;
+    let answer = stranger.line("get key")?;
+    ensure!(answer == "CLIENT_ERROR unauthenticated", "{answer}");
+    let report = observer.stop()?;
+    let told = format!("{:?} {}", report.spans, report.summary.0);
+    assert!(
+        !told.contains(SECRET) && !told.contains("whatever"),
+        "{told}"
+    );
+    let sets = report.of("SET");
+    assert_eq!(sets.len(), 3, "{sets:#?}");
+    for (set, key) in sets.iter().zip([json!(null), json!(null), json!("key")]) {
+        assert_eq!(set["attributes"]["cache.key"], key);
+        assert_eq!(
+            set["attributes"]["cache.value_size"].is_null(),
+            key.is_null()
+        );
+    }
+    assert_eq!(sets[0]["attributes"]["error.type"], "CLIENT_ERROR");
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Replies, reduced to what matters of them, and what they mean for their requests.
 
+use super::memcached;
 use super::message::{
-    Class, HitRule, Operation, Outcome, Redirect, ReplyValues, Request, Silence, Word,
+    Class, HitRule, Operation, Outcome, Protocol, Redirect, ReplyValues, Request, Silence, Word,
 };
 
 /// The shape of a reply.
@@ -118,7 +119,10 @@ pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
 
 /// Whether a reply certainly is not that request's: the pairing is off. Only commands that the table knows are judged.
 #[must_use]
-pub fn contradicts(request: &Request, reply: &Reply) -> bool {
+pub fn contradicts(protocol: Protocol, request: &Request, reply: &Reply) -> bool {
+    if protocol == Protocol::Memcached && !memcached::can_answer(request, reply) {
+        return true;
+    }
     if reply.kind == ReplyKind::Error || matches!(request.operation, Operation::Other(_)) {
         return false;
     }

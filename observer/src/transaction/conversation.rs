@@ -15,11 +15,11 @@
 
 use super::batch::Call;
 use super::matcher::Matcher;
-use super::{Ending, Exchange, Transaction};
+use super::{Ending, Exchange};
 use crate::protocol::detect::{Detected, begins_request, detect};
 #[cfg(any(test, fuzzing))]
 use crate::protocol::{Effect, Operation};
-use crate::protocol::{Malformed, Outcome, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
+use crate::protocol::{Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 use crate::source::event::{End, Nanos, Task};
 use crate::stream::{Content, Segment, Side};
 use crate::telemetry::{Resync, Skipped, Telemetry};
@@ -69,6 +69,8 @@ struct Probation {
     count: usize,
     drained: Option<Nanos>,
     proofs: u32,
+    /// The matcher's taints when last looked at.
+    taints: u32,
 }
 
 /// One connection.
@@ -166,10 +168,10 @@ impl Conversation {
             .is_some_and(|(_, time)| now.saturating_sub(time) >= QUIET)
         {
             match &mut self.probation {
-                None => self.matcher.settle(out),
+                None => self.matcher.settle(now, out),
                 Some(probation) => self
                     .matcher
-                    .settle(&mut |exchange| probation.withhold(exchange)),
+                    .settle(now, &mut |exchange| probation.withhold(exchange)),
             }
             if self
                 .probation
@@ -509,6 +511,10 @@ impl Conversation {
         let Some(since) = probation.drained.take() else {
             return;
         };
+        let taints = self.matcher.quiets().taints();
+        if probation.taints != taints {
+            (probation.taints, probation.proofs) = (taints, 0);
+        }
         probation.proofs += 1;
         if probation.proofs >= PROOFS || now.saturating_sub(since) >= QUIET {
             self.confirm(out);
@@ -517,8 +523,20 @@ impl Conversation {
 
     /// The boundary is proven.
     fn confirm(&mut self, out: &mut dyn FnMut(Exchange)) {
-        if let Some(probation) = self.probation.take() {
-            probation.withheld.into_iter().for_each(out);
+        let Some(probation) = self.probation.take() else {
+            return;
+        };
+        // The boundary is right from here on; what was told before need not be.
+        let tainted = self.matcher.quiets().prove();
+        for mut exchange in probation.withheld {
+            if tainted {
+                for transaction in exchange.transactions_mut() {
+                    if transaction.is_told() {
+                        transaction.unresolve(transaction.end);
+                    }
+                }
+            }
+            out(exchange);
         }
     }
 
@@ -528,17 +546,12 @@ impl Conversation {
             return;
         };
         for mut exchange in probation.withheld {
-            let transactions = match &mut exchange {
-                Exchange::One(transaction) => std::slice::from_mut(transaction),
-                Exchange::Batch(batch) => batch.transactions.as_mut_slice(),
-            };
-            for transaction in transactions {
-                if transaction.ending == Ending::Replied {
-                    telemetry.orphaned.add(1);
-                    unresolve(transaction, time);
-                } else if transaction.outcome != Outcome::default() {
-                    // A quiet request of which another's answer told.
-                    unresolve(transaction, time);
+            for transaction in exchange.transactions_mut() {
+                if transaction.is_told() {
+                    telemetry
+                        .orphaned
+                        .add(u64::from(transaction.ending == Ending::Replied));
+                    transaction.unresolve(time);
                 }
             }
             out(exchange);
@@ -561,13 +574,6 @@ impl Probation {
         self.drained = drained.then_some(now);
         Ok(())
     }
-}
-
-/// The reply was another request's.
-fn unresolve(transaction: &mut Transaction, time: Nanos) {
-    transaction.ending = Ending::Unresolved;
-    transaction.outcome = Default::default();
-    transaction.end = time.max(transaction.start);
 }
 
 /// Counts bytes that are not decoded while the boundary is not known.

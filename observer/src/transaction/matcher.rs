@@ -13,7 +13,7 @@ use super::subscribed::{Subscribed, is_confirmation, is_message};
 use super::{Ending, Exchange, Transaction};
 use crate::protocol::reply::{contradicts, silent};
 use crate::protocol::{
-    Answer, Client, Effect, Outcome, Protocol, Reply, ReplyKind, Request, memcached, outcome,
+    Answer, Client, Effect, Outcome, Protocol, Reply, ReplyKind, Request, outcome,
 };
 use crate::source::event::{Nanos, Task};
 use crate::telemetry::{Resync, Skipped};
@@ -209,18 +209,26 @@ impl Matcher {
         self.groups.reply_begins(out);
     }
 
-    /// Whether requests without a reply wait for their batch to be complete: [`Self::settle`] has to be called.
+    /// Whether requests wait for their batch to be complete, or replies for requests reported late: [`Self::settle`] has to
+    /// be called.
     #[must_use]
     pub fn lingers(&self) -> bool {
-        self.groups.lingers()
+        self.groups.lingers() || self.quiets.waits()
     }
 
     /// Nothing more was sent for a while: what lingers is complete.
-    pub fn settle(&mut self, out: &mut dyn FnMut(Exchange)) {
+    pub fn settle(&mut self, now: Nanos, out: &mut dyn FnMut(Exchange)) {
+        let fates = self.quiets.settle(&self.pending, now);
+        self.told(fates, now, Ending::Unresolved, out);
         if self.groups.lingers() {
             self.groups.close();
             self.groups.deliver(out);
         }
+    }
+
+    /// The quiet requests outstanding.
+    pub(super) fn quiets(&mut self) -> &mut Quiets {
+        &mut self.quiets
     }
 
     /// Takes a reply in, and hands on what it completes.
@@ -277,9 +285,7 @@ impl Matcher {
             self.queued.extend(queued);
             return Ok(());
         }
-        let other =
-            self.protocol == Protocol::Memcached && !memcached::can_answer(&front.request, &reply);
-        if other || contradicts(&front.request, &reply) {
+        if contradicts(self.protocol, &front.request, &reply) {
             return Err(Resync::Mismatch);
         }
         if front.request.effect == Effect::EndMulti && !self.queued.is_empty() {
@@ -298,7 +304,6 @@ impl Matcher {
                 _ => self.abandon(Ending::NotExecuted, time, out),
             }
         }
-        self.quiets.caught_up();
         self.complete(outcome, time, out);
         Ok(())
     }
@@ -355,10 +360,9 @@ impl Matcher {
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
         // It stays outstanding until the reply is sure to be its own.
-        let Some(queued) = self
-            .queued
-            .pop_front_if(|queued| !contradicts(&queued.request, &reply))
-        else {
+        let protocol = self.protocol;
+        let fits = |queued: &mut Pending| !contradicts(protocol, &queued.request, &reply);
+        let Some(queued) = self.queued.pop_front_if(fits) else {
             return Err(Resync::Mismatch);
         };
         let outcome = outcome(&queued.request, &reply);

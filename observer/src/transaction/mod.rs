@@ -23,7 +23,7 @@ pub use conversation::Conversation;
 
 use std::sync::Arc;
 
-use crate::protocol::{Client, Outcome, Protocol, Request};
+use crate::protocol::{Answer, Client, Outcome, Protocol, Request};
 use crate::source::event::{Nanos, Task};
 
 /// How a request ended.
@@ -75,6 +75,24 @@ pub struct Transaction {
     pub task: Option<Task>,
 }
 
+impl Transaction {
+    /// Whether a reply told how it ended: its own, or a later one that it was not answered.
+    fn is_told(&self) -> bool {
+        match self.ending {
+            Ending::Replied => true,
+            Ending::NoReply => matches!(self.request.answer, Answer::Quiet(_)),
+            _ => false,
+        }
+    }
+
+    /// The reply was another request's.
+    fn unresolve(&mut self, time: Nanos) {
+        self.ending = Ending::Unresolved;
+        self.outcome = Outcome::default();
+        self.end = time.max(self.start);
+    }
+}
+
 /// What leaves a conversation: a transaction, or several that left together.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(
@@ -95,6 +113,13 @@ impl Exchange {
         match self {
             Exchange::One(transaction) => std::slice::from_ref(transaction),
             Exchange::Batch(batch) => &batch.transactions,
+        }
+    }
+
+    fn transactions_mut(&mut self) -> &mut [Transaction] {
+        match self {
+            Exchange::One(transaction) => std::slice::from_mut(transaction),
+            Exchange::Batch(batch) => &mut batch.transactions,
         }
     }
 }

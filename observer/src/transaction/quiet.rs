@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::matcher::{EARLY_HOLD, Pending};
 use crate::protocol::reply::{contradicts, is_silence};
-use crate::protocol::{Answer, Reply, ReplyKind, Silence, Word, memcached};
+use crate::protocol::{Answer, Protocol, Reply, ReplyKind, Silence, Word};
 use crate::source::event::Nanos;
 
 /// Most requests looked at for replies that cannot be placed yet: 1,400 requests without a tag, each answered. A reply
@@ -67,8 +67,11 @@ pub(super) struct Quiets {
     tags: HashMap<u64, u32>,
     held: Vec<Held>,
     work: usize,
-    /// Requests before those of the queue may be unanswered, too: a reply without a tag may be theirs.
+    /// Earlier requests of the connection were not seen: a reply without a tag may be theirs.
     strangers: bool,
+    /// How often such a reply was given to a quiet request while that was so. It takes away the sign that pairing is off by
+    /// one: that a reply is left over.
+    taints: u32,
 }
 
 impl Quiets {
@@ -120,9 +123,15 @@ impl Quiets {
         }
     }
 
-    /// A loud request at the front was answered: nothing before it is outstanding.
-    pub(super) fn caught_up(&mut self) {
+    /// How often a reply was given to a quiet request that may as well be that of a request which was not seen.
+    pub(super) fn taints(&self) -> u32 {
+        self.taints
+    }
+
+    /// No request that was not seen is outstanding. Answers whether what was told before can be wrong.
+    pub(super) fn prove(&mut self) -> bool {
         self.strangers = false;
+        std::mem::take(&mut self.taints) > 0
     }
 
     /// Takes a reply in.
@@ -151,6 +160,21 @@ impl Quiets {
             Some(last) => Placed::Told(self.tell(pending, last)),
             None if self.work > MAX_WORK => Placed::Budget,
             None => Placed::Later,
+        }
+    }
+
+    /// Whether [`Self::settle`] will tell something once time has passed.
+    pub(super) fn waits(&self) -> bool {
+        self.held.last().is_some_and(|held| held.places.len() == 1)
+    }
+
+    /// Time has passed: a reply that could only be that of a request not yet seen, or of one that is, is of that one.
+    pub(super) fn settle(&mut self, pending: &VecDeque<Pending>, now: Nanos) -> Vec<Fate> {
+        match self.held.last() {
+            Some(held) if self.waits() && now.saturating_sub(held.time) > EARLY_HOLD => {
+                self.finish(pending)
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -230,15 +254,13 @@ impl Quiets {
             };
             match places[..] {
                 [place] => {
-                    let request = &pending[place as usize];
-                    let loud = is_loud(request);
-                    fates[place as usize] = if loud || reply.tag.is_some() || !self.strangers {
-                        Fate::Answered(Box::new(reply), time)
-                    } else {
-                        Fate::Unknown
-                    };
+                    let loud = is_loud(&pending[place as usize]);
+                    let sure = loud || reply.tag.is_some() || !self.strangers;
+                    self.taints += u32::from(!sure);
+                    fates[place as usize] = Fate::Answered(Box::new(reply), time);
                 }
                 _ => {
+                    self.taints += u32::from(self.strangers);
                     for place in &places {
                         fates[*place as usize] = Fate::Unknown;
                     }
@@ -246,7 +268,6 @@ impl Quiets {
             }
             after = Some(places);
         }
-        self.strangers &= !pending.get(last).is_some_and(is_loud);
         fates
     }
 }
@@ -328,5 +349,5 @@ fn can(pending: &Pending, reply: &Reply) -> bool {
             return false;
         }
     }
-    memcached::can_answer(request, reply) && !contradicts(request, reply)
+    !contradicts(Protocol::Memcached, request, reply)
 }

@@ -16,8 +16,6 @@ enum Shape {
     Name,
     Space,
     Password,
-    /// Bytes of it are missing.
-    Lost,
     Other,
 }
 
@@ -55,7 +53,7 @@ impl Authentication {
 
     /// Bytes of it.
     pub(super) fn data(&mut self, bytes: &[u8]) {
-        if matches!(self.shape, Shape::Other | Shape::Lost) {
+        if self.shape == Shape::Other {
             return;
         }
         for byte in bytes {
@@ -68,16 +66,14 @@ impl Authentication {
         }
     }
 
-    /// Bytes of it are missing: they may have been anything.
+    /// Bytes of it are missing: it is taken for what it nearly always is.
     pub(super) fn missing(&mut self) {
-        if self.shape != Shape::Other {
-            self.shape = Shape::Lost;
-        }
+        self.shape = Shape::Other;
     }
 
     /// It is over.
     pub(super) fn end(&mut self, mut request: Request) -> Request {
-        self.possible &= matches!(self.shape, Shape::Password | Shape::Lost);
+        self.possible &= self.shape == Shape::Password;
         if self.possible {
             request.key_count = 0;
             request.value_size = None;
