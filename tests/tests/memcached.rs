@@ -12,7 +12,10 @@ use tests::server::Server;
 #[test]
 fn a_client_library() -> Result<()> {
     let server = Server::memcached()?;
-    let observer = Options::new().memcached(server.port).start()?;
+    let observer = Options::new()
+        .memcached(server.port)
+        .with("--spans-pipeline", "commands")
+        .start()?;
     let script = "
 import sys
 from pymemcache.client.base import Client
@@ -79,7 +82,10 @@ c.quit()
 #[test]
 fn requests_in_one_segment_and_in_many() -> Result<()> {
     let server = Server::memcached()?;
-    let observer = Options::new().memcached(server.port).start()?;
+    let observer = Options::new()
+        .memcached(server.port)
+        .with("--spans-pipeline", "commands")
+        .start()?;
     let mut memcached = Memcached::connect(("127.0.0.1", server.port))?;
     // A value that looks like commands, silent stores, then a reply to wait for: one send.
     let value = "get a\r\nEND\r\nset b 0 0 1\r\n";
@@ -109,7 +115,10 @@ fn requests_in_one_segment_and_in_many() -> Result<()> {
 fn a_large_value_and_what_follows() -> Result<()> {
     const SIZE: usize = 900_000;
     let server = Server::memcached()?;
-    let observer = Options::new().memcached(server.port).start()?;
+    let observer = Options::new()
+        .memcached(server.port)
+        .with("--spans-pipeline", "commands")
+        .start()?;
     let mut memcached = Memcached::connect(("127.0.0.1", server.port))?;
     memcached.store("set", "big", &vec![b'x'; SIZE], 60)?;
     memcached.get(&["big"])?;
@@ -143,7 +152,10 @@ fn a_large_value_and_what_follows() -> Result<()> {
 #[test]
 fn an_asynchronous_client_library() -> Result<()> {
     let server = Server::memcached()?;
-    let observer = Options::new().memcached(server.port).start()?;
+    let observer = Options::new()
+        .memcached(server.port)
+        .with("--spans-pipeline", "commands")
+        .start()?;
     let script = "
 import asyncio, sys
 import aiomcache
@@ -166,7 +178,11 @@ async def main():
     assert await c.replace(b'k1', b'41')
     assert await c.incr(b'k1', 1) == 42
     assert await c.decr(b'k1', 2) == 40
-    assert await c.incr(b'absent') is None
+    try:
+        await c.incr(b'absent')
+        assert False, 'there is nothing to count'
+    except aiomcache.exceptions.ClientException:
+        pass
     assert await c.delete(b'k1')
     assert not await c.delete(b'k1')
     assert b'pid' in await c.stats()
@@ -189,7 +205,10 @@ asyncio.run(main())
 #[test]
 fn every_command_of_the_text_protocol() -> Result<()> {
     let server = Server::memcached()?;
-    let observer = Options::new().memcached(server.port).start()?;
+    let observer = Options::new()
+        .memcached(server.port)
+        .with("--spans-pipeline", "commands")
+        .start()?;
     let mut memcached = Memcached::connect(("127.0.0.1", server.port))?;
     for (request, answer) in [
         ("set a 0 0 1\r\nx", "STORED"),
@@ -214,7 +233,10 @@ fn every_command_of_the_text_protocol() -> Result<()> {
         ("delete b", "DELETED"),
         ("delete b", "NOT_FOUND"),
         ("delete n noreply\r\nget n", "END"),
-        ("incr a 1 noreply\r\ntouch absent 1 noreply\r\nget n", "END"),
+        (
+            "incr absent 1 noreply\r\ntouch absent 1 noreply\r\nget n",
+            "END",
+        ),
         ("verbosity 0", "OK"),
         ("cache_memlimit 64", "OK"),
         (
@@ -232,6 +254,7 @@ fn every_command_of_the_text_protocol() -> Result<()> {
         ("nonsense", "ERROR"),
         ("get", "ERROR"),
         ("gat 100 absent", "END"),
+        ("bget absent", "END"),
         ("stats reset2", "ERROR"),
     ] {
         assert_eq!(memcached.line(request)?, answer, "{request}");
@@ -263,6 +286,7 @@ fn every_command_of_the_text_protocol() -> Result<()> {
     assert_as_the_server_counts(&server, &report)?;
     assert_eq!(report.summary.total("no_reply"), 4, "{}", report.summary.0);
     assert_eq!(sum(&report, &["STATS"], "count"), 7);
+    assert_eq!(sum(&report, &["BGET"], "count"), 1);
     assert_eq!(sum(&report, &["LRU_CRAWLER"], "count"), 2);
     let huge = report
         .spans
@@ -281,14 +305,17 @@ fn authentication() -> Result<()> {
     std::fs::write(&file, format!("alice:{SECRET}\n"))?;
     let file = file.to_string_lossy().into_owned();
     let server = Server::memcached_on(tests::server::free_port()?, &["-Y", &file])?;
-    let observer = Options::new().memcached(server.port).start()?;
+    let observer = Options::new()
+        .memcached(server.port)
+        .with("--spans-pipeline", "commands")
+        .start()?;
     let mut memcached = Memcached::connect(("127.0.0.1", server.port))?;
     let wrong = format!("alice {SECRET}!");
     let answer = memcached.store("set", "whatever", wrong.as_bytes(), 0)?;
     ensure!(answer.starts_with("CLIENT_ERROR"), "{answer}");
     let right = format!("alice {SECRET}");
     ensure!(memcached.store("set", "whatever", right.as_bytes(), 0)? == "STORED");
-    ensure!(memcached.store("set", "key", b"two words", 0)? == "STORED");
+    ensure!(memcached.store("set", "key", b"one-word", 0)? == "STORED");
     ensure!(memcached.get(&["key"])?.len() == 1);
     let mut stranger = Memcached::connect(("127.0.0.1", server.port))?;
     let answer = stranger.line("get key")?;

@@ -17,7 +17,10 @@ fn batch(memcached: &mut Memcached, requests: &str) -> Result<()> {
 #[test]
 fn every_command() -> Result<()> {
     let server = Server::memcached()?;
-    let observer = Options::new().memcached(server.port).start()?;
+    let observer = Options::new()
+        .memcached(server.port)
+        .with("--spans-pipeline", "commands")
+        .start()?;
     let mut memcached = Memcached::connect(("127.0.0.1", server.port))?;
     for (request, answer) in [
         ("mn", "MN"),
@@ -43,9 +46,9 @@ fn every_command() -> Result<()> {
         ("ms n 2\r\n41", "HD"),
         ("ma n", "HD"),
         ("ma n M- D2", "HD"),
-        ("ma n C1", "EX"),
+        ("ma n C999999", "EX"),
         ("md absent", "NF"),
-        ("md k C1", "EX"),
+        ("md k C999999", "EX"),
         ("md k I T30", "HD"),
         ("mg k", "HD X W"),
         ("mg k", "HD Z X"),
@@ -96,7 +99,10 @@ fn every_command() -> Result<()> {
 fn silence_is_counted_as_the_server_counts_it() -> Result<()> {
     const ROUNDS: usize = 300;
     let server = Server::memcached()?;
-    let observer = Options::new().memcached(server.port).start()?;
+    let observer = Options::new()
+        .memcached(server.port)
+        .with("--spans-pipeline", "commands")
+        .start()?;
     let mut memcached = Memcached::connect(("127.0.0.1", server.port))?;
     // xorshift64*: the same workload each time.
     let mut state = 0x1234_5678_9abc_def1_u64;
@@ -156,7 +162,10 @@ fn silence_is_counted_as_the_server_counts_it() -> Result<()> {
 #[test]
 fn without_opaque_and_key_the_order_tells() -> Result<()> {
     let server = Server::memcached()?;
-    let observer = Options::new().memcached(server.port).start()?;
+    let observer = Options::new()
+        .memcached(server.port)
+        .with("--spans-pipeline", "commands")
+        .start()?;
     let mut memcached = Memcached::connect(("127.0.0.1", server.port))?;
     // All of them answered; none; those that the kind of the answer tells.
     batch(&mut memcached, "ms a 1 q\r\nx\r\nms b 1 q\r\nx\r\n")?;
@@ -170,7 +179,10 @@ fn without_opaque_and_key_the_order_tells() -> Result<()> {
     assert_as_the_server_counts(&server, &report)?;
     assert_eq!(report.summary.total("no_reply"), 6, "{}", report.summary.0);
     // One answer to two requests: not known whose, and never guessed.
-    let observer = Options::new().memcached(server.port).start()?;
+    let observer = Options::new()
+        .memcached(server.port)
+        .with("--spans-pipeline", "commands")
+        .start()?;
     let mut memcached = Memcached::connect(("127.0.0.1", server.port))?;
     batch(&mut memcached, "mg a v q\r\nmg absent v q\r\n")?;
     let report = observer.stop()?;
@@ -195,25 +207,26 @@ fn without_opaque_and_key_the_order_tells() -> Result<()> {
 fn large_values() -> Result<()> {
     const SIZE: usize = 900_000;
     let server = Server::memcached()?;
-    let observer = Options::new().memcached(server.port).start()?;
+    let observer = Options::new()
+        .memcached(server.port)
+        .with("--spans-pipeline", "commands")
+        .start()?;
     let mut memcached = Memcached::connect(("127.0.0.1", server.port))?;
+    // Of a send this large only the beginning is captured, so that `mn` has one of its own.
     let value = "x".repeat(SIZE);
-    batch(
-        &mut memcached,
-        &format!("ms big {SIZE} q T60\r\n{value}\r\n"),
-    )?;
+    memcached.send(format!("ms big {SIZE} q T60\r\n{value}\r\n").as_bytes())?;
+    batch(&mut memcached, "")?;
     batch(
         &mut memcached,
         "mg big v q O1\r\nmg absent v q O2\r\nmg big v O3\r\n",
     )?;
     // Beyond the server's limit: refused while it is sent, quiet or not.
     let value = "x".repeat(2_000_000);
-    batch(
-        &mut memcached,
-        &format!("ms huge {} q O4\r\n{value}\r\n", value.len()),
-    )?;
+    memcached.send(format!("ms huge {} q O4\r\n{value}\r\n", value.len()).as_bytes())?;
+    batch(&mut memcached, "")?;
     batch(&mut memcached, "mg huge v q O5\r\n")?;
     let report = observer.stop()?;
+    assert_as_the_server_counts(&server, &report)?;
     let gets = report.of("MG");
     let sizes: Vec<_> = gets
         .iter()
@@ -226,7 +239,7 @@ fn large_values() -> Result<()> {
     let sets = report.of("MS");
     assert_eq!(sets[0]["attributes"]["cache.value_size"], SIZE);
     assert_eq!(sets[1]["attributes"]["error.type"], "SERVER_ERROR");
-    assert_as_the_server_counts(&server, &report)
+    Ok(())
 }
 
 #[test]
@@ -234,7 +247,10 @@ fn a_connection_that_was_there_before() -> Result<()> {
     let server = Server::memcached()?;
     let mut memcached = Memcached::connect(("127.0.0.1", server.port))?;
     batch(&mut memcached, "ms a 1 q\r\nx\r\n")?;
-    let observer = Options::new().memcached(server.port).start()?;
+    let observer = Options::new()
+        .memcached(server.port)
+        .with("--spans-pipeline", "commands")
+        .start()?;
     for _ in 0..3 {
         batch(&mut memcached, "mg a v q O1\r\nmg absent v q O2\r\n")?;
         std::thread::sleep(std::time::Duration::from_millis(50));
