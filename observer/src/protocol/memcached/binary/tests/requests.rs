@@ -2,7 +2,7 @@
 
 use super::super::super::super::detect::Detected;
 use super::super::super::super::message::*;
-use super::super::opcodes::{OPCODES, Shape, begins, row};
+use super::super::opcodes::{FIRST_INDEX, OPCODES, Shape, begins, row};
 use super::*;
 
 #[test]
@@ -266,6 +266,10 @@ fn requests() {
 
 #[test]
 fn every_opcode() {
+    use super::super::super::meta;
+    // No row of the dialect below has the same number.
+    let first = usize::from(FIRST_INDEX - meta::FIRST_INDEX);
+    assert_eq!(meta::can_answer(first, &Reply::default()), None);
     for (index, opcode) in OPCODES.iter().enumerate() {
         assert_eq!(row(opcode.code), Some(index), "{}", opcode.name);
         let answer = request(&ask(opcode.code, b"", b"", b"")).answer;
