@@ -102,6 +102,66 @@ fn larger() -> Vec<Exchange> {
     ]
 }
 
+/// The same two in each dialect of Memcached, for the decoders alone.
+fn memcached() -> Vec<Exchange> {
+    let (key, value) = ("key:000000000042", "x".repeat(64));
+    let frame = |magic: u8, opcode: u8, extras: &[u8], key: &str, value: &str| {
+        let body = (extras.len() + key.len() + value.len()) as u32;
+        let mut frame = vec![
+            magic,
+            opcode,
+            0,
+            key.len() as u8,
+            extras.len() as u8,
+            0,
+            0,
+            0,
+        ];
+        frame.extend(body.to_be_bytes());
+        frame.extend([0; 12]);
+        [&frame, extras, key.as_bytes(), value.as_bytes()].concat()
+    };
+    let exchange = |name, request: Vec<u8>, reply: Vec<u8>| Exchange {
+        name,
+        request,
+        reply,
+        pipelined: 1,
+    };
+    let line = |line: String| line.into_bytes();
+    vec![
+        exchange(
+            "text get",
+            line(format!("get {key}\r\n")),
+            line(format!("VALUE {key} 0 64\r\n{value}\r\nEND\r\n")),
+        ),
+        exchange(
+            "text set",
+            line(format!("set {key} 0 60 64\r\n{value}\r\n")),
+            line("STORED\r\n".to_owned()),
+        ),
+        exchange(
+            "meta get",
+            line(format!("mg {key} v\r\n")),
+            line(format!("VA 64\r\n{value}\r\n")),
+        ),
+        exchange(
+            "meta set",
+            line(format!("ms {key} 64 T60\r\n{value}\r\n")),
+            line("HD\r\n".to_owned()),
+        ),
+        exchange(
+            "binary getk",
+            frame(0x80, 0x0c, &[], key, ""),
+            frame(0x81, 0x0c, &[0; 4], key, &value),
+        ),
+        exchange(
+            "binary set",
+            frame(0x80, 0x01, &[0, 0, 0, 0, 0, 0, 0, 60], key, &value),
+            frame(0x81, 0x01, &[], "", ""),
+        ),
+    ]
+}
+
 fn pipeline() -> Pipeline {
     let telemetry = Arc::new(Telemetry::default());
     let metrics = Arc::new(Metrics::new(Options::default(), Arc::clone(&telemetry)));
@@ -202,10 +262,10 @@ fn calls(exchange: &Exchange) -> u64 {
 }
 
 /// Nanoseconds a command to decode it and to read its reply's meaning, in pieces as the kernel programs cut them.
-fn decode(exchange: &Exchange, keep_detail: bool) -> f64 {
+fn decode(protocol: Protocol, exchange: &Exchange, keep_detail: bool) -> f64 {
     const PIECE: usize = 4096;
-    let mut requests = RequestDecoder::new(Protocol::Redis, keep_detail);
-    let mut replies = ReplyDecoder::new(Protocol::Redis);
+    let mut requests = RequestDecoder::new(protocol, keep_detail);
+    let mut replies = ReplyDecoder::new(protocol);
     let mut waiting = VecDeque::new();
     let calls = calls(exchange);
     let mut decoded = 0;
@@ -262,11 +322,19 @@ fn main() {
     for exchange in exchanges() {
         told("pipeline", &exchange, &observe);
     }
-    for exchange in exchanges().into_iter().chain(larger()) {
-        told("decode", &exchange, &|exchange| decode(exchange, false));
-        told("decode for spans", &exchange, &|exchange| {
-            decode(exchange, true)
+    let decoded = |protocol, exchange: &Exchange| {
+        told("decode", exchange, &|exchange| {
+            decode(protocol, exchange, false)
         });
+        told("decode for spans", exchange, &|exchange| {
+            decode(protocol, exchange, true)
+        });
+    };
+    for exchange in exchanges().into_iter().chain(larger()) {
+        decoded(Protocol::Redis, &exchange);
         told("redis-protocol", &exchange, &redis_protocol);
+    }
+    for exchange in memcached() {
+        decoded(Protocol::Memcached, &exchange);
     }
 }

@@ -268,6 +268,43 @@ def memcached(port):
     c.close()
 
 
+def binary(opcode, key=b"", value=b"", extras=b"", opaque=0, cas=0):
+    body = extras + key + value
+    return struct.pack(">BBHBBHIIQ", 0x80, opcode, len(key), len(extras), 0, 0, len(body), opaque, cas) + body
+
+
+def memcached_binary(port):
+    """The binary dialect: each outcome, silence, a cut value, statistics in parts, lengths that the server refuses."""
+    c = Connection(port)
+    store, minute, count = struct.pack(">II", 9, 60), struct.pack(">I", 60), struct.pack(">QQI", 1, 41, 0xFFFFFFFF)
+    c(binary(0x01, b"a", b"hello", store))
+    c(binary(0x00, b"a"))
+    c(binary(0x0C, b"absent"))
+    c(binary(0x02, b"a", b"x", store))
+    c(binary(0x01, b"a", b"x", store, cas=12345))
+    c(binary(0x0E, b"absent", b"x"))
+    c(binary(0x05, b"absent", extras=count))
+    c(binary(0x05, b"a", extras=count))
+    c(binary(0x05, b"n", extras=count[:16] + minute))
+    c(binary(0x1C, b"a", extras=struct.pack(">I", 4000000000)))
+    c(binary(0x1D, b"absent", extras=minute))
+    # Two stored in silence, three asked for, one of them is not there.
+    c(binary(0x11, b"b", b"bb", store) + binary(0x11, b"c", b"ccc", store) + binary(0x0D, b"b") + binary(0x0D, b"d")
+      + binary(0x0D, b"c") + binary(0x0A))
+    large = binary(0x11, b"large", b"v" * 5000, store)
+    c(large[:10])
+    c(large[10:40])
+    c(large[40:])
+    # What went in silence is told by what comes next.
+    c(binary(0x14, b"b") + binary(0x14, b"b", opaque=7) + binary(0x09, b"large") + binary(0x0A))
+    c(binary(0x10, b"settings"))
+    c(binary(0x21, b"PLAIN", b"\0user\0hunter2"))
+    c(binary(0x3F))
+    c(binary(0x18) + binary(0x0B))
+    c(binary(0x00, b"k", extras=minute))
+    c.close()
+
+
 def meta(port):
     """The meta commands: values, silence, opaques, keys in base64, stale items."""
     c = Connection(port)
@@ -416,6 +453,7 @@ record("redis_large.pcap", large, 6379, "-i", "lo")
 record("redis_inline.pcap", inline, 6379)
 record("redis_ipv6.pcap", ipv6, 6379)
 record("memcached_text.pcap", memcached, 11211)
+record("memcached_binary.pcap", memcached_binary, 11211)
 record("memcached_meta.pcap", meta, 11211)
 record("memcached_administration.pcap", administration, 11211)
 if not sys.argv[1:]:

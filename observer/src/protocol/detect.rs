@@ -3,6 +3,7 @@
 //! Biased towards *no*: a connection that is not recognised costs its observation, one that is misread costs wrong
 //! numbers.
 
+use super::memcached::binary::begins as binary_begins;
 use super::memcached::text::{Word, word};
 use super::message::Protocol;
 use super::redis::{MAX_INLINE, MAX_NAME, is_command};
@@ -141,7 +142,7 @@ fn memcached(first: &[u8]) -> Detected {
     match first {
         [] => return Detected::NeedMore,
         // Request magic of the binary protocol (doc/protocol-binary.xml).
-        [0x80, ..] => return Detected::Dialect,
+        [0x80, ..] => return binary_begins(first),
         _ => {}
     }
     let Some((name, _)) = first_word(first, MAX_NAME) else {
@@ -175,7 +176,7 @@ fn incomplete(bytes: &[u8], longest: usize) -> Detected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Detected::{Dialect, Foreign, NeedMore, Speaks, Tls};
+    use Detected::{Foreign, NeedMore, Speaks, Tls};
 
     #[test]
     fn first_bytes_of_redis() {
@@ -228,12 +229,15 @@ mod tests {
             (b"get", NeedMore),
             (b"get k\r\n", Speaks),
             (b"version\r\n", Speaks),
+            (b"\x80\x0a", NeedMore),
+            (b"\x80\x0a\0\0\0\0\0\0\0\0\0\0", Speaks),
+            (b"\x80\x0a\0\0\0\0\0\0\0\0\0\x01", Foreign),
+            (b"\x80\x3f", Foreign),
             (b"mg k v\r\n", Speaks),
             (b"mn\r\n", Speaks),
             (b"m", NeedMore),
             (b"mg", NeedMore),
             (b"mx k\r\n", Foreign),
-            (b"\x80\x0a", Dialect),
             (b"GET / HTTP/1.1\r\n", Foreign),
             (b"nosuch k\r\n", Foreign),
             (b"VALUE k 0 1\r\n", Foreign),

@@ -27,6 +27,45 @@ pub fn memcached(data: &[u8]) {
     decoders(Protocol::Memcached, data);
 }
 
+/// The same for its binary dialect alone. The input's parts become messages, so that few bytes make many of them; the
+/// bytes of the input as they are come to [`memcached`].
+pub fn memcached_binary(data: &[u8]) {
+    let mut choices = Choices(data);
+    let mut wire = choices.bytes(5).to_vec();
+    wire.resize(5, 0);
+    let replies = wire[0] & 2 != 0;
+    while !choices.is_empty() {
+        binary_message(&mut choices, replies, &mut wire);
+    }
+    decoders(Protocol::Memcached, &wire);
+}
+
+/// Writes one message. Most have lengths that agree with what follows.
+fn binary_message(choices: &mut Choices<'_>, reply: bool, wire: &mut Vec<u8>) {
+    let [opcode, lengths, more, odd] = [0; 4].map(|_: u8| choices.byte());
+    let extras = [0, 4, 8, 20][usize::from(lengths & 3)];
+    let key = usize::from(lengths >> 2 & 15);
+    let value = usize::from(more) << (lengths >> 6);
+    let status = if reply && odd & 1 != 0 { odd >> 1 } else { 0 };
+    let body = if odd == 0xff {
+        u32::from(more)
+    } else {
+        (extras + key + value) as u32
+    };
+    wire.extend([if reply { 0x81 } else { 0x80 }, opcode]);
+    wire.extend((key as u16).to_be_bytes());
+    wire.extend([extras as u8, 0, 0, status]);
+    wire.extend(body.to_be_bytes());
+    wire.extend([0, 0, 0, odd >> 6]);
+    wire.extend([0; 8]);
+    let length = wire.len() + extras + key + value;
+    wire.extend(choices.bytes(extras + key + value.min(64)));
+    // Where the input ends, or for long values.
+    if odd != 0xfe {
+        wire.resize(length, b'v');
+    }
+}
+
 /// Meta commands and their replies, put together from what such lines are made of; the first five bytes as for the others.
 pub fn meta(data: &[u8]) {
     let mut choices = Choices(data);
@@ -486,6 +525,7 @@ mod tests {
         corpus("framing").for_each(|input| framing(&input));
         corpus("commands").for_each(|input| commands(&input));
         corpus("memcached").for_each(|input| memcached(&input));
+        corpus("memcached_binary").for_each(|input| memcached_binary(&input));
         corpus("meta").for_each(|input| meta(&input));
     }
 }

@@ -1,26 +1,34 @@
-//! Memcached. The text dialects, classic and meta, are decoded; the binary protocol is recognised, and refused.
+//! Memcached: the text dialects, classic and meta, and the binary one.
 //!
-//! Classic text and meta share connection and framing: one decoder reads both, line by line.
+//! Classic text and meta share connection and framing: one decoder reads both, line by line. The binary dialect has
+//! connections of its own: their first byte tells.
 
 use super::message::{FramingLost, Malformed, Operation, Request};
 use super::reply::{Reply, ReplyKind};
 
+pub mod binary;
 pub mod meta;
 pub mod text;
 
 /// Decodes requests in the dialect that the first byte tells.
 #[derive(Debug)]
 pub enum RequestDecoder {
+    /// Nothing was read so far.
+    Unknown {
+        /// See [`super::RequestDecoder::new`].
+        keep_detail: bool,
+    },
     /// Classic text and meta.
     Text(text::RequestDecoder),
+    /// Binary.
+    Binary(binary::RequestDecoder),
 }
 
 impl RequestDecoder {
     /// A decoder at a message boundary.
     #[must_use]
     pub fn new(keep_detail: bool) -> Self {
-        // 0x80 would be the binary protocol.
-        Self::Text(text::RequestDecoder::new(keep_detail))
+        Self::Unknown { keep_detail }
     }
 
     /// See [`RequestDecoder::decode`](super::RequestDecoder::decode).
@@ -29,8 +37,16 @@ impl RequestDecoder {
     ///
     /// [`Malformed`]: as the dialect's decoder says.
     pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Request>, Malformed> {
+        if let (Self::Unknown { keep_detail }, Some(first)) = (&self, input.first()) {
+            *self = match first {
+                0x80 => Self::Binary(binary::RequestDecoder::new(*keep_detail)),
+                _ => Self::Text(text::RequestDecoder::new(*keep_detail)),
+            };
+        }
         match self {
+            Self::Unknown { .. } => Ok(None),
             Self::Text(decoder) => decoder.decode(input),
+            Self::Binary(decoder) => decoder.decode(input),
         }
     }
 
@@ -41,7 +57,10 @@ impl RequestDecoder {
     /// [`FramingLost`]: as the dialect's decoder says.
     pub fn skip(&mut self, length: u64) -> Result<Option<Request>, FramingLost> {
         match self {
+            Self::Unknown { .. } if length == 0 => Ok(None),
+            Self::Unknown { .. } => Err(FramingLost),
             Self::Text(decoder) => decoder.skip(length),
+            Self::Binary(decoder) => decoder.skip(length),
         }
     }
 
@@ -49,7 +68,9 @@ impl RequestDecoder {
     #[must_use]
     pub fn at_boundary(&self) -> bool {
         match self {
+            Self::Unknown { .. } => true,
             Self::Text(decoder) => decoder.at_boundary(),
+            Self::Binary(decoder) => decoder.at_boundary(),
         }
     }
 
@@ -57,30 +78,30 @@ impl RequestDecoder {
     #[cfg(any(test, fuzzing))]
     pub(in crate::protocol) fn memory(&self) -> usize {
         match self {
+            Self::Unknown { .. } => size_of::<Self>(),
             Self::Text(decoder) => decoder.memory(),
+            Self::Binary(decoder) => decoder.memory(),
         }
     }
 }
 
 /// Decodes replies in the dialect that the first byte tells.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum ReplyDecoder {
+    /// Nothing was read so far.
+    #[default]
+    Unknown,
     /// Classic text and meta.
     Text(text::ReplyDecoder),
-}
-
-impl Default for ReplyDecoder {
-    fn default() -> Self {
-        Self::new()
-    }
+    /// Binary.
+    Binary(binary::ReplyDecoder),
 }
 
 impl ReplyDecoder {
     /// A decoder at a message boundary.
     #[must_use]
     pub fn new() -> Self {
-        // 0x81 would be the binary protocol.
-        Self::Text(text::ReplyDecoder::new())
+        Self::Unknown
     }
 
     /// See [`ReplyDecoder::decode`](super::ReplyDecoder::decode).
@@ -89,8 +110,16 @@ impl ReplyDecoder {
     ///
     /// [`Malformed`]: as the dialect's decoder says.
     pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Reply>, Malformed> {
+        if let (Self::Unknown, Some(first)) = (&self, input.first()) {
+            *self = match first {
+                0x81 => Self::Binary(binary::ReplyDecoder::new()),
+                _ => Self::Text(text::ReplyDecoder::new()),
+            };
+        }
         match self {
+            Self::Unknown => Ok(None),
             Self::Text(decoder) => decoder.decode(input),
+            Self::Binary(decoder) => decoder.decode(input),
         }
     }
 
@@ -101,7 +130,10 @@ impl ReplyDecoder {
     /// [`FramingLost`]: as the dialect's decoder says.
     pub fn skip(&mut self, length: u64) -> Result<Option<Reply>, FramingLost> {
         match self {
+            Self::Unknown if length == 0 => Ok(None),
+            Self::Unknown => Err(FramingLost),
             Self::Text(decoder) => decoder.skip(length),
+            Self::Binary(decoder) => decoder.skip(length),
         }
     }
 
@@ -109,7 +141,9 @@ impl ReplyDecoder {
     #[must_use]
     pub fn at_boundary(&self) -> bool {
         match self {
+            Self::Unknown => true,
             Self::Text(decoder) => decoder.at_boundary(),
+            Self::Binary(decoder) => decoder.at_boundary(),
         }
     }
 
@@ -117,7 +151,9 @@ impl ReplyDecoder {
     #[cfg(any(test, fuzzing))]
     pub(in crate::protocol) fn memory(&self) -> usize {
         match self {
+            Self::Unknown => size_of::<Self>(),
             Self::Text(decoder) => decoder.memory(),
+            Self::Binary(decoder) => decoder.memory(),
         }
     }
 }
