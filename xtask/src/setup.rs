@@ -80,6 +80,9 @@ pub(crate) fn tests() -> Result<()> {
             ("npm", "npm"),
             ("go", "golang-go"),
             (go::REDIGO, "golang-github-gomodule-redigo-dev"),
+            (go::GOMEMCACHE, "golang-github-bradfitz-gomemcache-dev"),
+            ("memccp", "libmemcached-tools"),
+            ("saslpasswd2", "sasl2-bin"),
         ],
         "the tests use it",
     )?;

@@ -1,7 +1,6 @@
-//! The Node packages of the tests: client libraries, in the versions of `tests/clients/node/package-lock.json`.
+//! The Node packages of the tests: client libraries, in the versions of `tests/clients/*/package-lock.json`.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,22 +9,30 @@ use crate::shell;
 
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Where they lie, beside the Python environment.
-fn folder() -> PathBuf {
-    shell::target().join("tools/node")
-}
+/// Folders of `tests/clients`, and what they bring.
+const FOLDERS: [(&str, &str); 2] = [
+    ("node", "ioredis and node-redis, for tests"),
+    ("memjs", "memjs, for tests"),
+];
 
 /// Installs them, unless they are there in just these versions.
 pub(super) fn environment() -> Result<()> {
-    let folder = folder();
-    let pinned = shell::workspace().join("tests/clients/node");
+    FOLDERS
+        .iter()
+        .try_for_each(|(name, why)| install(name, why))
+}
+
+/// Installs those of one folder. They lie beside the Python environment.
+fn install(name: &str, why: &str) -> Result<()> {
+    let folder = shell::target().join("tools").join(name);
+    let pinned = shell::workspace().join("tests/clients").join(name);
     let wanted = fs::read_to_string(pinned.join("package-lock.json")).context("the versions")?;
     // Written last, so that an installation that was cut off is done again.
     let stamp = folder.join("installed.json");
     if fs::read_to_string(&stamp).is_ok_and(|there| there == wanted) {
         return Ok(());
     }
-    shell::step("Node packages", "ioredis and node-redis, for tests", || {
+    shell::step("Node packages", why, || {
         fs::create_dir_all(&folder)?;
         for name in ["package.json", "package-lock.json"] {
             fs::copy(pinned.join(name), folder.join(name))?;

