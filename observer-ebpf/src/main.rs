@@ -1,10 +1,11 @@
-//! Kernel programs: what an application sends and receives on watched TCP ports, and the life of those
+//! Kernel programs: what an application sends and receives on watched TCP and UDP ports, and the life of TCP
 //! connections, as records in a ring.
 //!
 //! - [`globals`]: configuration, maps, counters.
 //! - [`socket`]: port filter, whose socket it is, its position.
 //! - [`task`]: whose call it is.
 //! - [`capture`]: one call becomes records.
+//! - [`datagram`]: UDP: who the other end is.
 //! - [`syscall`]: the buffer of a call, from the registers of its system call (`tracepoint` backend).
 //! - [`iter`]: the same from the kernel's own iterator (`fentry` backend).
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -13,11 +14,15 @@
 #[cfg(target_arch = "bpf")]
 mod capture;
 #[cfg(target_arch = "bpf")]
+mod datagram;
+#[cfg(target_arch = "bpf")]
 mod globals;
 #[cfg(target_arch = "bpf")]
 mod iter;
 #[cfg(target_arch = "bpf")]
 mod programs;
+#[cfg(target_arch = "bpf")]
+mod programs_udp;
 #[cfg(target_arch = "bpf")]
 mod socket;
 #[cfg(target_arch = "bpf")]

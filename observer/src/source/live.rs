@@ -408,6 +408,7 @@ fn drain(
         match decode(&record) {
             Ok(event) => {
                 events += 1;
+                if std::env::var_os("DBG").is_some() { eprintln!("{event:?}"); }
                 if let EventKind::Data(data) = event.kind {
                     captured += data.payload.len() as u64;
                 }
