@@ -452,7 +452,13 @@ extern "C" fn piece<const LANE: u32>(_: u64, _: *mut c_void) -> i64 {
     } else {
         reason::NONE
     };
-    send_large(LANE, header, address, captured.into(), captured == MAX_PAYLOAD);
+    send_large(
+        LANE,
+        header,
+        address,
+        captured.into(),
+        captured == MAX_PAYLOAD,
+    );
     header.position = header.position.wrapping_add(length);
     header.flags |= flag::CONTINUED;
     scratch.address = address.wrapping_add(captured.into());

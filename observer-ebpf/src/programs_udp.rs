@@ -89,7 +89,9 @@ pub(crate) fn sender_6(ctx: SockAddrContext) -> i32 {
     // SAFETY: the verifier checks each access to the context and to its socket.
     unsafe {
         let from = ctx.sock_addr;
-        let word = |index: usize| core::ptr::read_volatile((&raw const (*from).user_ip6).cast::<u32>().add(index));
+        let word = |index: usize| {
+            core::ptr::read_volatile((&raw const (*from).user_ip6).cast::<u32>().add(index))
+        };
         let port = core::ptr::read_volatile(&raw const (*from).user_port);
         let _ = sender(
             local(&ctx),
@@ -207,13 +209,7 @@ receives! {
 }
 
 #[inline(always)]
-fn received(
-    ctx: &FExitContext,
-    family: u16,
-    lane: u32,
-    flags: i32,
-    length: i32,
-) -> Option<()> {
+fn received(ctx: &FExitContext, family: u16, lane: u32, flags: i32, length: i32) -> Option<()> {
     if length <= 0 || flags & NOT_STREAM != 0 {
         return None;
     }

@@ -183,9 +183,12 @@ fn fentry(ebpf: &mut Ebpf, btf: &Btf) -> Result<Vec<&'static str>, AttachError> 
     let types = aya::Btf::from_sys_fs().map_err(|error| object(error.into()))?;
     let mut exits = vec![(receive, RECEIVE), (name::SEND_EXIT, SEND)];
     let mut entries = vec![(name::SEND_ENTRY, SEND)];
-    for (index, (send, receive)) in [("udp_sendmsg", "udp_recvmsg"), ("udpv6_sendmsg", "udpv6_recvmsg")]
-        .into_iter()
-        .enumerate()
+    for (index, (send, receive)) in [
+        ("udp_sendmsg", "udp_recvmsg"),
+        ("udpv6_sendmsg", "udpv6_recvmsg"),
+    ]
+    .into_iter()
+    .enumerate()
     {
         // A kernel may be built without IPv6, or with it as a module.
         let Ok(parameters) = btf.parameters(receive) else {

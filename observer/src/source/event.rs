@@ -127,6 +127,18 @@ pub enum EventKind<'a> {
     Closed,
 }
 
+impl<'a> EventKind<'a> {
+    /// The bytes captured, if there are any.
+    #[must_use]
+    pub fn payload(&self) -> &'a [u8] {
+        match self {
+            Self::Data(data) => data.payload,
+            Self::Datagram(datagram) => datagram.payload,
+            Self::Connecting | Self::Established { .. } | Self::Closed => &[],
+        }
+    }
+}
+
 /// One piece of payload: `length` bytes of the stream, of which the first `payload.len()` are here.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Data<'a> {

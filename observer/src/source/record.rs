@@ -322,8 +322,16 @@ mod tests {
         let mut record = record();
         put(&mut record, offset_of!(Header, kind), &[kind::DATAGRAM]);
         for (offset, total, whole) in [(0u32, 7u32, true), (4, 11, true), (4, 10, false)] {
-            put(&mut record, offset_of!(Header, position), &offset.to_ne_bytes());
-            put(&mut record, offset_of!(Header, opposite), &total.to_ne_bytes());
+            put(
+                &mut record,
+                offset_of!(Header, position),
+                &offset.to_ne_bytes(),
+            );
+            put(
+                &mut record,
+                offset_of!(Header, opposite),
+                &total.to_ne_bytes(),
+            );
             let event = decode(&record);
             let expected = EventKind::Datagram(Datagram {
                 direction: Direction::Receive,
