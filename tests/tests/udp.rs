@@ -185,7 +185,7 @@ fn sockets_with_and_without_a_connection() -> Result<()> {
 #[test]
 fn over_ipv6() -> Result<()> {
     for connected in [false, true] {
-        let server = server(&["-l", "127.0.0.1,::1"])?;
+        let server = server(&["-l", "::1"])?;
         let observer = Options::new().memcached(server.port).start()?;
         let address = SocketAddr::new("::1".parse()?, server.port);
         let client = match connected {
@@ -251,9 +251,9 @@ fn replies_of_many_datagrams() -> Result<()> {
     client.send(7, b"get big\r\n")?;
     ensure!(client.reply(7)?.len() > SIZE, "all of it");
     // Several keys: a reply for each, all with the same id.
-    client.send(8, b"get medium absent big medium\r\n")?;
+    client.send(8, b"get medium absent medium\r\n")?;
     let mut length = 0;
-    while length < 2 * 30_000 + SIZE + 70 {
+    while length < 2 * 30_000 + 53 {
         length += client.receive()?.3.len();
     }
     ensure!(client.call(9, "get absent\r\n")? == "END\r\n", "miss");
@@ -269,8 +269,8 @@ fn replies_of_many_datagrams() -> Result<()> {
     let gets = report.of("GET");
     assert_eq!(gets.len(), 3, "{:#?}", report.spans);
     assert_eq!(gets[0]["attributes"]["cache.value_size"], SIZE);
-    assert_eq!(gets[1]["attributes"]["cache.hits"], 3);
-    assert_eq!(gets[1]["attributes"]["cache.value_size"], SIZE + 60_000);
+    assert_eq!(gets[1]["attributes"]["cache.hits"], 2);
+    assert_eq!(gets[1]["attributes"]["cache.value_size"], 60_000);
     assert_eq!(
         report.of("SET")[0]["attributes"]["cache.value_size"],
         30_000

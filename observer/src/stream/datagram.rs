@@ -15,6 +15,8 @@
 //! before the reply, the next reply may be either's, so that none is paired until the first can come no more.
 
 mod exchanges;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod host;
 mod pieces;
 #[cfg(test)]
@@ -244,6 +246,12 @@ impl<P, E> Datagrams<P, E> {
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_socket.len()
+    }
+
+    /// Whether nothing is under way or held.
+    #[cfg(any(test, fuzzing))]
+    fn is_drained(&self) -> bool {
+        self.live == 0 && self.held == 0 && self.due.is_empty() && self.is_empty()
     }
 
     /// Whether none is tracked.
