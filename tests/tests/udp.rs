@@ -419,6 +419,52 @@ assert s.recvmsg(100)[0][8:] == b'END\\r\\n'
 }
 
 #[test]
+fn calls_that_move_several_datagrams() -> Result<()> {
+    let server = server(&[])?;
+    // The other backend sees them.
+    let observer = Options::new()
+        .memcached(server.port)
+        .with("--backend", "tracepoint")
+        .with("--metrics-exporter", "jsonl")
+        .start()?;
+    let script = "
+import ctypes, socket, struct, sys
+class Piece(ctypes.Structure):
+    _fields_ = [('base', ctypes.c_char_p), ('len', ctypes.c_size_t)]
+class Message(ctypes.Structure):
+    _fields_ = [('name', ctypes.c_void_p), ('namelen', ctypes.c_uint), ('iov', ctypes.POINTER(Piece)),
+                ('iovlen', ctypes.c_size_t), ('control', ctypes.c_void_p), ('controllen', ctypes.c_size_t),
+                ('flags', ctypes.c_int), ('sent', ctypes.c_uint)]
+libc = ctypes.CDLL(None, use_errno=True)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(5)
+s.connect(('127.0.0.1', int(sys.argv[1])))
+def messages(bodies):
+    pieces = [Piece(body, len(body)) for body in bodies]
+    return (Message * len(bodies))(*[Message(None, 0, ctypes.pointer(p), 1, None, 0, 0, 0) for p in pieces])
+head = lambda id: struct.pack('>HHHH', id, 0, 1, 0)
+assert libc.sendmmsg(s.fileno(), messages([head(1) + b'get a\\r\\n', head(2) + b'get b\\r\\n']), 2, 0) == 2
+assert len(s.recv(100)) == 13 and len(s.recv(100)) == 13
+s.send(head(3) + b'get c\\r\\n')
+s.recv(100, socket.MSG_PEEK)
+assert libc.recvmmsg(s.fileno(), messages([bytes(100)]), 1, 0, None) == 1
+s.send(head(4) + b'get d\\r\\n')
+assert len(s.recv(100)) == 13
+";
+    output(python(), ["-c", script, &server.port.to_string()])?;
+    let report = observer.stop()?;
+    assert_eq!(report.of("GET").len(), 1, "{:#?}", report.spans);
+    let summary = &report.summary;
+    assert_eq!(summary.of("memcached", "GET", "count"), 2);
+    assert_eq!(summary.total("unresolved"), 1, "{}", summary.0);
+    assert_eq!(summary.total("orphaned_replies"), 2, "{}", summary.0);
+    // Two requests and a reply.
+    let skipped = report.metric("observer.payload.skipped", &[("reason", "unreadable")]);
+    assert_eq!(skipped, 15.0 + 15.0 + 13.0);
+    Ok(())
+}
+
+#[test]
 fn one_span_an_exchange_across_namespaces() -> Result<()> {
     for (role, kinds) in [("auto", &["CLIENT"][..]), ("both", &["CLIENT", "SERVER"])] {
         let pair = Pair::new()?;

@@ -362,7 +362,7 @@ impl<P, E> Datagrams<P, E> {
     ) {
         while self.expire_first(now, handler, telemetry, false) {}
         while let Some(&(time, request)) = self.sent_at.front()
-            && (now.saturating_sub(time) > 2 * GRACE || self.sent_at.len() > MAX_REMEMBERED)
+            && now.saturating_sub(time) > 2 * GRACE
         {
             self.sent_at.pop_front();
             self.sent.remove(&request);

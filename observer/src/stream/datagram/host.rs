@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use rustc_hash::FxHasher;
 
 use super::pieces::Whole;
-use super::{Datagrams, GRACE, Handler, MAX_SEEN};
+use super::{Datagrams, GRACE, Handler, MAX_REMEMBERED, MAX_SEEN};
 use crate::source::event::{End, Nanos};
 use crate::stream::flows::Verdict;
 
@@ -44,7 +44,9 @@ impl<P, E> Datagrams<P, E> {
         match slot.pair.end {
             End::Client => {
                 let addresses = (client.ip(), server.ip());
-                if self.sent.insert(request, addresses).is_none() {
+                if self.sent_at.len() < MAX_REMEMBERED
+                    && self.sent.insert(request, addresses).is_none()
+                {
                     self.sent_at.push_back((whole.time, request));
                 }
             }
