@@ -434,14 +434,16 @@ class Piece(ctypes.Structure):
 class Message(ctypes.Structure):
     _fields_ = [('name', ctypes.c_void_p), ('namelen', ctypes.c_uint), ('iov', ctypes.POINTER(Piece)),
                 ('iovlen', ctypes.c_size_t), ('control', ctypes.c_void_p), ('controllen', ctypes.c_size_t),
-                ('flags', ctypes.c_int), ('sent', ctypes.c_uint)]
+                ('flags', ctypes.c_int), ('padding', ctypes.c_int), ('sent', ctypes.c_size_t)]
 libc = ctypes.CDLL(None, use_errno=True)
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.settimeout(5)
 s.connect(('127.0.0.1', int(sys.argv[1])))
+alive = []
 def messages(bodies):
     pieces = [Piece(body, len(body)) for body in bodies]
-    return (Message * len(bodies))(*[Message(None, 0, ctypes.pointer(p), 1, None, 0, 0, 0) for p in pieces])
+    alive.append((bodies, pieces))
+    return (Message * len(bodies))(*[Message(None, 0, ctypes.pointer(p), 1, None, 0, 0, 0, 0) for p in pieces])
 head = lambda id: struct.pack('>HHHH', id, 0, 1, 0)
 assert libc.sendmmsg(s.fileno(), messages([head(1) + b'get a\\r\\n', head(2) + b'get b\\r\\n']), 2, 0) == 2
 assert len(s.recv(100)) == 13 and len(s.recv(100)) == 13
