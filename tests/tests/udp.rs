@@ -281,7 +281,9 @@ fn replies_of_many_datagrams() -> Result<()> {
 #[test]
 fn many_ids_of_many_clients_at_once() -> Result<()> {
     const CLIENTS: u16 = 8;
-    const IDS: u16 = 50;
+    const IDS: u16 = 64;
+    // At a time, so that the server's socket buffer holds the requests of all clients.
+    const OUTSTANDING: u16 = 16;
     let server = server(&[])?;
     let observer = Options::new().memcached(server.port).start()?;
     let address = SocketAddr::from(([127, 0, 0, 1], server.port));
@@ -291,18 +293,21 @@ fn many_ids_of_many_clients_at_once() -> Result<()> {
                 0 => Client::unconnected(address)?,
                 _ => Client::connected(address)?,
             };
-            for id in 0..IDS {
-                let key = id % 10;
-                let request = match id {
-                    0..10 => format!("set k{number}x{key} 0 0 3\r\nabc\r\n"),
-                    _ if id % 3 == 0 => format!("get absent{id}\r\n"),
-                    _ => format!("get k{number}x{key}\r\n"),
-                };
-                client.send(id, request.as_bytes())?;
-            }
-            let mut answered = BTreeSet::new();
-            while answered.len() < usize::from(IDS) {
-                answered.insert(client.receive()?.0);
+            for first in (0..IDS).step_by(OUTSTANDING.into()) {
+                let ids = first..first + OUTSTANDING;
+                for id in ids.clone() {
+                    let key = id % 10;
+                    let request = match id {
+                        0..10 => format!("set k{number}x{key} 0 0 3\r\nabc\r\n"),
+                        _ if id % 3 == 0 => format!("get absent{id}\r\n"),
+                        _ => format!("get k{number}x{key}\r\n"),
+                    };
+                    client.send(id, request.as_bytes())?;
+                }
+                let mut outstanding: BTreeSet<_> = ids.collect();
+                while !outstanding.is_empty() {
+                    outstanding.remove(&client.receive()?.0);
+                }
             }
             Ok(())
         };
