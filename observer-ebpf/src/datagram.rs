@@ -4,7 +4,8 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, bpf_probe_read_user};
 use observer_ebpf::direction;
 
-use crate::capture::{Buffer, Call, Place};
+use crate::buffer::{Buffer, Place};
+use crate::capture::Call;
 use crate::globals::{CLIENTS, SENDERS, ports, watched};
 use crate::socket::{
     Common, INET, INET6, Ports, addresses, bytes, endpoints, is_udp, judge, left_out_from,

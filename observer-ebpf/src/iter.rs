@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated;
 use core::ffi::c_void;
 use observer_ebpf::{MAX_SEGMENTS, config};
 
-use crate::capture::{Buffer, Iovec, Place};
+use crate::buffer::{Buffer, Iovec, Place};
 use crate::globals::{offset, setting};
 use crate::socket::read;
 

@@ -4,6 +4,7 @@
 //! - [`globals`]: configuration, maps, counters.
 //! - [`socket`]: port filter, whose socket it is, its position.
 //! - [`task`]: whose call it is.
+//! - [`buffer`]: where the bytes of a call are.
 //! - [`capture`]: one call becomes records.
 //! - [`datagram`]: UDP: who the other end is.
 //! - [`syscall`]: the buffer of a call, from the registers of its system call (`tracepoint` backend).
@@ -11,6 +12,8 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(unsafe_code, reason = "kernel programs")]
 
+#[cfg(target_arch = "bpf")]
+mod buffer;
 #[cfg(target_arch = "bpf")]
 mod capture;
 #[cfg(target_arch = "bpf")]

@@ -6,7 +6,8 @@ use aya_ebpf::programs::{FEntryContext, FExitContext, RawTracePointContext};
 use aya_log_ebpf::warn;
 use observer_ebpf::{counter, direction, flag, kind, lane};
 
-use crate::capture::{self, Buffer, Call};
+use crate::buffer::Buffer;
+use crate::capture::{self, Call};
 use crate::globals::{DATAGRAMS, STARTS, count};
 use crate::socket::{
     Common, endpoints, filter, filter_state, identify, inode, is_tcp, judge, left_out, net,

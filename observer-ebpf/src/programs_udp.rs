@@ -6,7 +6,7 @@ use aya_ebpf::macros::{cgroup_sock_addr, fentry, fexit, raw_tracepoint};
 use aya_ebpf::programs::{FEntryContext, FExitContext, RawTracePointContext, SockAddrContext};
 use observer_ebpf::{counter, direction, lane};
 
-use crate::capture::Buffer;
+use crate::buffer::Buffer;
 use crate::datagram::{Peer, Socket, sender, take_sender};
 use crate::globals::{STARTS, count};
 use crate::programs::{NOT_STREAM, TRUNC};

@@ -7,7 +7,7 @@
 use aya_ebpf::helpers::bpf_probe_read_user;
 use observer_ebpf::config;
 
-use crate::capture::{Buffer, Place};
+use crate::buffer::{Buffer, Place};
 use crate::globals::setting;
 use crate::task::Task;
 
