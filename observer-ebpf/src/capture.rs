@@ -6,84 +6,17 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user, generated};
+use aya_ebpf::helpers::{bpf_ktime_get_ns, generated};
 use observer_ebpf::{
     HEADER, Header, MAX_PAYLOAD, MAX_RECORDS, MAX_SEGMENTS, VERSION, config, counter, direction,
     flag, kind, lane, reason,
 };
 
+use crate::buffer::{Buffer, Iovec, Place};
+use crate::datagram::Peer;
 use crate::globals::{EVENTS, count, count_two, scratch, setting};
 use crate::socket::{Common, Ports, identify, left_out, net, positions};
 use crate::task::Task;
-
-/// Where the bytes of a call are. Not an enum with fields: type information for one, which any function
-/// that the compiler leaves out of line would carry, is refused by the kernel.
-#[derive(Clone, Copy)]
-pub(crate) struct Buffer {
-    pub(crate) place: Place,
-    /// Address of the bytes, or of the first segment that holds some.
-    pub(crate) address: u64,
-    /// How many segments there may be.
-    pub(crate) count: u64,
-    /// Bytes of the first segment to leave out.
-    pub(crate) skip: u64,
-}
-
-/// Kinds of [`Buffer`].
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// In one piece of user memory.
-    Plain,
-    /// In several, which an array of `struct iovec` in user memory names.
-    Segments,
-    /// The same, with the array in kernel memory.
-    KernelSegments,
-    /// Nowhere that can be read.
-    Unreadable,
-}
-
-impl Buffer {
-    pub(crate) const UNREADABLE: Self = Self {
-        place: Place::Unreadable,
-        address: 0,
-        count: 0,
-        skip: 0,
-    };
-
-    #[inline(always)]
-    pub(crate) fn plain(address: u64) -> Self {
-        Self {
-            place: Place::Plain,
-            address,
-            count: 0,
-            skip: 0,
-        }
-    }
-}
-
-/// A `struct iovec`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Iovec {
-    pub(crate) base: u64,
-    pub(crate) len: u64,
-}
-
-impl Iovec {
-    /// Element `index` of an array.
-    #[inline(always)]
-    pub(crate) fn read(array: u64, index: u64, kernel: bool) -> Option<Self> {
-        let address = array.wrapping_add(index.wrapping_mul(16)) as *const Self;
-        // SAFETY: the helpers check the address; an `Iovec` is two plain numbers.
-        unsafe {
-            if kernel {
-                bpf_probe_read_kernel(address).ok()
-            } else {
-                bpf_probe_read_user(address).ok()
-            }
-        }
-    }
-}
 
 /// The scratch: the header under construction, and progress through a call that takes several rounds. In a
 /// map, where the verifier takes every number as unknown: one round of a loop stands for all.
@@ -112,6 +45,9 @@ pub(crate) struct Scratch {
 /// One call that moved payload. Everything that may still leave it out is settled before.
 pub(crate) struct Call<'a> {
     direction: u8,
+    lane: u32,
+    /// The other end, of a datagram.
+    peer: Option<&'a Peer>,
     sk: u64,
     common: &'a Common,
     ports: &'a Ports,
@@ -141,20 +77,16 @@ impl<'a> Call<'a> {
         // SAFETY: the helper has no preconditions.
         let time = unsafe { bpf_ktime_get_ns() };
         let (write, copied) = positions(sk, common)?;
-        let send = direction == direction::SEND;
-        let (next, opposite) = if send {
+        let (next, opposite) = if direction == direction::SEND {
             (write, copied)
         } else {
             (copied, write)
         };
-        let slot = if send {
-            counter::SENDS
-        } else {
-            counter::RECEIVES
-        };
-        count_two(direction.into(), slot, 1, u64::from(length));
+        counted(direction, direction.into(), length);
         Some(Self {
             direction,
+            lane: direction.into(),
+            peer: None,
             sk,
             common,
             ports,
@@ -167,6 +99,36 @@ impl<'a> Call<'a> {
         })
     }
 
+    /// A call that moved a datagram.
+    #[inline(always)]
+    pub(crate) fn datagram(
+        (direction, lane): (u8, u32),
+        sk: u64,
+        common: &'a Common,
+        ports: &'a Ports,
+        peer: &'a Peer,
+        length: u32,
+        started: u64,
+    ) -> Self {
+        // SAFETY: the helper has no preconditions.
+        let time = unsafe { bpf_ktime_get_ns() };
+        counted(direction, lane, length);
+        Self {
+            direction,
+            lane,
+            peer: Some(peer),
+            sk,
+            common,
+            ports,
+            task: Task::current(),
+            length,
+            position: 0,
+            opposite: length,
+            time,
+            started: if started == 0 { time } else { started },
+        }
+    }
+
     /// The thread that made it.
     #[inline(always)]
     pub(crate) fn task(&self) -> Task {
@@ -176,7 +138,12 @@ impl<'a> Call<'a> {
     /// Writes all of its header: `captured` bytes of it follow.
     #[inline(always)]
     fn describe(&self, header: &mut Header, captured: u32, reason: u8) {
-        head(header, kind::DATA, self.time);
+        let kind = if self.peer.is_some() {
+            kind::DATAGRAM
+        } else {
+            kind::DATA
+        };
+        head(header, kind, self.time);
         header.direction = self.direction;
         header.reason = reason;
         header.flags = flag::TASK;
@@ -186,6 +153,9 @@ impl<'a> Call<'a> {
         header.length = self.length;
         header.captured = captured;
         identify(self.sk, self.common, self.ports, header);
+        if let Some(peer) = self.peer {
+            header.remote = peer.bytes();
+        }
         self.task.describe(net(self.common), header);
     }
 
@@ -196,7 +166,7 @@ impl<'a> Call<'a> {
             Place::Plain => plain(self, buffer.address),
             Place::Segments | Place::KernelSegments => vectored(self, buffer),
             Place::Unreadable => {
-                let lane = self.direction.into();
+                let lane = self.lane;
                 count(lane, counter::UNREADABLE_BYTES, u64::from(self.length));
                 bare(lane, self.length, |header| {
                     self.describe(header, 0, reason::UNREADABLE)
@@ -205,6 +175,17 @@ impl<'a> Call<'a> {
             }
         }
     }
+}
+
+/// Counts a call.
+#[inline(always)]
+fn counted(direction: u8, lane: u32, length: u32) {
+    let slot = if direction == direction::SEND {
+        counter::SENDS
+    } else {
+        counter::RECEIVES
+    };
+    count_two(lane, slot, 1, u64::from(length));
 }
 
 /// The part of a header that every record has.
@@ -284,8 +265,7 @@ const LARGE: usize = MAX_PAYLOAD as usize;
 
 /// Sends a record of the large class with `n` < `LARGE` bytes of user memory, or `LARGE` if `full`.
 #[inline(always)]
-fn send_large(header: &Header, address: u64, n: u64, full: bool) {
-    let lane = header.direction.into();
+fn send_large(lane: u32, header: &Header, address: u64, n: u64, full: bool) {
     let record = reserve::<LARGE>();
     if record.is_null() {
         return lost(lane, header.length);
@@ -326,7 +306,7 @@ fn plain(call: &Call<'_>, address: u64) -> Option<()> {
     } else {
         return large(call, address, budget);
     };
-    let lane = call.direction.into();
+    let lane = call.lane;
     if record.is_null() {
         lost(lane, length);
         return Some(());
@@ -364,17 +344,20 @@ fn reserve<const N: usize>() -> *mut Header {
 /// The same for what fills a record or more. The header is made in the scratch.
 #[inline(always)]
 fn large(call: &Call<'_>, address: u64, budget: u32) -> Option<()> {
-    let scratch: *mut Scratch = scratch(call.direction.into())?;
+    let scratch: *mut Scratch = scratch(call.lane)?;
     // SAFETY: the scratch is only used by this lane's program on this CPU.
     let state = unsafe { &mut *scratch };
     call.describe(&mut state.header, 0, reason::NONE);
     state.address = address;
     state.left = call.length.into();
     state.budget = budget.into();
-    let round = if call.direction == direction::SEND {
-        piece::<{ lane::SEND }>
-    } else {
-        piece::<{ lane::RECEIVE }>
+    let round = match call.lane {
+        lane::SEND => piece::<{ lane::SEND }>,
+        lane::SEND_UDP_4 => piece::<{ lane::SEND_UDP_4 }>,
+        lane::SEND_UDP_6 => piece::<{ lane::SEND_UDP_6 }>,
+        lane::RECEIVE_UDP_4 => piece::<{ lane::RECEIVE_UDP_4 }>,
+        lane::RECEIVE_UDP_6 => piece::<{ lane::RECEIVE_UDP_6 }>,
+        _ => piece::<{ lane::RECEIVE }>,
     };
     // SAFETY: the callback has the signature that the helper asks for.
     unsafe { generated::bpf_loop(MAX_RECORDS, round as *mut c_void, core::ptr::null_mut(), 0) };
@@ -401,7 +384,13 @@ extern "C" fn piece<const LANE: u32>(_: u64, _: *mut c_void) -> i64 {
     } else {
         reason::NONE
     };
-    send_large(header, address, captured.into(), captured == MAX_PAYLOAD);
+    send_large(
+        LANE,
+        header,
+        address,
+        captured.into(),
+        captured == MAX_PAYLOAD,
+    );
     header.position = header.position.wrapping_add(length);
     header.flags |= flag::CONTINUED;
     scratch.address = address.wrapping_add(captured.into());
@@ -413,7 +402,6 @@ extern "C" fn piece<const LANE: u32>(_: u64, _: *mut c_void) -> i64 {
 /// Captures a vectored call: small segments share records.
 #[inline(always)]
 fn vectored(call: &Call<'_>, buffer: &Buffer) -> Option<()> {
-    let direction = call.direction;
     let kernel = buffer.place == Place::KernelSegments;
     // Without the first segment nothing is readable, which the loop finds out once more.
     let first = Iovec::read(buffer.address, 0, kernel).unwrap_or(Iovec { base: 0, len: 0 });
@@ -422,7 +410,7 @@ fn vectored(call: &Call<'_>, buffer: &Buffer) -> Option<()> {
         // The usual case: all of it in one segment.
         return plain(call, first.base.wrapping_add(buffer.skip));
     }
-    let scratch: *mut Scratch = scratch(direction.into())?;
+    let scratch: *mut Scratch = scratch(call.lane)?;
     let limit = u64::from(setting(config::MAX_BYTES));
     // SAFETY: the scratch is only used by this lane's program on this CPU.
     let state = unsafe { &mut *scratch };
@@ -441,16 +429,19 @@ fn vectored(call: &Call<'_>, buffer: &Buffer) -> Option<()> {
         state.address = first.base.wrapping_add(buffer.skip);
         state.rest = first.len - buffer.skip;
     }
-    let round = if direction == direction::SEND {
-        gather::<{ lane::SEND }>
-    } else {
-        gather::<{ lane::RECEIVE }>
+    let round = match call.lane {
+        lane::SEND => gather::<{ lane::SEND }>,
+        lane::SEND_UDP_4 => gather::<{ lane::SEND_UDP_4 }>,
+        lane::SEND_UDP_6 => gather::<{ lane::SEND_UDP_6 }>,
+        lane::RECEIVE_UDP_4 => gather::<{ lane::RECEIVE_UDP_4 }>,
+        lane::RECEIVE_UDP_6 => gather::<{ lane::RECEIVE_UDP_6 }>,
+        _ => gather::<{ lane::RECEIVE }>,
     };
     let rounds = MAX_SEGMENTS + MAX_RECORDS;
     // SAFETY: the callback has the signature that the helper asks for.
     unsafe { generated::bpf_loop(rounds, round as *mut c_void, core::ptr::null_mut(), 0) };
     let (left, fill, why) = (state.left, state.fill, state.reason);
-    flush(direction.into(), state, left, fill, why as u8);
+    flush(call.lane, state, left, fill, why as u8);
     Some(())
 }
 

@@ -2,11 +2,12 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use observer_ebpf::{PORT_WORDS, config, counter, lane};
 
 use crate::capture::Scratch;
+use crate::datagram::Peer;
 
 /// Written by the loader, then frozen: the verifier knows each slot's value and drops dead branches.
 #[unsafe(no_mangle)]
@@ -55,22 +56,27 @@ pub(crate) fn protos() -> Option<*mut u64> {
 #[map]
 pub(crate) static STARTS: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
 
-/// One scratch for each direction: a send may interrupt a receive on the same CPU.
+/// One scratch for each lane: a send may interrupt a receive on the same CPU.
 #[map]
-static SEND_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static RECEIVE_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(lane::COUNT, 0);
 
-/// This CPU's scratch of a direction's lane. The kernel never runs one program twice at a time on a CPU, so it is the
-/// caller's own.
+/// This CPU's scratch of a lane. The kernel never runs one program twice at a time on a CPU, so it is the caller's own.
 #[inline(always)]
 pub(crate) fn scratch(lane: u32) -> Option<*mut Scratch> {
-    if lane == lane::SEND {
-        SEND_SCRATCH.get_ptr_mut(0)
-    } else {
-        RECEIVE_SCRATCH.get_ptr_mut(0)
-    }
+    SCRATCH.get_ptr_mut(lane)
 }
+
+/// The programs that see datagrams, by direction: what sees TCP pays one branch for them.
+#[map]
+pub(crate) static DATAGRAMS: ProgramArray = ProgramArray::with_max_entries(2, 0);
+
+/// Who sent the datagram that a thread is just receiving, by `pid_tgid`.
+#[map]
+pub(crate) static SENDERS: LruHashMap<u64, Peer> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Unconnected sockets that have sent to a watched port, by address of their `struct sock`.
+#[map]
+pub(crate) static CLIENTS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(16_384, 0);
 
 /// Whether a port is watched.
 #[inline(always)]

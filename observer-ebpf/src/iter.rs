@@ -8,8 +8,9 @@ use aya_ebpf::helpers::generated;
 use core::ffi::c_void;
 use observer_ebpf::{MAX_SEGMENTS, config};
 
-use crate::capture::{Buffer, Iovec, Place};
+use crate::buffer::{Buffer, Iovec, Place};
 use crate::globals::{offset, setting};
+use crate::socket::read;
 
 /// Bytes of `iov_iter` that are read; userspace checks that its fields end before.
 const ITER: usize = 40;
@@ -62,6 +63,12 @@ pub(crate) fn buffer(msg: u64, length: u32) -> Buffer {
         count: MAX_SEGMENTS.into(),
         skip: walk.skip,
     }
+}
+
+/// Address of the kernel's copy of the `struct sockaddr` in `msg`; 0 where there is none.
+#[inline(always)]
+pub(crate) fn name(msg: u64) -> u64 {
+    read(msg, offset(config::MSG_NAME)).unwrap_or(0)
 }
 
 /// Where walking back has come to.

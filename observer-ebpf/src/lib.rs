@@ -45,9 +45,11 @@ pub struct Header {
     pub sk: u64,
     /// Inode of the network namespace.
     pub netns: u32,
-    /// Sequence number of the first byte; for [`kind::ESTABLISHED`] of the first byte to send.
+    /// Sequence number of the first byte; for [`kind::ESTABLISHED`] of the first byte to send; for
+    /// [`kind::DATAGRAM`] its offset.
     pub position: u32,
-    /// The other direction's; for [`kind::ESTABLISHED`] of the first byte to receive.
+    /// The other direction's; for [`kind::ESTABLISHED`] of the first byte to receive; for [`kind::DATAGRAM`] the
+    /// length of the whole.
     pub opposite: u32,
     /// Bytes of the stream that the record stands for.
     pub length: u32,
@@ -87,6 +89,9 @@ pub mod kind {
     pub const ESTABLISHED: u8 = 3;
     /// The connection is gone.
     pub const CLOSED: u8 = 4;
+    /// A piece of a datagram: [`super::Header::position`] is its offset, [`super::Header::opposite`] the length of the
+    /// whole. A remote port of 0: who the other end is could not be known.
+    pub const DATAGRAM: u8 = 5;
 }
 
 /// Values of [`Header::direction`].
@@ -155,8 +160,20 @@ pub mod lane {
     pub const STATE: u32 = 2;
     /// The program at the entry of a send.
     pub const ENTRY: u32 = 3;
+    /// The program that sees datagrams sent over IPv4 (`fentry`; with tracepoints one program sees all sends).
+    pub const SEND_UDP_4: u32 = 4;
+    /// Over IPv6.
+    pub const SEND_UDP_6: u32 = 5;
+    /// The program that sees datagrams received over IPv4 (`fentry`).
+    pub const RECEIVE_UDP_4: u32 = 6;
+    /// Over IPv6.
+    pub const RECEIVE_UDP_6: u32 = 7;
+    /// The program at the entry of a send over IPv4 (`fentry`).
+    pub const ENTRY_UDP_4: u32 = 8;
+    /// Over IPv6.
+    pub const ENTRY_UDP_6: u32 = 9;
     /// How many there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 10;
 }
 
 /// Slots of the configuration, an array of `u32` that userspace writes before loading.
@@ -248,6 +265,8 @@ pub mod config {
         REGS_ARG1,
         /// `pt_regs`: its third argument.
         REGS_ARG2,
+        /// `pt_regs`: its fifth argument.
+        REGS_ARG4,
         /// `pt_regs`: its result, which is `-ENOSYS` while the call runs.
         REGS_RESULT,
         /// 1 where `REGS_RESULT` says so: then a call made outside of the system call is told apart.
@@ -272,6 +291,8 @@ pub mod config {
         NR_RECVMSG,
         /// `sendmsg`.
         NR_SENDMSG,
+        /// `msghdr.msg_name` of the kernel's own `msghdr`.
+        MSG_NAME,
         /// `msghdr.msg_iter` of the kernel's own `msghdr`.
         MSG_ITER,
         /// `iov_iter.iter_type`, one byte.
@@ -315,6 +336,27 @@ pub mod name {
     pub const RECEIVE_EXIT_5: &str = "receive_exit_5";
     /// The same where it has six (before 5.19).
     pub const RECEIVE_EXIT_6: &str = "receive_exit_6";
+    /// Array of the programs that [`SEND_LENGTH`] and [`RECEIVE_LENGTH`] hand datagrams to, by
+    /// [`super::direction`].
+    pub const DATAGRAMS: &str = "DATAGRAMS";
+    /// What [`SEND_LENGTH`] hands datagrams to.
+    pub const SEND_DATAGRAM: &str = "send_datagram";
+    /// What [`RECEIVE_LENGTH`] hands datagrams to.
+    pub const RECEIVE_DATAGRAM: &str = "receive_datagram";
+    /// cgroup program at `recvmsg` over IPv4: notes who sent a datagram.
+    pub const SENDER_4: &str = "sender_4";
+    /// The same over IPv6.
+    pub const SENDER_6: &str = "sender_6";
+    /// fentry of `udp_sendmsg` and of `udpv6_sendmsg`.
+    pub const SEND_UDP_ENTRY: [&str; 2] = ["send_udp_entry_4", "send_udp_entry_6"];
+    /// fexit of `udp_sendmsg` and of `udpv6_sendmsg`.
+    pub const SEND_UDP_EXIT: [&str; 2] = ["send_udp_exit_4", "send_udp_exit_6"];
+    /// fexit of `udp_recvmsg` and of `udpv6_recvmsg`, where they have four, five and six parameters.
+    pub const RECEIVE_UDP_EXIT: [[&str; 2]; 3] = [
+        ["receive_udp_exit_4_4", "receive_udp_exit_6_4"],
+        ["receive_udp_exit_4_5", "receive_udp_exit_6_5"],
+        ["receive_udp_exit_4_6", "receive_udp_exit_6_6"],
+    ];
     /// A raw tracepoint program that does nothing: the floor of every measurement.
     pub const EMPTY: &str = "empty";
 }

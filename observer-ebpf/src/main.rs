@@ -1,23 +1,31 @@
-//! Kernel programs: what an application sends and receives on watched TCP ports, and the life of those
+//! Kernel programs: what an application sends and receives on watched TCP and UDP ports, and the life of TCP
 //! connections, as records in a ring.
 //!
 //! - [`globals`]: configuration, maps, counters.
 //! - [`socket`]: port filter, whose socket it is, its position.
 //! - [`task`]: whose call it is.
+//! - [`buffer`]: where the bytes of a call are.
 //! - [`capture`]: one call becomes records.
+//! - [`datagram`]: UDP: who the other end is.
 //! - [`syscall`]: the buffer of a call, from the registers of its system call (`tracepoint` backend).
 //! - [`iter`]: the same from the kernel's own iterator (`fentry` backend).
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(unsafe_code, reason = "kernel programs")]
 
 #[cfg(target_arch = "bpf")]
+mod buffer;
+#[cfg(target_arch = "bpf")]
 mod capture;
+#[cfg(target_arch = "bpf")]
+mod datagram;
 #[cfg(target_arch = "bpf")]
 mod globals;
 #[cfg(target_arch = "bpf")]
 mod iter;
 #[cfg(target_arch = "bpf")]
 mod programs;
+#[cfg(target_arch = "bpf")]
+mod programs_udp;
 #[cfg(target_arch = "bpf")]
 mod socket;
 #[cfg(target_arch = "bpf")]

@@ -6,18 +6,20 @@ use aya_ebpf::programs::{FEntryContext, FExitContext, RawTracePointContext};
 use aya_log_ebpf::warn;
 use observer_ebpf::{counter, direction, flag, kind, lane};
 
-use crate::capture::{self, Buffer, Call};
-use crate::globals::{STARTS, count};
+use crate::buffer::Buffer;
+use crate::capture::{self, Call};
+use crate::globals::{DATAGRAMS, STARTS, count};
 use crate::socket::{
-    Common, filter, filter_state, identify, inode, is_tcp, left_out, net, positions,
+    Common, endpoints, filter, filter_state, identify, inode, is_tcp, judge, left_out, net,
+    positions,
 };
 use crate::task::Task;
 use crate::{iter, syscall};
 
 /// `recv` flags: out-of-band data and error reports are not the stream, a peek consumes nothing.
-const NOT_STREAM: i32 = 0x1 | 0x2 | 0x2000;
+pub(crate) const NOT_STREAM: i32 = 0x1 | 0x2 | 0x2000;
 /// `MSG_TRUNC`: consumed without being copied.
-const TRUNC: i32 = 0x20;
+pub(crate) const TRUNC: i32 = 0x20;
 
 const ESTABLISHED: i32 = 1;
 const SYN_SENT: i32 = 2;
@@ -49,7 +51,17 @@ pub(crate) fn receive_length(ctx: RawTracePointContext) -> i32 {
 fn sock_length(ctx: &RawTracePointContext, way: u8) -> Option<()> {
     let sk: u64 = ctx.arg(0);
     let mut common = Common::uninit();
-    let ports = filter(sk, &mut common)?;
+    let (local, remote, family) = endpoints(sk, &mut common)?;
+    let ports = match judge(local, remote, family) {
+        Some(ports) if is_tcp(sk, &common) => ports,
+        // A UDP socket that is not connected has no remote port, a TCP socket that moves payload has one.
+        None if remote != 0 => return None,
+        _ => {
+            // SAFETY: the array holds programs of this kind.
+            unsafe { DATAGRAMS.tail_call(ctx, way.into()) };
+            return None;
+        }
+    };
     let length: i32 = ctx.arg(1);
     if length <= 0 {
         return None;

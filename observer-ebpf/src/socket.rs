@@ -8,10 +8,12 @@ use observer_ebpf::{Header, config};
 use crate::globals::{PROTOS, offset, ports, protos, setting, watched};
 
 /// `AF_INET` and `AF_INET6`.
-const INET: u16 = 2;
-const INET6: u16 = 10;
+pub(crate) const INET: u16 = 2;
+pub(crate) const INET6: u16 = 10;
 /// `IPPROTO_TCP`. Multipath TCP has a number of its own.
 const TCP: u16 = 6;
+/// `IPPROTO_UDP`.
+const UDP: u16 = 17;
 
 /// Bytes of `sock_common` that are read in one piece; userspace checks that its fields end before. A call of
 /// the helper costs 33 ns on the reference machine, for 8 bytes as for 128; but the stack is short.
@@ -61,7 +63,7 @@ pub(crate) fn filter_state(sk: u64, common: &mut Common) -> Option<Ports> {
 
 /// Local port, remote port, family.
 #[inline(always)]
-fn endpoints(sk: u64, common: &mut Common) -> Option<(u16, u16, u16)> {
+pub(crate) fn endpoints(sk: u64, common: &mut Common) -> Option<(u16, u16, u16)> {
     // SAFETY: the helper writes `COMMON` bytes, which `common` has.
     let failed = unsafe {
         generated::bpf_probe_read_kernel(common.as_mut_ptr().cast(), COMMON as u32, sk as *const _)
@@ -78,8 +80,9 @@ fn endpoints(sk: u64, common: &mut Common) -> Option<(u16, u16, u16)> {
     Some(((ports >> 16) as u16, u16::from_be(ports as u16), family))
 }
 
+/// Whether either port is watched.
 #[inline(always)]
-fn judge(local: u16, remote: u16, family: u16) -> Option<Ports> {
+pub(crate) fn judge(local: u16, remote: u16, family: u16) -> Option<Ports> {
     let words = ports()?;
     let (local_watched, remote_watched) = (watched(words, local), watched(words, remote));
     if !(local_watched | remote_watched) {
@@ -120,9 +123,15 @@ pub(crate) fn is_tcp(sk: u64, common: &Common) -> bool {
     true
 }
 
+/// Whether the socket speaks UDP.
+#[inline(always)]
+pub(crate) fn is_udp(sk: u64) -> bool {
+    read(sk, offset(config::SK_PROTOCOL)) == Some(UDP)
+}
+
 /// The two addresses, local first, in network order.
 #[inline(always)]
-fn addresses(common: &Common, family: u16) -> ([u32; 4], [u32; 4]) {
+pub(crate) fn addresses(common: &Common, family: u16) -> ([u32; 4], [u32; 4]) {
     if family == INET {
         let local: u32 = field(common, config::SKC_RCV_SADDR);
         let remote: u32 = field(common, config::SKC_DADDR);
@@ -143,6 +152,15 @@ pub(crate) fn left_out(common: &Common, ports: &Ports) -> bool {
     }
     let (local, remote) = addresses(common, ports.family);
     local == remote || (loopback(ports.family, &local) && loopback(ports.family, &remote))
+}
+
+/// The same for a datagram. A socket that is bound to no address has none: a loopback address of the other end tells, too.
+#[inline(always)]
+pub(crate) fn left_out_from(common: &Common, ports: &Ports, peer: &[u32; 4]) -> bool {
+    if setting(config::SKIP_LOCAL_SERVER) != 1 || !ports.local_watched || ports.remote_watched {
+        return false;
+    }
+    addresses(common, ports.family).0 == *peer || loopback(ports.family, peer)
 }
 
 /// Fills the socket's part of `header`: addresses and ports.
@@ -179,7 +197,7 @@ fn field<T>(common: &Common, slot: usize) -> T {
 
 /// The words as they lie in memory.
 #[inline(always)]
-fn bytes(words: [u32; 4]) -> [u8; 16] {
+pub(crate) fn bytes(words: [u32; 4]) -> [u8; 16] {
     // SAFETY: both are 16 bytes without padding.
     unsafe { core::mem::transmute(words) }
 }

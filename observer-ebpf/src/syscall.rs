@@ -7,7 +7,7 @@
 use aya_ebpf::helpers::bpf_probe_read_user;
 use observer_ebpf::config;
 
-use crate::capture::{Buffer, Place};
+use crate::buffer::{Buffer, Place};
 use crate::globals::setting;
 use crate::task::Task;
 
@@ -74,4 +74,20 @@ pub(crate) fn buffer(task: Task, length: u32) -> Buffer {
         };
     }
     Buffer::UNREADABLE
+}
+
+/// Address of the `struct sockaddr` that `task` has named in its system call; 0 where it has named none.
+#[inline(always)]
+pub(crate) fn name(task: Task) -> u64 {
+    let regs = task.registers();
+    let number = regs.get(config::REGS_NUMBER) as u32;
+    if number == setting(config::NR_SENDTO) {
+        return regs.get(config::REGS_ARG4);
+    }
+    if number == setting(config::NR_SENDMSG) {
+        let address = regs.get(config::REGS_ARG1) as *const u64;
+        // SAFETY: the helper checks the address.
+        return unsafe { bpf_probe_read_user(address) }.unwrap_or(0);
+    }
+    0
 }

@@ -28,7 +28,28 @@ pub struct Service {
     pub host: Option<String>,
 }
 
-/// What is fixed for all transactions of a connection.
+/// How two endpoints talk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// Over a connection.
+    #[default]
+    Tcp,
+    /// In datagrams.
+    Udp,
+}
+
+impl Transport {
+    /// `network.transport`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// What is fixed for all transactions of a connection, or of two endpoints that exchange datagrams.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The end that is reported: decides the span's kind.
@@ -39,10 +60,12 @@ pub struct Endpoint {
     pub client: SocketAddr,
     /// `cache.name`.
     pub cache: String,
+    /// `network.transport`.
+    pub transport: Transport,
 }
 
 impl Endpoint {
-    /// The end `end` of a connection from `client` to `server`; `cache.name` is the server's address and port.
+    /// The end `end` of a TCP connection from `client` to `server`; `cache.name` is the server's address and port.
     #[must_use]
     pub fn new(end: End, server: SocketAddr, client: SocketAddr) -> Self {
         Self {
@@ -50,6 +73,16 @@ impl Endpoint {
             server,
             client,
             cache: join(server),
+            transport: Transport::Tcp,
+        }
+    }
+
+    /// The same over UDP.
+    #[must_use]
+    pub fn udp(end: End, server: SocketAddr, client: SocketAddr) -> Self {
+        Self {
+            transport: Transport::Udp,
+            ..Self::new(end, server, client)
         }
     }
 

@@ -11,6 +11,7 @@ use crate::enrichment::{Endpoint, Enricher, Observation, Service};
 use crate::protocol::Protocol;
 use crate::sinks::Sinks;
 use crate::source::event::{Clock, Nanos};
+use crate::stream::datagram::{self, Pair};
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
 use crate::stream::{Ports, Segment};
 use crate::telemetry::{Skipped, Telemetry};
@@ -47,7 +48,7 @@ pub(super) struct Session {
 }
 
 /// On whose behalf a connection's transactions are reported.
-struct Caller {
+pub(super) struct Caller {
     protocol: Protocol,
     endpoint: Arc<Endpoint>,
     bound: Option<Bound>,
@@ -100,13 +101,18 @@ impl Engine {
             && !*told
         {
             *told = true;
-            let server = caller.endpoint.server;
-            if self.told.len() < MAX_TOLD && self.told.insert((server, reason)) {
-                let protocol = caller.protocol.name();
-                info!(%server, protocol, reason = reason.name(), "not decoded");
-            }
+            tell(&mut self.told, caller, reason);
         }
         result
+    }
+}
+
+/// Says once for each server that, and why, what it is sent is not decoded.
+fn tell(told: &mut HashSet<(SocketAddr, Skipped)>, caller: &Caller, reason: Skipped) {
+    let server = caller.endpoint.server;
+    if told.len() < MAX_TOLD && told.insert((server, reason)) {
+        let protocol = caller.protocol.name();
+        info!(%server, protocol, reason = reason.name(), "not decoded");
     }
 }
 
@@ -206,6 +212,79 @@ impl Handler for Engine {
         }
         if let Some(bound) = session.caller.bound {
             self.reporter.aggregator.release(bound.series);
+        }
+    }
+}
+
+/// An exchange of datagrams: a conversation of its own, whose results are kept until it is over.
+pub(super) struct Datagrams {
+    conversation: Conversation,
+    exchanges: Vec<Exchange>,
+}
+
+impl datagram::Handler for Engine {
+    type Peer = Caller;
+    type Exchange = Datagrams;
+
+    fn meet(&mut self, pair: &Pair) -> Caller {
+        Caller {
+            protocol: Protocol::Memcached,
+            endpoint: Arc::new(Endpoint::udp(pair.end, pair.server(), pair.client())),
+            bound: None,
+        }
+    }
+
+    fn part(&mut self, caller: Caller) {
+        if let Some(bound) = caller.bound {
+            self.reporter.aggregator.release(bound.series);
+        }
+    }
+
+    fn begin(&mut self, pair: &Pair) -> Datagrams {
+        Datagrams {
+            conversation: Conversation::new(Settings {
+                protocol: Protocol::Memcached,
+                end: pair.end,
+                from_start: true,
+                keep_detail: self.reporter.sinks.wants_spans(),
+            }),
+            exchanges: Vec::new(),
+        }
+    }
+
+    fn segment(
+        &mut self,
+        caller: &mut Caller,
+        exchange: &mut Datagrams,
+        segment: &Segment<'_>,
+    ) -> bool {
+        let Datagrams {
+            conversation,
+            exchanges,
+        } = exchange;
+        conversation.segment(segment, &self.telemetry, &mut |exchange| {
+            exchanges.push(exchange);
+        });
+        if let Some(reason) = conversation.ignored() {
+            tell(&mut self.told, caller, reason);
+        }
+        conversation.is_settled()
+    }
+
+    fn end(&mut self, caller: &mut Caller, exchange: Datagrams, reported: bool, time: Nanos) {
+        let Datagrams {
+            mut conversation,
+            mut exchanges,
+        } = exchange;
+        // Not `Unanswered`, which is a failure: datagrams are lost in the normal course of things, also by the observer.
+        let ending = Ending::Unresolved;
+        conversation.close(ending, time, &self.telemetry, &mut |exchange| {
+            exchanges.push(exchange);
+        });
+        if reported {
+            for exchange in exchanges {
+                self.reporter.report(caller, exchange);
+            }
         }
     }
 }

@@ -24,18 +24,21 @@ use crate::config::cli::{Exporter, RoleArgument};
 use crate::config::{Config, ConfigError};
 use crate::enrichment::Enricher;
 use crate::sinks::{self, Overflow, SinkError, SinkOptions, Sinks};
-use crate::source::event::{Clock, Event, Nanos};
+use crate::source::event::{Clock, Event, EventKind, Nanos};
 use crate::source::live::StartError;
 use crate::source::replay::{self, ReplayError, Totals};
+use crate::stream::datagram::{self, Datagrams};
 use crate::stream::flows::{Close, Flows, Options, Ports, Role};
 use crate::stream::reassembly::Limits;
 use crate::telemetry::Telemetry;
-use engine::{Engine, Reporter, Session};
+use engine::{Caller, Datagrams as Exchange, Engine, Reporter, Session};
 
 /// How long exporters get to send what is queued at the end.
 const FLUSH: Duration = Duration::from_secs(4);
 /// Most sockets tracked. A socket takes 1 to 2 KiB while its messages are small.
 const MAX_FLOWS: usize = 65_536;
+/// Most pairs of endpoints tracked that exchange datagrams. A client may use a port for each request.
+const MAX_PAIRS: usize = 16_384;
 /// How often, in event time, the stages are told that time has passed.
 const TICK: Nanos = 10_000_000;
 
@@ -80,6 +83,7 @@ impl From<StartError> for Failure {
 /// The stages from `stream` on, for one thread.
 pub struct Pipeline {
     flows: Flows<Session>,
+    datagrams: Datagrams<Caller, Exchange>,
     engine: Engine,
     telemetry: Arc<Telemetry>,
     ticked: Nanos,
@@ -118,6 +122,11 @@ impl Pipeline {
             clock: parts.clock,
         };
         Self {
+            datagrams: Datagrams::new(datagram::Options {
+                role: parts.role,
+                ports: memcached.clone(),
+                max_pairs: MAX_PAIRS,
+            }),
             flows: Flows::new(Options {
                 role: parts.role,
                 ports,
@@ -133,7 +142,13 @@ impl Pipeline {
     /// Takes in one event.
     pub fn event(&mut self, event: &Event<'_>) {
         self.tick(event.time);
-        self.flows.event(event, &mut self.engine, &self.telemetry);
+        match &event.kind {
+            EventKind::Datagram(datagram) => {
+                self.datagrams
+                    .event(event, datagram, &mut self.engine, &self.telemetry);
+            }
+            _ => self.flows.event(event, &mut self.engine, &self.telemetry),
+        }
     }
 
     /// Time has passed on the source's clock. To be called when no events come.
@@ -141,6 +156,7 @@ impl Pipeline {
         if now.saturating_sub(self.ticked) >= TICK {
             self.ticked = now;
             self.flows.tick(now, &mut self.engine);
+            self.datagrams.tick(now, &mut self.engine, &self.telemetry);
             self.telemetry.connections.set(self.flows.len() as u64);
         }
     }
@@ -148,6 +164,8 @@ impl Pipeline {
     /// The source has ended at `now`.
     pub fn finish(&mut self, now: Nanos) {
         self.flows.finish(now, Close::Abandoned, &mut self.engine);
+        self.datagrams
+            .finish(now, &mut self.engine, &self.telemetry);
         self.telemetry.connections.set(0);
     }
 
@@ -182,9 +200,7 @@ pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
             &mut totals,
             &mut |event| {
                 telemetry.events.add(1);
-                if let crate::source::event::EventKind::Data(data) = &event.kind {
-                    telemetry.captured.add(data.payload.len() as u64);
-                }
+                telemetry.captured.add(event.kind.payload().len() as u64);
                 pipeline.event(event);
             },
         );

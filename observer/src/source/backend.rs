@@ -1,11 +1,16 @@
 //! Loads the kernel programs and attaches them, one backend at a time, for real.
 
 use std::fmt;
+use std::fs::{self, File};
+use std::path::PathBuf;
 
-use aya::maps::{Array, MapError};
-use aya::programs::{FEntry, FExit, Program, ProgramError, RawTracePoint};
+use aya::maps::{Array, MapError, ProgramArray};
+use aya::programs::{
+    CgroupAttachMode, CgroupSockAddr, FEntry, FExit, Program, ProgramError, RawTracePoint,
+};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use observer_ebpf::{PORT_WORDS, config, name};
+use observer_ebpf::{PORT_WORDS, config, direction, name};
+use tracing::warn;
 
 use super::btf::{Btf, BtfError};
 use super::layout::Config;
@@ -123,6 +128,7 @@ pub(crate) fn attach(
     let programs = match backend {
         Backend::Fentry => fentry(&mut ebpf, btf)?,
         Backend::Tracepoint => {
+            datagrams(&mut ebpf)?;
             tracepoint(&mut ebpf, name::RECEIVE_LENGTH, "sock_recv_length")?;
             tracepoint(&mut ebpf, name::SEND_LENGTH, "sock_send_length")?;
             vec![name::RECEIVE_LENGTH, name::SEND_LENGTH]
@@ -175,19 +181,104 @@ fn fentry(ebpf: &mut Ebpf, btf: &Btf) -> Result<Vec<&'static str>, AttachError> 
         .into());
     }
     let types = aya::Btf::from_sys_fs().map_err(|error| object(error.into()))?;
-    // The entry last: a start without an exit to take it away would stay.
-    for (program, function) in [(receive, RECEIVE), (name::SEND_EXIT, SEND)] {
+    let mut exits = vec![(receive, RECEIVE), (name::SEND_EXIT, SEND)];
+    let mut entries = vec![(name::SEND_ENTRY, SEND)];
+    for (index, (send, receive)) in [
+        ("udp_sendmsg", "udp_recvmsg"),
+        ("udpv6_sendmsg", "udpv6_recvmsg"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // A kernel may be built without IPv6, or with it as a module.
+        let Ok(parameters) = btf.parameters(receive) else {
+            warn!("this kernel has no {receive}: its datagrams are not observed");
+            continue;
+        };
+        let variant = match &parameters[..] {
+            [_, _, _, flags] if flags == "flags" => 0,
+            [_, _, _, flags, _] if flags == "flags" => 1,
+            [_, _, _, _, flags, _] if flags == "flags" => 2,
+            names => {
+                let why = format!("its parameters are {}", names.join(", "));
+                return Err(BtfError::Unexpected {
+                    field: format!("{receive}.flags"),
+                    why,
+                }
+                .into());
+            }
+        };
+        exits.push((name::RECEIVE_UDP_EXIT[variant][index], receive));
+        exits.push((name::SEND_UDP_EXIT[index], send));
+        entries.push((name::SEND_UDP_ENTRY[index], send));
+    }
+    // The entries last: a start without an exit to take it away would stay.
+    for &(program, function) in &exits {
         let exit: &mut FExit = self::program(ebpf, program)?;
         exit.load(function, &types)
             .and_then(|()| exit.attach())
             .map_err(refused(program))?;
     }
-    let entry: &mut FEntry = program(ebpf, name::SEND_ENTRY)?;
-    entry
-        .load(SEND, &types)
-        .and_then(|()| entry.attach())
-        .map_err(refused(name::SEND_ENTRY))?;
-    Ok(vec![name::SEND_ENTRY, name::SEND_EXIT, receive])
+    for &(program, function) in &entries {
+        let entry: &mut FEntry = self::program(ebpf, program)?;
+        entry
+            .load(function, &types)
+            .and_then(|()| entry.attach())
+            .map_err(refused(program))?;
+    }
+    let attached = entries.iter().chain(&exits);
+    Ok(attached.map(|&(program, _)| program).collect())
+}
+
+/// Loads the programs that the tracepoints' hand datagrams to. Those that tell who sent a datagram to an unconnected socket
+/// need a cgroup hierarchy of version 2; without it such datagrams are counted, not read.
+fn datagrams(ebpf: &mut Ebpf) -> Result<(), AttachError> {
+    for (index, program) in [
+        (direction::SEND, name::SEND_DATAGRAM),
+        (direction::RECEIVE, name::RECEIVE_DATAGRAM),
+    ] {
+        let loaded: &mut RawTracePoint = self::program(ebpf, program)?;
+        loaded.load().map_err(refused(program))?;
+        let fd = loaded
+            .fd()
+            .and_then(|fd| Ok(fd.try_clone()?))
+            .map_err(refused(program))?;
+        let failed = |source| AttachError::Map {
+            map: name::DATAGRAMS,
+            source: Box::new(source),
+        };
+        let map = ebpf
+            .map_mut(name::DATAGRAMS)
+            .ok_or(AttachError::Absent(name::DATAGRAMS))?;
+        let mut map = ProgramArray::try_from(map).map_err(failed)?;
+        map.set(index.into(), &fd, 0).map_err(failed)?;
+    }
+    if let Err(error) = senders(ebpf) {
+        warn!("who sends datagrams to unconnected sockets is not seen: {error}");
+    }
+    Ok(())
+}
+
+/// Attaches the programs that note who sent a datagram, to the root of the cgroup hierarchy.
+fn senders(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let root = mounts
+        .lines()
+        .find_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
+            [_, path, "cgroup2", ..] => Some(PathBuf::from(path)),
+            _ => None,
+        })
+        .ok_or_else(|| anyhow::anyhow!("no cgroup hierarchy of version 2 is mounted"))?;
+    let root = File::open(root)?;
+    for name in [name::SENDER_4, name::SENDER_6] {
+        let program: &mut CgroupSockAddr = program(ebpf, name)?;
+        program
+            .load()
+            // A link always leaves room for others and takes no flags.
+            .and_then(|()| program.attach(&root, CgroupAttachMode::Single))
+            .map_err(refused(name))?;
+    }
+    Ok(())
 }
 
 /// Attaches one program to a raw tracepoint.

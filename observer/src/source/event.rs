@@ -109,6 +109,9 @@ pub struct Event<'a> {
 pub enum EventKind<'a> {
     /// Payload moved.
     Data(Data<'a>),
+    /// A datagram moved, or a piece of one. [`SocketId::remote`] is its other end, also where the socket is not connected;
+    /// its port is 0 where that could not be known. [`SocketId::local`] has no address where the socket is bound to none.
+    Datagram(Datagram<'a>),
     /// `connect` was called. Local port and address may still be unset: match it by `sk`.
     Connecting,
     /// The handshake is complete.
@@ -122,6 +125,18 @@ pub enum EventKind<'a> {
     },
     /// The connection is gone; the socket sends and receives no more.
     Closed,
+}
+
+impl<'a> EventKind<'a> {
+    /// The bytes captured, if there are any.
+    #[must_use]
+    pub fn payload(&self) -> &'a [u8] {
+        match self {
+            Self::Data(data) => data.payload,
+            Self::Datagram(datagram) => datagram.payload,
+            Self::Connecting | Self::Established { .. } | Self::Closed => &[],
+        }
+    }
 }
 
 /// One piece of payload: `length` bytes of the stream, of which the first `payload.len()` are here.
@@ -144,4 +159,24 @@ pub struct Data<'a> {
     pub uncaptured: Option<Uncaptured>,
     /// Whether this is a further piece of the same call as the event before it on this socket.
     pub continued: bool,
+}
+
+/// A piece of a datagram: `length` bytes of it, of which the first `payload.len()` are here.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Datagram<'a> {
+    /// Which way.
+    pub direction: Direction,
+    /// When the call began, where the source knows; else equal to [`Event::time`]. Pieces of a datagram have the times of
+    /// the one call.
+    pub started: Nanos,
+    /// Where the piece begins, bytes.
+    pub offset: u32,
+    /// Bytes of the whole datagram.
+    pub total: u32,
+    /// Bytes that this event stands for.
+    pub length: u32,
+    /// The bytes captured.
+    pub payload: &'a [u8],
+    /// Why `payload` is shorter than `length`; `None` when it is not.
+    pub uncaptured: Option<Uncaptured>,
 }

@@ -88,6 +88,7 @@ impl Config {
 
     /// What the `fentry` backend needs.
     pub(crate) fn iterator(&mut self, btf: &Btf) -> Result<(), BtfError> {
+        self.0[slot::MSG_NAME] = sized(btf, "msghdr", "msg_name", 8, u32::MAX)?;
         self.0[slot::MSG_ITER] = btf.field("msghdr", "msg_iter")?.offset;
         // Before 5.14 the type was `unsigned int type`, with the direction in its lowest bit.
         let (kind, mask) = match btf.field("iov_iter", "iter_type") {
@@ -144,6 +145,7 @@ impl Config {
             (slot::REGS_NUMBER, "orig_ax"),
             (slot::REGS_ARG1, "si"),
             (slot::REGS_ARG2, "dx"),
+            (slot::REGS_ARG4, "r8"),
             (slot::REGS_RESULT, "ax"),
         ] {
             self.0[at] = sized(btf, "pt_regs", name, 8, u32::MAX)?;
@@ -160,6 +162,7 @@ impl Config {
         let regs = btf.field("pt_regs", "regs")?.offset;
         self.0[slot::REGS_ARG1] = regs + 8;
         self.0[slot::REGS_ARG2] = regs + 16;
+        self.0[slot::REGS_ARG4] = regs + 32;
         // The number is kept as 32 bits; register 8, which the call left alone, is a whole one.
         self.0[slot::REGS_NUMBER] = regs + 8 * 8;
         self.0[slot::REGS_RESULT] = regs;

@@ -20,7 +20,7 @@ use tracing::warn;
 use super::backend::{self, AttachError, Backend, Limits};
 use super::btf::{Btf, BtfError};
 use super::capability::{Capability, Held};
-use super::event::{Clock, Event, EventKind};
+use super::event::{Clock, Event};
 use super::layout::Config;
 use super::record::decode;
 pub use super::wait::monotonic;
@@ -54,7 +54,7 @@ impl BackendChoice {
 pub struct Options<'a> {
     /// Kernel hooks.
     pub backend: BackendChoice,
-    /// TCP ports; a connection is observed when either end has one of them.
+    /// Ports; a connection, and a datagram, is observed when either end has one of them.
     pub ports: &'a [u16],
     /// Bytes captured of one call at most; the kernel programs stop at 256 KiB.
     pub max_bytes: u32,
@@ -408,9 +408,7 @@ fn drain(
         match decode(&record) {
             Ok(event) => {
                 events += 1;
-                if let EventKind::Data(data) = event.kind {
-                    captured += data.payload.len() as u64;
-                }
+                captured += event.kind.payload().len() as u64;
                 each(event);
             }
             Err(_) => telemetry.lost(Lost::Record).add(1),

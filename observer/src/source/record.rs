@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use observer_ebpf::{HEADER, Header, VERSION, direction, flag, kind, reason};
 
-use super::event::{Data, Direction, End, Event, EventKind, SocketId, Task, Uncaptured};
+use super::event::{Data, Datagram, Direction, End, Event, EventKind, SocketId, Task, Uncaptured};
 
 /// Why a record could not be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -65,11 +65,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
     let opposite = head.u32(offset_of!(Header, opposite));
     let kind = match head.u8(offset_of!(Header, kind)) {
         kind::DATA => EventKind::Data(Data {
-            direction: match head.u8(offset_of!(Header, direction)) {
-                direction::SEND => Direction::Send,
-                direction::RECEIVE => Direction::Receive,
-                other => return Err(value("direction", other)),
-            },
+            direction: direction(&head)?,
             started: head.u64(offset_of!(Header, started)),
             position,
             opposite: Some(opposite),
@@ -78,6 +74,27 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
             uncaptured: uncaptured(&head, captured)?,
             continued: flags & flag::CONTINUED != 0,
         }),
+        kind::DATAGRAM => {
+            let length = length(&head, captured)?;
+            if position
+                .checked_add(length)
+                .is_none_or(|end| end > opposite)
+            {
+                return Err(RecordError::Value {
+                    field: "position",
+                    value: position,
+                });
+            }
+            EventKind::Datagram(Datagram {
+                direction: direction(&head)?,
+                started: head.u64(offset_of!(Header, started)),
+                offset: position,
+                total: opposite,
+                length,
+                payload,
+                uncaptured: uncaptured(&head, captured)?,
+            })
+        }
         kind::CONNECTING => EventKind::Connecting,
         kind::ESTABLISHED => EventKind::Established {
             end: if flags & flag::SERVER != 0 {
@@ -107,6 +124,14 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
         }),
         kind,
     })
+}
+
+fn direction(head: &Head<'_>) -> Result<Direction, RecordError> {
+    match head.u8(offset_of!(Header, direction)) {
+        direction::SEND => Ok(Direction::Send),
+        direction::RECEIVE => Ok(Direction::Receive),
+        other => Err(value("direction", other)),
+    }
 }
 
 /// Stream bytes that the record stands for: not none, and no fewer than it holds.
@@ -293,6 +318,38 @@ mod tests {
     }
 
     #[test]
+    fn pieces_of_datagrams_lie_within_them() {
+        let mut record = record();
+        put(&mut record, offset_of!(Header, kind), &[kind::DATAGRAM]);
+        for (offset, total, whole) in [(0u32, 7u32, true), (4, 11, true), (4, 10, false)] {
+            put(
+                &mut record,
+                offset_of!(Header, position),
+                &offset.to_ne_bytes(),
+            );
+            put(
+                &mut record,
+                offset_of!(Header, opposite),
+                &total.to_ne_bytes(),
+            );
+            let event = decode(&record);
+            let expected = EventKind::Datagram(Datagram {
+                direction: Direction::Receive,
+                started: 10,
+                offset,
+                total,
+                length: 7,
+                payload: b"+OK\r\n",
+                uncaptured: Some(Uncaptured::Limit),
+            });
+            match whole {
+                true => assert_eq!(event.unwrap().kind, expected),
+                false => assert!(event.is_err()),
+            }
+        }
+    }
+
+    #[test]
     fn addresses_are_canonical() {
         for (bytes, expected) in [
             (
@@ -326,7 +383,7 @@ mod tests {
             ("version 0", 0, &[0u8][..]),
             ("version 2", 0, &[2]),
             ("kind 0", offset_of!(Header, kind), &[0]),
-            ("kind 5", offset_of!(Header, kind), &[5]),
+            ("kind 6", offset_of!(Header, kind), &[6]),
             ("direction 2", offset_of!(Header, direction), &[2]),
             ("reason 4", offset_of!(Header, reason), &[4]),
             (

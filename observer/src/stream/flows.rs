@@ -221,6 +221,8 @@ impl<S> Flows<S> {
             }
             // The local end is not known yet; establishment tells.
             EventKind::Connecting => {}
+            // Of no connection: `datagram` takes those.
+            EventKind::Datagram(_) => {}
             EventKind::Established {
                 end,
                 send_position,

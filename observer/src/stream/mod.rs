@@ -5,8 +5,10 @@
 //!
 //! - [`reassembly`]: one direction of one socket: order by TCP position, overlaps, gaps, budgets.
 //! - [`pairing`]: which two sockets of this host are the two ends of one connection.
+//! - [`datagram`]: UDP, where every datagram is a whole.
 //! - [`flows`]: the table of sockets, their roles, their beginning and end.
 
+pub mod datagram;
 pub mod flows;
 pub mod pairing;
 pub mod reassembly;

@@ -58,6 +58,8 @@ reasons! {
         Recursion = "recursion",
         /// The record could not be understood.
         Record = "record",
+        /// A datagram that others of the same reply tell of: lost on its way, or before it reached the observer.
+        Datagram = "datagram",
     }
 }
 
@@ -90,6 +92,10 @@ reasons! {
         Replication = "replication",
         /// Beyond the budget for data that arrived out of order.
         Budget = "budget",
+        /// A datagram whose other end is not known.
+        Peer = "peer",
+        /// A datagram that came again, or after its exchange was over.
+        Duplicate = "duplicate",
     }
 }
 
@@ -146,6 +152,8 @@ pub struct Telemetry {
     pub series_overflowed: Counter,
     /// Metric exports that failed: a resource's points of one interval. Cumulative points arrive with the next.
     pub metric_exports_failed: Counter,
+    /// Pairs of endpoints that were forgotten, and exchanges that were given up, to make room for others (UDP).
+    pub datagrams_evicted: Counter,
     lost: [Counter; Lost::ALL.len()],
     skipped: [Counter; Skipped::ALL.len()],
     resyncs: [[Counter; Resync::ALL.len()]; 2],

@@ -111,6 +111,20 @@ impl Conversation {
         }
     }
 
+    /// Whether every request that began is complete and has its answer, or nothing is decoded any more.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        match self.phase {
+            Phase::Detecting { .. } => false,
+            Phase::Synced => {
+                self.requests.at_boundary()
+                    && self.replies.at_boundary()
+                    && self.matcher.is_drained()
+            }
+            Phase::Waiting | Phase::Ignored(_) => true,
+        }
+    }
+
     /// Takes in the next piece. Answers whether [`Self::tick`] is to be called.
     pub fn segment(
         &mut self,

@@ -38,7 +38,10 @@ pub(super) fn connection(
         peer.ip().to_string().into(),
     );
     put(attribute::NETWORK_PEER_PORT, i64::from(peer.port()).into());
-    put(attribute::NETWORK_TRANSPORT, "tcp".into());
+    put(
+        attribute::NETWORK_TRANSPORT,
+        endpoint.transport.name().into(),
+    );
     let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
     put(attribute::NETWORK_TYPE, family.into());
     list

@@ -1,4 +1,4 @@
-//! Capture files as a source: pcap and pcapng, TCP over Ethernet, Linux cooked, loopback and raw link types.
+//! Capture files as a source: pcap and pcapng, TCP and UDP over Ethernet, Linux cooked, loopback and raw link types.
 //!
 //! A capture sees a connection between its ends; it is reported as the client would see it.
 
@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use pcap_parser::traits::PcapNGPacketBlock;
 use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader};
 
-use super::event::{Event, Nanos};
+use super::event::{Datagram, Direction, Event, EventKind, Nanos, SocketId, Uncaptured};
 use connections::Connections;
+use packet::{Frame, UdpPacket};
 
 /// Bytes read at a time; grows up to [`MAX_BUFFER`] for a larger block.
 const BUFFER: usize = 256 * 1024;
@@ -58,6 +59,8 @@ pub struct Totals {
     pub packets: u64,
     /// Those that held a TCP segment with headers captured whole.
     pub tcp: u64,
+    /// Those that held a datagram, the same.
+    pub udp: u64,
     /// Time of the last packet.
     pub end: Nanos,
 }
@@ -79,13 +82,65 @@ pub fn replay(
     let result = read(path, &mut |time, frame, link| {
         totals.packets += 1;
         totals.end = totals.end.max(time);
-        if let Some(packet) = packet::parse(frame, link) {
-            totals.tcp += 1;
-            connections.packet(time, &packet, &watched, sink);
+        match packet::parse(frame, link) {
+            Some(Frame::Tcp(packet)) => {
+                totals.tcp += 1;
+                connections.packet(time, &packet, &watched, sink);
+            }
+            Some(Frame::Udp(packet)) => {
+                totals.udp += 1;
+                datagram(time, &packet, &watched, sink);
+            }
+            None => {}
         }
     });
     connections.finish(totals.end, sink);
     result
+}
+
+/// Hands on a datagram as its client sees it.
+fn datagram(
+    time: Nanos,
+    packet: &UdpPacket<'_>,
+    watched: impl Fn(u16) -> bool,
+    sink: &mut dyn FnMut(&Event<'_>),
+) {
+    let direction = match (
+        watched(packet.source.port()),
+        watched(packet.destination.port()),
+    ) {
+        (false, false) => return,
+        (true, false) => Direction::Receive,
+        // Where both are, `stream` says that it cannot be told.
+        (_, true) => Direction::Send,
+    };
+    let (local, remote) = match direction {
+        Direction::Send => (packet.source, packet.destination),
+        Direction::Receive => (packet.destination, packet.source),
+    };
+    if packet.length == 0 {
+        return;
+    }
+    sink(&Event {
+        time,
+        socket: SocketId {
+            sk: 0,
+            netns: 0,
+            local,
+            remote,
+        },
+        task: None,
+        kind: EventKind::Datagram(Datagram {
+            direction,
+            started: time,
+            offset: 0,
+            total: packet.length,
+            length: packet.length,
+            payload: packet.payload,
+            uncaptured: (packet.payload.len() < packet.length as usize)
+                .then_some(Uncaptured::Limit),
+        }),
+    });
 }
 
 /// How an interface of a pcapng file tells time.

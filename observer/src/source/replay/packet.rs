@@ -1,4 +1,4 @@
-//! From a captured frame to a TCP segment.
+//! From a captured frame to a TCP segment or a datagram.
 
 use std::net::SocketAddr;
 
@@ -22,19 +22,35 @@ pub(super) struct Packet<'a> {
     pub(super) length: u32,
 }
 
-/// Finds the TCP segment in a frame; `None` when there is none, or when its headers were not captured whole.
+/// A datagram as it was captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct UdpPacket<'a> {
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+    /// What was captured of the payload.
+    pub(super) payload: &'a [u8],
+    /// Its length on the wire.
+    pub(super) length: u32,
+}
+
+/// What a frame holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Frame<'a> {
+    Tcp(Packet<'a>),
+    Udp(UdpPacket<'a>),
+}
+
+/// Finds the TCP segment or datagram in a frame; `None` when there is none, or when its headers were not captured whole.
 ///
-/// Fragments are not reassembled: TCP avoids them (RFC 9293, section 3.7.5), and the stream counts what is missing.
-pub(super) fn parse(frame: &[u8], link: Linktype) -> Option<Packet<'_>> {
+/// Fragments are not reassembled: TCP avoids them (RFC 9293, section 3.7.5), and the stream counts what is missing. Of
+/// Memcached's datagrams only large requests are fragmented; their replies are counted as without a request.
+pub(super) fn parse(frame: &[u8], link: Linktype) -> Option<Frame<'_>> {
     let packet = match get_packetdata(frame, link, frame.len())? {
         PacketData::L2(frame) => LaxSlicedPacket::from_ethernet(frame).ok()?,
         PacketData::L3(ether_type, packet) => {
             LaxSlicedPacket::from_ether_type(EtherType(ether_type), packet)
         }
         PacketData::L4(..) | PacketData::Unsupported(_) => return None,
-    };
-    let Some(TransportSlice::Tcp(tcp)) = packet.transport else {
-        return None;
     };
     let (source, destination, declared) = match packet.net? {
         LaxNetSlice::Ipv4(ip) => {
@@ -62,12 +78,30 @@ pub(super) fn parse(frame: &[u8], link: Linktype) -> Option<Packet<'_>> {
         }
         LaxNetSlice::Arp(_) => return None,
     };
+    let transport = packet.transport?;
+    if let TransportSlice::Udp(udp) = &transport {
+        let payload = udp.payload();
+        // Zero where the network card was to fill it in.
+        let length = match udp.length() {
+            0 => payload.len(),
+            length => usize::from(length).checked_sub(udp.header_len())?,
+        };
+        return Some(Frame::Udp(UdpPacket {
+            source: SocketAddr::new(source, udp.source_port()),
+            destination: SocketAddr::new(destination, udp.destination_port()),
+            payload: &payload[..payload.len().min(length)],
+            length: u32::try_from(length).ok()?,
+        }));
+    }
+    let TransportSlice::Tcp(tcp) = transport else {
+        return None;
+    };
     // Ethernet pads short frames: what is beyond the declared length is no payload.
     let payload = tcp.payload();
     let length = declared
         .and_then(|length| length.checked_sub(tcp.header_slice().len()))
         .unwrap_or(payload.len());
-    Some(Packet {
+    Some(Frame::Tcp(Packet {
         source: SocketAddr::new(source, tcp.source_port()),
         destination: SocketAddr::new(destination, tcp.destination_port()),
         sequence: tcp.sequence_number(),
@@ -77,7 +111,7 @@ pub(super) fn parse(frame: &[u8], link: Linktype) -> Option<Packet<'_>> {
         rst: tcp.rst(),
         payload: &payload[..payload.len().min(length)],
         length: u32::try_from(length).ok()?,
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -93,6 +127,29 @@ mod tests {
         let mut frame = Vec::new();
         builder.write(&mut frame, payload).unwrap();
         frame
+    }
+
+    fn tcp(frame: &[u8], link: Linktype) -> Option<Packet<'_>> {
+        match parse(frame, link)? {
+            Frame::Tcp(packet) => Some(packet),
+            Frame::Udp(_) => None,
+        }
+    }
+
+    #[test]
+    fn datagrams() {
+        let builder = PacketBuilder::ethernet2([1; 6], [2; 6])
+            .ipv6([1; 16], [2; 16], 64)
+            .udp(4000, 11211);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, b"get k\r\n").unwrap();
+        for (end, payload) in [(frame.len(), &b"get k\r\n"[..]), (frame.len() - 3, b"get ")] {
+            let Some(Frame::Udp(packet)) = parse(&frame[..end], Linktype::ETHERNET) else {
+                panic!("no datagram");
+            };
+            assert_eq!((packet.payload, packet.length), (payload, 7));
+            assert_eq!(packet.destination.port(), 11211);
+        }
     }
 
     #[test]
@@ -114,7 +171,7 @@ mod tests {
             ("cooked v2", Linktype(276), &cooked2),
         ];
         for (name, link, bytes) in table {
-            let packet = parse(bytes, link).unwrap_or_else(|| panic!("{name}"));
+            let packet = tcp(bytes, link).unwrap_or_else(|| panic!("{name}"));
             assert_eq!(packet.payload, b"PING\r\n", "{name}");
             assert_eq!(packet.destination, "10.0.0.2:6379".parse().unwrap());
             assert_eq!((packet.sequence, packet.acknowledgment), (7, Some(9)));
@@ -124,10 +181,10 @@ mod tests {
     #[test]
     fn cut_and_padded_frames() {
         let whole = frame(b"PING\r\n");
-        let cut = parse(&whole[..whole.len() - 4], Linktype::ETHERNET).unwrap();
+        let cut = tcp(&whole[..whole.len() - 4], Linktype::ETHERNET).unwrap();
         assert_eq!((cut.payload, cut.length), (&b"PI"[..], 6));
         let padded = [whole.as_slice(), &[0; 8]].concat();
-        let padded = parse(&padded, Linktype::ETHERNET).unwrap();
+        let padded = tcp(&padded, Linktype::ETHERNET).unwrap();
         assert_eq!((padded.payload, padded.length), (&b"PING\r\n"[..], 6));
         for length in 0..whole.len() - 6 {
             // No header is read past the end.
