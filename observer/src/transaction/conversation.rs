@@ -115,7 +115,7 @@ impl Conversation {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         match self.phase {
-            Phase::Detecting { .. } => false,
+            Phase::Detecting { .. } | Phase::Draining => false,
             Phase::Synced => {
                 self.requests.at_boundary()
                     && self.replies.at_boundary()
