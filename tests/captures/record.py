@@ -349,6 +349,44 @@ def administration(port):
     c.close()
 
 
+class Datagrams:
+    """A socket whose requests carry the frame header of Memcached's UDP."""
+
+    def __init__(self, port):
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 40123))
+        self.server = ("127.0.0.1", port)
+
+    def __call__(self, number, request, pause=0.05):
+        """Sends a request and takes all datagrams of its reply."""
+        self.socket.sendto(struct.pack(">HHHH", number, 0, 1, 0) + request, self.server)
+        self.socket.settimeout(pause)
+        try:
+            while True:
+                self.socket.recv(65536)
+        except TimeoutError:
+            pass
+
+
+def udp(port):
+    """Text, meta and binary over UDP: one datagram, many, none."""
+    c = Datagrams(port)
+    c(1, b"set a 0 60 5\r\nhello\r\n")
+    c(2, b"get a\r\n")
+    c(3, b"get absent\r\n")
+    c(4, b"set quiet 0 0 3 noreply\r\nabc\r\n")
+    c(5, b"mg a v O7\r\n")
+    big = socket.create_connection(("127.0.0.1", port))
+    big.sendall(b"set big 0 0 10000\r\n" + b"v" * 10_000 + b"\r\n")
+    big.recv(100)
+    big.close()
+    c(6, b"get big\r\n", 0.1)
+    c(7, struct.pack(">BBHBBHIIQ", 0x80, 0, 1, 0, 0, 0, 1, 9, 0) + b"a")
+    c(8, b"delete a\r\n")
+    c(9, b"nosuch\r\n")
+    c.socket.close()
+
+
 def ipv6(port):
     c = Connection(port, "::1")
     c(command("SET", "key", "value"))
@@ -370,9 +408,10 @@ def record(name, workload, port, *options):
         running = server("redis-server", "--port", "6379", "--save", "", "--unixsocket", "/tmp/recorder-6379.sock",
                          *(cluster if workload is redirects else []), "--bind", "127.0.0.1", "::1")
     else:
-        running = server("memcached", "-u", "root", "-U", "0", "-l", "127.0.0.1")
+        running = server("memcached", "-u", "root", "-U", "11211" if workload is udp else "0", "-l", "127.0.0.1")
     tcpdump = subprocess.Popen(
-        ["tcpdump", "-q", "-Z", "root", "-U", "--immediate-mode", "-w", HERE / name, *(options or ["-i", "lo"]), f"tcp port {port}"],
+        ["tcpdump", "-q", "-Z", "root", "-U", "--immediate-mode", "-w", HERE / name, *(options or ["-i", "lo"]),
+         f"{'udp' if workload is udp else 'tcp'} port {port}"],
         stderr=subprocess.PIPE)
     tcpdump.stderr.readline()
     time.sleep(0.3)
@@ -452,6 +491,7 @@ record("redis_reply_modes.pcap", reply_modes, 6379)
 record("redis_large.pcap", large, 6379, "-i", "lo")
 record("redis_inline.pcap", inline, 6379)
 record("redis_ipv6.pcap", ipv6, 6379)
+record("memcached_udp.pcap", udp, 11211)
 record("memcached_text.pcap", memcached, 11211)
 record("memcached_binary.pcap", memcached_binary, 11211)
 record("memcached_meta.pcap", meta, 11211)

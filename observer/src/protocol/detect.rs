@@ -13,12 +13,10 @@ use super::redis::{MAX_INLINE, MAX_NAME, is_command};
 pub enum Detected {
     /// Too few bytes to tell.
     NeedMore,
-    /// The expected protocol, in a dialect that is decoded.
+    /// The expected protocol.
     Speaks,
     /// A TLS handshake.
     Tls,
-    /// The expected protocol, in a dialect that is not decoded: Memcached binary.
-    Dialect,
     /// Something else.
     Foreign,
 }

@@ -312,7 +312,7 @@ impl<P, E> Datagrams<P, E> {
         let is_request = (end == End::Client) == (whole.direction == Direction::Send);
         if is_request && (frame.sequence, frame.count) != (0, 1) {
             // The server refuses requests of several datagrams (`conn_read`, try_read_udp).
-            return telemetry.skipped(Skipped::Dialect).add(whole.total);
+            return telemetry.skipped(Skipped::Foreign).add(whole.total);
         }
         if !is_request && frame.sequence >= frame.count {
             return telemetry.skipped(Skipped::Foreign).add(whole.total);

@@ -80,8 +80,6 @@ reasons! {
         Tls = "tls",
         /// Not the protocol of that port.
         Foreign = "foreign",
-        /// A dialect that is not decoded.
-        Dialect = "dialect",
         /// Seen while waiting for a sure boundary.
         Unsynchronized = "unsynchronized",
         /// Which end is the client is not known.

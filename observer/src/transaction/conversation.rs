@@ -253,7 +253,6 @@ impl Conversation {
                         self.decode(first, segment, telemetry, out);
                     }
                     Detected::Tls => self.ignore(Skipped::Tls, first.len(), telemetry),
-                    Detected::Dialect => self.ignore(Skipped::Dialect, first.len(), telemetry),
                     Detected::Foreign => self.ignore(Skipped::Foreign, first.len(), telemetry),
                 }
             }
