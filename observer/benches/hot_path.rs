@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 use observer::aggregation::pattern::pattern_into;
 use observer::aggregation::{Aggregator, Metrics, Options};
 use observer::enrichment::{Endpoint, Enricher, Observation};
-use observer::protocol::{
-    Answer, Class, Detail, Effect, HitRule, Operation, Outcome, Protocol, ReplyValues, Request,
-};
+use observer::protocol::{Class, Detail, HitRule, Operation, Outcome, Protocol, Request};
 use observer::sinks::{Exporter, Output, Overflow, SinkOptions, Sinks};
 use observer::source::event::{Clock, End, Task};
 use observer::telemetry::{SpanOutcome, Telemetry};
@@ -41,29 +39,22 @@ fn main() {
 }
 
 fn transaction(name: &'static str, index: u16) -> Transaction {
+    let operation = Operation::Known {
+        index: index * 17,
+        name,
+    };
     Transaction {
         protocol: Protocol::Redis,
         request: Request {
-            operation: Operation::Known {
-                index: index * 17,
-                name,
-            },
-            class: Class::ALL[usize::from(index) % 4],
             key_count: 1,
-            value_size: None,
-            ttl: None,
-            answer: Answer::One,
-            tag: None,
-            effect: Effect::None,
-            blocking: false,
             hit_rule: HitRule::Null,
-            reply_values: ReplyValues::All,
             detail: Some(Box::new(Detail {
                 text: format!("{name} user:42:profile"),
                 keys: vec!["user:42:profile".to_owned()],
                 stored_procedure: None,
                 client: None,
             })),
+            ..Request::new(operation, Class::ALL[usize::from(index) % 4])
         },
         outcome: Outcome {
             hits: 1,

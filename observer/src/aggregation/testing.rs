@@ -4,9 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::enrichment::{Endpoint, Observation, Service};
-use crate::protocol::{
-    Answer, Class, Effect, HitRule, Operation, Outcome, Protocol, ReplyValues, Request, Word,
-};
+use crate::protocol::{Class, HitRule, Operation, Outcome, Protocol, Request, Word};
 use crate::source::event::{Clock, End};
 use crate::transaction::{Ending, Exchange, Transaction};
 
@@ -15,18 +13,9 @@ pub(crate) fn transaction(name: &'static str, index: u16) -> Transaction {
     Transaction {
         protocol: Protocol::Redis,
         request: Request {
-            operation: Operation::Known { index, name },
-            class: Class::Get,
             key_count: 1,
-            value_size: None,
-            ttl: None,
-            answer: Answer::One,
-            tag: None,
-            effect: Effect::None,
-            blocking: false,
             hit_rule: HitRule::Null,
-            reply_values: ReplyValues::All,
-            detail: None,
+            ..Request::new(Operation::Known { index, name }, Class::Get)
         },
         outcome: Outcome::default(),
         ending: Ending::Replied,

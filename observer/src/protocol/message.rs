@@ -349,6 +349,27 @@ pub struct Request {
     pub detail: Option<Box<Detail>>,
 }
 
+impl Request {
+    /// A request that is answered once, of which no more is known.
+    #[must_use]
+    pub fn new(operation: Operation, class: Class) -> Self {
+        Self {
+            operation,
+            class,
+            key_count: 0,
+            value_size: None,
+            ttl: None,
+            answer: Answer::One,
+            tag: None,
+            effect: Effect::None,
+            blocking: false,
+            hit_rule: HitRule::None,
+            reply_values: ReplyValues::All,
+            detail: None,
+        }
+    }
+}
+
 /// How hits and misses are read off a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HitRule {

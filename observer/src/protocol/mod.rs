@@ -26,6 +26,8 @@ pub mod reply;
 mod text;
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use detect::{Detected, begins_request, detect};

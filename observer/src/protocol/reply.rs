@@ -218,23 +218,14 @@ fn hits_and_misses(rule: HitRule, reply: &Reply) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::message::{Answer, Effect};
+
     use super::*;
 
     fn request(class: Class, hit_rule: HitRule) -> Request {
         Request {
-            operation: Operation::Other(Word::new(b"test")),
-            class,
             key_count: 1,
-            value_size: None,
-            ttl: None,
-            answer: Answer::One,
-            tag: None,
-            effect: Effect::None,
-            blocking: false,
             hit_rule,
-            reply_values: ReplyValues::All,
-            detail: None,
+            ..Request::new(Operation::Other(Word::new(b"test")), class)
         }
     }
 

@@ -1,8 +1,6 @@
 //! Reads a request's meaning out of its arguments, by the command table.
 
-use super::super::message::{
-    Answer, Class, Effect, Expiry, HitRule, Operation, ReplyValues, Request, Word, seconds,
-};
+use super::super::message::{Class, Expiry, Operation, Request, Word, seconds};
 use super::super::number;
 use super::super::text::Writer;
 use super::arguments::{Arguments, MAX_KEPT, RESIDUES};
@@ -29,20 +27,7 @@ pub(super) fn interpret(arguments: &Arguments, keep_detail: bool) -> Request {
         None if name.is_empty() => (Operation::Other(Word::UNKNOWN), Class::Other),
         None => (Operation::Other(Word::new(name)), Class::Other),
     };
-    let mut request = Request {
-        operation,
-        class,
-        key_count: 0,
-        value_size: None,
-        ttl: None,
-        answer: Answer::One,
-        tag: None,
-        effect: Effect::None,
-        blocking: false,
-        hit_rule: HitRule::None,
-        reply_values: ReplyValues::All,
-        detail: None,
-    };
+    let mut request = Request::new(operation, class);
     let writer = keep_detail.then(|| Writer::new(operation.name()));
     let mut walk = Walk::new(arguments, writer);
     match known {

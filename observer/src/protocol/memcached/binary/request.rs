@@ -1,7 +1,7 @@
 //! Frames and reads requests.
 
 use super::super::super::message::{
-    Answer, Class, Effect, Expiry, FramingLost, HitRule, Malformed, Operation, ReplyValues, Request,
+    Answer, Class, Effect, Expiry, FramingLost, HitRule, Malformed, Operation, Request,
 };
 use super::super::super::text::Writer;
 use super::MAX_KEY;
@@ -165,18 +165,9 @@ fn strange(header: &Header, keep_detail: bool) -> Request {
     let operation = Operation::Other(unknown(header.opcode));
     let detail = keep_detail.then(|| Writer::new(operation.name()).finish());
     Request {
-        operation,
-        class: Class::Other,
-        key_count: 0,
-        value_size: None,
-        ttl: None,
-        answer: Answer::One,
         tag: Some(tag(header.opcode, header.opaque, None)),
-        effect: Effect::None,
-        blocking: false,
-        hit_rule: HitRule::None,
-        reply_values: ReplyValues::All,
         detail,
+        ..Request::new(operation, Class::Other)
     }
 }
 
@@ -185,23 +176,15 @@ fn read(row: usize, header: &Header, prefix: &[u8], keep_detail: bool) -> Reques
     let opcode = &OPCODES[row];
     let (extras, key) = prefix.split_at(usize::from(header.extras));
     let repeated = opcode.shape.repeats_key().then_some(key);
+    let operation = Operation::Known {
+        index: FIRST_INDEX + row as u16,
+        name: opcode.name,
+    };
     let mut reader = Reader {
         request: Request {
-            operation: Operation::Known {
-                index: FIRST_INDEX + row as u16,
-                name: opcode.name,
-            },
-            class: opcode.class,
-            key_count: 0,
-            value_size: None,
-            ttl: None,
             answer: opcode.quiet.map_or(Answer::One, Answer::Quiet),
             tag: Some(tag(header.opcode, header.opaque, repeated)),
-            effect: Effect::None,
-            blocking: false,
-            hit_rule: HitRule::None,
-            reply_values: ReplyValues::All,
-            detail: None,
+            ..Request::new(operation, opcode.class)
         },
         writer: keep_detail.then(|| Writer::new(opcode.name)),
     };

@@ -5,7 +5,7 @@ use super::super::super::message::{
 };
 use super::super::super::number;
 use super::super::super::text::Writer;
-use super::super::text::{MAX_DATA, MAX_KEY, expiry, request};
+use super::super::text::{MAX_DATA, MAX_KEY, expiry};
 use super::{COMMANDS, Command, FIRST_INDEX, base64, tag};
 
 /// Most words after the command and its key (`MFLAG_MAX_OPT_LENGTH`): the server refuses more.
@@ -39,7 +39,7 @@ pub(in super::super) fn read<'a>(
         index: FIRST_INDEX + row,
         name: command.name,
     };
-    let mut request = request(operation, command.class);
+    let mut request = Request::new(operation, command.class);
     let mut writer = keep_detail.then(|| Writer::new(command.name));
     if command.class == Class::Connection {
         // The server looks at no other word of `mn`.

@@ -5,37 +5,14 @@ use super::super::super::reply::{Reply, ReplyKind, is_silence, outcome, silent};
 use super::super::super::{ReplyDecoder, RequestDecoder};
 use super::super::can_answer;
 use super::*;
+use crate::protocol::{Protocol, testing};
 
 fn request(wire: &[u8]) -> Request {
-    let make = || RequestDecoder::new(Protocol::Memcached, true);
-    let mut input = wire;
-    let whole = make().decode(&mut input).unwrap().unwrap();
-    assert_eq!(input, b"", "{}", wire.escape_ascii());
-    for cut in 0..wire.len() {
-        let mut decoder = make();
-        let (mut head, mut tail) = wire.split_at(cut);
-        assert_eq!(decoder.decode(&mut head), Ok(None));
-        assert_eq!((head, decoder.at_boundary()), (&b""[..], cut == 0));
-        assert_eq!(decoder.decode(&mut tail).unwrap().as_ref(), Some(&whole));
-        assert_eq!((tail, decoder.at_boundary()), (&b""[..], true));
-    }
-    whole
+    testing::request(Protocol::Memcached, wire)
 }
 
 fn reply(wire: &[u8]) -> Reply {
-    let make = || ReplyDecoder::new(Protocol::Memcached);
-    let mut input = wire;
-    let whole = make().decode(&mut input).unwrap().unwrap();
-    assert_eq!(input, b"", "{}", wire.escape_ascii());
-    for cut in 0..wire.len() {
-        let mut decoder = make();
-        let (mut head, mut tail) = wire.split_at(cut);
-        assert_eq!(decoder.decode(&mut head), Ok(None));
-        assert_eq!((head, decoder.at_boundary()), (&b""[..], cut == 0));
-        assert_eq!(decoder.decode(&mut tail), Ok(Some(whole)));
-        assert_eq!((tail, decoder.at_boundary()), (&b""[..], true));
-    }
-    whole
+    testing::reply(Protocol::Memcached, wire)
 }
 
 const MISS: Answer = Answer::Quiet(Silence::Miss);

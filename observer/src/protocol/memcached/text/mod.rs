@@ -23,4 +23,4 @@ pub const MAX_DATA: u64 = i32::MAX as u64 - 2;
 
 pub(super) use commands::can_answer;
 pub(crate) use commands::{Word, word};
-pub(super) use request::{expiry, request};
+pub(super) use request::expiry;

@@ -2,8 +2,8 @@
 
 use super::super::super::line::Line;
 use super::super::super::message::{
-    Answer, Class, Effect, Expiry, FramingLost, HitRule, Malformed, Operation, ReplyValues,
-    Request, Word as Name,
+    Answer, Class, Effect, Expiry, FramingLost, HitRule, Malformed, Operation, Request,
+    Word as Name,
 };
 use super::super::super::number;
 use super::super::super::text::Writer;
@@ -193,7 +193,7 @@ fn read_line(line: &[u8], keep_detail: bool) -> Result<(Request, Option<u64>), M
                 name: command.name,
             };
             let mut reader = Reader {
-                request: request(operation, command.class),
+                request: Request::new(operation, command.class),
                 writer: keep_detail.then(|| Writer::new(command.name)),
             };
             let data = reader.read(command, words)?;
@@ -213,7 +213,7 @@ fn read_line(line: &[u8], keep_detail: bool) -> Result<(Request, Option<u64>), M
             if first.is_empty() || line.iter().any(u8::is_ascii_control) {
                 return Err(Malformed::Syntax);
             }
-            let mut request = request(Operation::Other(Name::UNKNOWN), Class::Other);
+            let mut request = Request::new(Operation::Other(Name::UNKNOWN), Class::Other);
             if keep_detail {
                 let mut writer = Writer::new(request.operation.name());
                 for _ in words.take(super::super::super::text::MAX_TEXT) {
@@ -223,24 +223,6 @@ fn read_line(line: &[u8], keep_detail: bool) -> Result<(Request, Option<u64>), M
             }
             Ok((request, None))
         }
-    }
-}
-
-/// A request of which nothing more is known.
-pub(in super::super) fn request(operation: Operation, class: Class) -> Request {
-    Request {
-        operation,
-        class,
-        key_count: 0,
-        value_size: None,
-        ttl: None,
-        answer: Answer::One,
-        tag: None,
-        effect: Effect::None,
-        blocking: false,
-        hit_rule: HitRule::None,
-        reply_values: ReplyValues::All,
-        detail: None,
     }
 }
 

@@ -3,60 +3,14 @@
 use super::super::super::message::*;
 use super::super::super::reply::{Reply, ReplyKind, outcome};
 use super::*;
+use crate::protocol::{Protocol, testing};
 
-/// Decodes one request, whole and cut at each byte, and checks that all agree.
 fn request(wire: &[u8]) -> Request {
-    let mut input = wire;
-    let whole = RequestDecoder::new(true)
-        .decode(&mut input)
-        .unwrap()
-        .unwrap();
-    assert_eq!(input, b"", "{}", wire.escape_ascii());
-    for cut in 0..wire.len() {
-        let mut decoder = RequestDecoder::new(true);
-        let (mut head, mut tail) = wire.split_at(cut);
-        assert_eq!(
-            decoder.decode(&mut head),
-            Ok(None),
-            "{} at {cut}",
-            wire.escape_ascii()
-        );
-        assert_eq!((head, decoder.at_boundary()), (&b""[..], cut == 0));
-        assert_eq!(decoder.decode(&mut tail).unwrap().as_ref(), Some(&whole));
-        assert_eq!((tail, decoder.at_boundary()), (&b""[..], true));
-    }
-    let lean = RequestDecoder::new(false)
-        .decode(&mut &*wire)
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        lean,
-        Request {
-            detail: None,
-            ..whole.clone()
-        }
-    );
-    whole
+    testing::request(Protocol::Memcached, wire)
 }
 
 fn reply(wire: &[u8]) -> Reply {
-    let mut input = wire;
-    let whole = ReplyDecoder::new().decode(&mut input).unwrap().unwrap();
-    assert_eq!(input, b"", "{}", wire.escape_ascii());
-    for cut in 0..wire.len() {
-        let mut decoder = ReplyDecoder::new();
-        let (mut head, mut tail) = wire.split_at(cut);
-        assert_eq!(
-            decoder.decode(&mut head),
-            Ok(None),
-            "{} at {cut}",
-            wire.escape_ascii()
-        );
-        assert_eq!((head, decoder.at_boundary()), (&b""[..], cut == 0));
-        assert_eq!(decoder.decode(&mut tail), Ok(Some(whole)));
-        assert_eq!((tail, decoder.at_boundary()), (&b""[..], true));
-    }
-    whole
+    testing::reply(Protocol::Memcached, wire)
 }
 
 #[test]

@@ -4,26 +4,10 @@ use super::super::super::message::*;
 use super::super::super::reply::{Reply, ReplyKind, outcome};
 use super::super::*;
 use super::requests::{request, words};
+use crate::protocol::{Protocol, testing};
 
-/// Decodes one reply, whole and cut at each byte, and checks that all agree.
 fn reply(wire: &[u8]) -> Reply {
-    let mut input = wire;
-    let whole = ReplyDecoder::new().decode(&mut input).unwrap().unwrap();
-    assert_eq!(input, b"", "{}", wire.escape_ascii());
-    for cut in 0..wire.len() {
-        let mut decoder = ReplyDecoder::new();
-        let (mut head, mut tail) = wire.split_at(cut);
-        assert_eq!(
-            decoder.decode(&mut head),
-            Ok(None),
-            "{} at {cut}",
-            wire.escape_ascii()
-        );
-        assert_eq!(head, b"");
-        assert_eq!(decoder.decode(&mut tail), Ok(Some(whole)));
-        assert_eq!((tail, decoder.at_boundary()), (&b""[..], true));
-    }
-    whole
+    testing::reply(Protocol::Redis, wire)
 }
 
 fn kind(wire: &[u8]) -> ReplyKind {

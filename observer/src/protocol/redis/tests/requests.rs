@@ -2,6 +2,7 @@
 
 use super::super::super::message::*;
 use super::super::*;
+use crate::protocol::{Protocol, testing};
 
 /// Encodes a request as clients do.
 pub(super) fn wire(arguments: &[&[u8]]) -> Vec<u8> {
@@ -19,40 +20,8 @@ pub(super) fn words(line: &str) -> Vec<u8> {
     wire(&arguments)
 }
 
-/// Decodes one request, whole and cut at each byte, and checks that all agree.
 pub(super) fn request(wire: &[u8]) -> Request {
-    let mut input = wire;
-    let whole = RequestDecoder::new(true)
-        .decode(&mut input)
-        .unwrap()
-        .unwrap();
-    assert_eq!(input, b"", "{}", wire.escape_ascii());
-    for cut in 0..wire.len() {
-        let mut decoder = RequestDecoder::new(true);
-        let (mut head, mut tail) = wire.split_at(cut);
-        assert_eq!(
-            decoder.decode(&mut head),
-            Ok(None),
-            "{} at {cut}",
-            wire.escape_ascii()
-        );
-        assert_eq!((head, decoder.at_boundary()), (&b""[..], cut == 0));
-        assert_eq!(decoder.decode(&mut tail).unwrap().as_ref(), Some(&whole));
-        assert_eq!((tail, decoder.at_boundary()), (&b""[..], true));
-    }
-    // Without detail, everything else is the same.
-    let lean = RequestDecoder::new(false)
-        .decode(&mut &*wire)
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        lean,
-        Request {
-            detail: None,
-            ..whole.clone()
-        }
-    );
-    whole
+    testing::request(Protocol::Redis, wire)
 }
 
 fn text(line: &str) -> String {

@@ -7,6 +7,7 @@ mod requests;
 use super::super::super::message::Request;
 use super::super::super::reply::Reply;
 use super::{ReplyDecoder, RequestDecoder};
+use crate::protocol::{Protocol, testing};
 
 const OPAQUE: u32 = 0xdead_beef;
 
@@ -41,49 +42,10 @@ fn count(seconds: u32) -> Vec<u8> {
     [&numbers[..], &seconds.to_be_bytes()].concat()
 }
 
-/// Decodes one request, whole and cut at each byte, and checks that all agree.
 fn request(wire: &[u8]) -> Request {
-    let mut input = wire;
-    let whole = RequestDecoder::new(true)
-        .decode(&mut input)
-        .unwrap()
-        .unwrap();
-    assert_eq!(input, b"", "{}", wire.escape_ascii());
-    for cut in 0..wire.len() {
-        let mut decoder = RequestDecoder::new(true);
-        let (mut head, mut tail) = wire.split_at(cut);
-        assert_eq!(decoder.decode(&mut head), Ok(None), "at {cut}");
-        assert_eq!((head, decoder.at_boundary()), (&b""[..], cut == 0));
-        assert_eq!(decoder.decode(&mut tail).unwrap().as_ref(), Some(&whole));
-        assert_eq!((tail, decoder.at_boundary()), (&b""[..], true));
-    }
-    let mut decoder = RequestDecoder::new(false);
-    let mut bytes = wire.chunks(1).filter_map(|mut byte| {
-        let request = decoder.decode(&mut byte).unwrap();
-        assert_eq!(byte, b"");
-        request
-    });
-    let lean = bytes.next().unwrap();
-    assert_eq!(bytes.next(), None);
-    let whole_lean = Request {
-        detail: None,
-        ..whole.clone()
-    };
-    assert_eq!(lean, whole_lean);
-    whole
+    testing::request(Protocol::Memcached, wire)
 }
 
 fn reply(wire: &[u8]) -> Reply {
-    let mut input = wire;
-    let whole = ReplyDecoder::new().decode(&mut input).unwrap().unwrap();
-    assert_eq!(input, b"", "{}", wire.escape_ascii());
-    for cut in 0..wire.len() {
-        let mut decoder = ReplyDecoder::new();
-        let (mut head, mut tail) = wire.split_at(cut);
-        assert_eq!(decoder.decode(&mut head), Ok(None), "at {cut}");
-        assert_eq!((head, decoder.at_boundary()), (&b""[..], cut == 0));
-        assert_eq!(decoder.decode(&mut tail), Ok(Some(whole)));
-        assert_eq!((tail, decoder.at_boundary()), (&b""[..], true));
-    }
-    whole
+    testing::reply(Protocol::Memcached, wire)
 }
