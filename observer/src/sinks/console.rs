@@ -205,7 +205,8 @@ fn result(transaction: &Transaction) -> (Cow<'_, str>, Paint) {
         return (word, Paint::Yellow);
     }
     match (outcome.hits, outcome.misses) {
-        _ if transaction.ending == Ending::NoReply => (Cow::Borrowed("no reply"), Paint::Dim),
+        // A quiet request's silence may have told more.
+        (0, 0) if transaction.ending == Ending::NoReply => (Cow::Borrowed("no reply"), Paint::Dim),
         _ if outcome.queued => (Cow::Borrowed("queued"), Paint::Dim),
         (0, 0) => (Cow::Borrowed("ok"), Paint::Plain),
         (1, 0) => (Cow::Borrowed("HIT"), Paint::Green),

@@ -38,6 +38,26 @@ pub struct SocketId {
     pub remote: SocketAddr,
 }
 
+impl SocketId {
+    /// The server's address, given which end this is.
+    #[must_use]
+    pub fn server(&self, end: End) -> SocketAddr {
+        match end {
+            End::Client => self.remote,
+            End::Server => self.local,
+        }
+    }
+
+    /// The client's address, given which end this is.
+    #[must_use]
+    pub fn client(&self, end: End) -> SocketAddr {
+        match end {
+            End::Client => self.local,
+            End::Server => self.remote,
+        }
+    }
+}
+
 /// The thread that made the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Task {

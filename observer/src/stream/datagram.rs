@@ -80,19 +80,13 @@ impl Pair {
     /// The server's address; unspecified at its own end when it is bound to none.
     #[must_use]
     pub fn server(&self) -> SocketAddr {
-        match self.end {
-            End::Client => self.socket.remote,
-            End::Server => self.socket.local,
-        }
+        self.socket.server(self.end)
     }
 
     /// The client's address; unspecified at its own end when it is bound to none.
     #[must_use]
     pub fn client(&self) -> SocketAddr {
-        match self.end {
-            End::Client => self.socket.local,
-            End::Server => self.socket.remote,
-        }
+        self.socket.client(self.end)
     }
 }
 

@@ -96,19 +96,13 @@ impl Flow {
     /// The server's address.
     #[must_use]
     pub fn server(&self) -> SocketAddr {
-        match self.end {
-            End::Client => self.socket.remote,
-            End::Server => self.socket.local,
-        }
+        self.socket.server(self.end)
     }
 
     /// The client's address.
     #[must_use]
     pub fn client(&self) -> SocketAddr {
-        match self.end {
-            End::Client => self.socket.local,
-            End::Server => self.socket.remote,
-        }
+        self.socket.client(self.end)
     }
 }
 
