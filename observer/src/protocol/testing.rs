@@ -1,6 +1,6 @@
-//! What the byte tables of all dialects check alike.
+//! What the tests of all dialects check alike.
 
-use super::{Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
+use super::{Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 
 /// Decodes one request, whole and cut at each byte, with and without detail, and checks that all agree.
 pub(super) fn request(protocol: Protocol, wire: &[u8]) -> Request {
@@ -42,4 +42,60 @@ pub(super) fn reply(protocol: Protocol, wire: &[u8]) -> Reply {
         assert_eq!((tail, decoder.at_boundary()), (&b""[..], true));
     }
     whole
+}
+
+/// Feeds `stream` in pieces of the given lengths, then the rest; the messages, and how it ended.
+pub(super) fn requests(
+    protocol: Protocol,
+    stream: &[u8],
+    pieces: &[usize],
+) -> (Vec<Request>, Option<Malformed>) {
+    let mut decoder = RequestDecoder::new(protocol, true);
+    let mut messages = Vec::new();
+    for piece in cut(stream, pieces) {
+        let mut input = piece;
+        loop {
+            match decoder.decode(&mut input) {
+                Ok(Some(request)) => messages.push(request),
+                Ok(None) => break,
+                Err(malformed) => return (messages, Some(malformed)),
+            }
+        }
+        assert!(input.is_empty());
+    }
+    (messages, None)
+}
+
+/// The same for replies.
+pub(super) fn replies(
+    protocol: Protocol,
+    stream: &[u8],
+    pieces: &[usize],
+) -> (Vec<Reply>, Option<Malformed>) {
+    let mut decoder = ReplyDecoder::new(protocol);
+    let mut messages = Vec::new();
+    for piece in cut(stream, pieces) {
+        let mut input = piece;
+        loop {
+            match decoder.decode(&mut input) {
+                Ok(Some(reply)) => messages.push(reply),
+                Ok(None) => break,
+                Err(malformed) => return (messages, Some(malformed)),
+            }
+        }
+        assert!(input.is_empty());
+    }
+    (messages, None)
+}
+
+fn cut<'a>(stream: &'a [u8], pieces: &[usize]) -> Vec<&'a [u8]> {
+    let mut rest = stream;
+    let mut out = Vec::new();
+    for piece in pieces {
+        let (head, tail) = rest.split_at((*piece).min(rest.len()));
+        out.push(head);
+        rest = tail;
+    }
+    out.push(rest);
+    out
 }

@@ -4,59 +4,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::testing::{replies, requests};
 use super::*;
-
-/// Feeds `stream` in pieces of the given lengths, then the rest; the messages, and how it ended.
-fn requests(
-    protocol: Protocol,
-    stream: &[u8],
-    pieces: &[usize],
-) -> (Vec<Request>, Option<Malformed>) {
-    let mut decoder = RequestDecoder::new(protocol, true);
-    let mut messages = Vec::new();
-    for piece in cut(stream, pieces) {
-        let mut input = piece;
-        loop {
-            match decoder.decode(&mut input) {
-                Ok(Some(request)) => messages.push(request),
-                Ok(None) => break,
-                Err(malformed) => return (messages, Some(malformed)),
-            }
-        }
-        assert!(input.is_empty());
-    }
-    (messages, None)
-}
-
-/// The same for replies.
-fn replies(protocol: Protocol, stream: &[u8], pieces: &[usize]) -> (Vec<Reply>, Option<Malformed>) {
-    let mut decoder = ReplyDecoder::new(protocol);
-    let mut messages = Vec::new();
-    for piece in cut(stream, pieces) {
-        let mut input = piece;
-        loop {
-            match decoder.decode(&mut input) {
-                Ok(Some(reply)) => messages.push(reply),
-                Ok(None) => break,
-                Err(malformed) => return (messages, Some(malformed)),
-            }
-        }
-        assert!(input.is_empty());
-    }
-    (messages, None)
-}
-
-fn cut<'a>(stream: &'a [u8], pieces: &[usize]) -> Vec<&'a [u8]> {
-    let mut rest = stream;
-    let mut out = Vec::new();
-    for piece in pieces {
-        let (head, tail) = rest.split_at((*piece).min(rest.len()));
-        out.push(head);
-        rest = tail;
-    }
-    out.push(rest);
-    out
-}
 
 /// `<type><count>CRLF` and the parts.
 fn framed(kind: char, count: usize, parts: &[Vec<u8>]) -> Vec<u8> {

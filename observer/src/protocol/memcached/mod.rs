@@ -10,6 +10,9 @@ pub mod binary;
 pub mod meta;
 pub mod text;
 
+#[cfg(test)]
+mod tests;
+
 /// Decodes requests in the dialect that the first byte tells.
 #[derive(Debug)]
 pub enum RequestDecoder {
