@@ -166,7 +166,11 @@ fn record(transactions: &[Transaction]) {
     let rounds = (0..ROUNDS).map(|_| {
         let start = Instant::now();
         for number in 0..COUNT {
-            aggregator.record(id, black_box(&transactions[number % transactions.len()]));
+            aggregator.record(
+                id,
+                black_box(&transactions[number % transactions.len()]),
+                Clock::default(),
+            );
         }
         start.elapsed().as_nanos() as f64 / COUNT as f64
     });

@@ -9,7 +9,7 @@ use super::series::SeriesSet;
 use super::summary::Summary;
 use crate::enrichment::{Endpoint, Service};
 use crate::protocol::Protocol;
-use crate::source::event::End;
+use crate::source::event::{Clock, End};
 use crate::telemetry::names::value;
 use crate::transaction::{Ending, Transaction};
 
@@ -130,13 +130,15 @@ impl Aggregator {
     }
 
     /// Counts a transaction. Measured: 56 to 78 ns for four instruments; allocates only at the first use of a series.
-    pub fn record(&mut self, id: SeriesId, transaction: &Transaction) {
+    ///
+    /// `clock` tells the time of the transaction, for times to live that are given as points in time.
+    pub fn record(&mut self, id: SeriesId, transaction: &Transaction, clock: Clock) {
         self.summary.count(transaction);
         if transaction.ending == Ending::NotExecuted {
             return;
         }
         if let Some(Some(slot)) = self.sets.get_mut(id.0 as usize) {
-            slot.set.record(transaction);
+            slot.set.record(transaction, clock);
         }
     }
 

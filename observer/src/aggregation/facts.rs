@@ -1,6 +1,7 @@
 //! Readings of a transaction that metrics, spans and the summary must agree on.
 
 use crate::protocol::Word;
+use crate::source::event::Clock;
 use crate::telemetry::names::value;
 use crate::transaction::{Ending, Transaction};
 
@@ -65,4 +66,16 @@ pub fn value_size(transaction: &Transaction) -> Option<u64> {
 pub fn has_latency(transaction: &Transaction) -> bool {
     !transaction.request.blocking
         && matches!(transaction.ending, Ending::Replied | Ending::Unanswered)
+}
+
+/// The time to live that the transaction set, seconds; `None` when it set none, was refused, or removed its key by a time
+/// that is over.
+#[must_use]
+pub(super) fn ttl(transaction: &Transaction, clock: Clock) -> Option<u64> {
+    let expiry = transaction.request.ttl?;
+    if transaction.outcome.error.is_some() {
+        return None;
+    }
+    let seconds = expiry.seconds(clock.unix_nanos(transaction.start));
+    u64::try_from(seconds).ok().filter(|seconds| *seconds > 0)
 }

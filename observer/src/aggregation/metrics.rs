@@ -16,6 +16,7 @@ use opentelemetry_sdk::metrics::{
     Instrument, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream, Temporality,
 };
 
+use super::rate::{Rate, Rates};
 use super::{observer, resource};
 use crate::enrichment::Service;
 use crate::telemetry::Telemetry;
@@ -25,6 +26,23 @@ use crate::telemetry::names::{metric, value};
 const LATENCY: [f64; 17] = [
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
     2.5, 5.0, 10.0,
+];
+/// Bounds of the histogram of times to live, s: from a second to a year.
+const LIFETIMES: [f64; 14] = [
+    1.0,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+    900.0,
+    1800.0,
+    3600.0,
+    21600.0,
+    86400.0,
+    604_800.0,
+    2_592_000.0,
+    31_536_000.0,
 ];
 /// Bounds of the value size histogram, By: powers of four from 16 B to 64 MiB.
 const SIZES: [f64; 12] = [
@@ -46,7 +64,7 @@ const SIZES: [f64; 12] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Services with metrics of their own; further ones share the service `cache-observer.overflow`. One that has no
-    /// connection left makes room. Each takes 41 KiB with the limits below and about 1 KiB more a series (measured).
+    /// connection left makes room. Each takes 57 KiB with the limits below and about 1 KiB more a series (measured).
     pub max_services: usize,
     /// Latency series of one service: operations × servers × databases × error types. Further ones share a series marked
     /// `otel.metric.overflow`.
@@ -149,7 +167,10 @@ pub(super) struct ServiceMetrics {
     pub(super) operations: Counter<u64>,
     pub(super) hits: Counter<u64>,
     pub(super) misses: Counter<u64>,
+    pub(super) latency: Histogram<f64>,
+    pub(super) ttl: Histogram<u64>,
     pub(super) value_size: Histogram<u64>,
+    rates: Arc<Rates>,
     pub(super) errors: Counter<u64>,
 }
 
@@ -180,7 +201,22 @@ impl ServiceMetrics {
                 .with_description(text)
                 .build()
         };
+        let rates = Arc::new(Rates::default());
+        rates.show(&meter);
         Self {
+            rates,
+            latency: meter
+                .f64_histogram(metric::LATENCY)
+                .with_unit("ms")
+                .with_description("From request to reply, at the end that is seen.")
+                .with_boundaries(LATENCY.iter().map(|seconds| seconds * 1e3).collect())
+                .build(),
+            ttl: meter
+                .u64_histogram(metric::TTL)
+                .with_unit("s")
+                .with_description("Times to live that commands set.")
+                .with_boundaries(LIFETIMES.to_vec())
+                .build(),
             client_duration: duration(
                 metric::CLIENT_DURATION,
                 "Duration of database client operations, seen at the socket of the client.",
@@ -205,6 +241,13 @@ impl ServiceMetrics {
                 .build(),
             provider,
         }
+    }
+}
+
+impl ServiceMetrics {
+    /// The hit rate of one cache, which its series share.
+    pub(super) fn rate(&self, cache: &str) -> Arc<Rate> {
+        self.rates.of(cache)
     }
 }
 

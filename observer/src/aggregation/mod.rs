@@ -15,6 +15,7 @@ mod facts;
 mod metrics;
 mod observer;
 pub mod pattern;
+mod rate;
 mod resource;
 mod series;
 mod summary;

@@ -10,9 +10,10 @@ use opentelemetry::metrics::{BoundCounter, BoundHistogram};
 
 use super::facts::{self, Failure};
 use super::metrics::ServiceMetrics;
+use super::rate::Rate;
 use crate::enrichment::Endpoint;
 use crate::protocol::{Class, Operation, Protocol, Word};
-use crate::source::event::End;
+use crate::source::event::{Clock, End};
 use crate::telemetry::names::{attribute, value};
 use crate::transaction::Transaction;
 
@@ -36,6 +37,8 @@ pub(super) struct SeriesSet {
     last: usize,
     classes: [Option<Box<ClassSeries>>; Class::ALL.len()],
     failures: Failures<BoundCounter<u64>>,
+    ttl: Option<BoundHistogram<u64>>,
+    rate: Arc<Rate>,
 }
 
 /// Attribute values that are fixed for the set.
@@ -78,6 +81,7 @@ struct ClassSeries {
     operations: BoundCounter<u64>,
     /// Hits and misses: bound together, so that a hit rate can be told from the first on.
     keys: Option<(BoundCounter<u64>, BoundCounter<u64>)>,
+    latency: Option<BoundHistogram<f64>>,
     value_size: Option<BoundHistogram<u64>>,
 }
 
@@ -118,6 +122,7 @@ impl SeriesSet {
         protocol: Protocol,
     ) -> Self {
         Self {
+            rate: service.rate(&endpoint.cache),
             service,
             labels: Labels {
                 end: endpoint.end,
@@ -130,20 +135,24 @@ impl SeriesSet {
             last: 0,
             classes: [const { None }; Class::ALL.len()],
             failures: Failures::default(),
+            ttl: None,
         }
     }
 
-    pub(super) fn record(&mut self, transaction: &Transaction) {
+    pub(super) fn record(&mut self, transaction: &Transaction, clock: Clock) {
         let failure = facts::failure(transaction);
-        if facts::has_latency(transaction) {
-            let nanos = transaction.end.saturating_sub(transaction.start);
-            self.latency(transaction, failure, nanos as f64 / 1e9);
+        let latency = facts::has_latency(transaction)
+            .then(|| transaction.end.saturating_sub(transaction.start) as f64);
+        if let Some(nanos) = latency {
+            self.latency(transaction, failure, nanos / 1e9);
         }
         let Self {
             service,
             labels,
             classes,
             failures,
+            ttl,
+            rate,
             ..
         } = self;
         let class = transaction.request.class;
@@ -152,12 +161,20 @@ impl SeriesSet {
             Box::new(ClassSeries {
                 operations,
                 keys: None,
+                latency: None,
                 value_size: None,
             })
         });
         series.operations.add(1);
+        if let Some(nanos) = latency {
+            series
+                .latency
+                .get_or_insert_with(|| service.latency.bind(&labels.size(class)))
+                .record(nanos / 1e6);
+        }
         let (hits, misses) = (transaction.outcome.hits, transaction.outcome.misses);
         if hits > 0 || misses > 0 {
+            rate.add(hits, misses);
             let (hit, miss) = series.keys.get_or_insert_with(|| {
                 let labels = labels.class(class);
                 (service.hits.bind(&labels), service.misses.bind(&labels))
@@ -174,6 +191,10 @@ impl SeriesSet {
                 .value_size
                 .get_or_insert_with(|| service.value_size.bind(&labels.size(class)))
                 .record(size);
+        }
+        if let Some(seconds) = facts::ttl(transaction, clock) {
+            ttl.get_or_insert_with(|| service.ttl.bind(&labels.cache()))
+                .record(seconds);
         }
         if let Some(failure) = failure {
             failures
@@ -331,6 +352,10 @@ impl Labels {
             KeyValue::new(attribute::CACHE_NAME, self.cache.clone()),
             KeyValue::new(attribute::CACHE_OPERATION, class.name()),
         ]
+    }
+
+    fn cache(&self) -> [KeyValue; 1] {
+        [KeyValue::new(attribute::CACHE_NAME, self.cache.clone())]
     }
 
     fn error(&self, error: &str) -> [KeyValue; 2] {

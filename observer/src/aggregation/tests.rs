@@ -10,8 +10,8 @@ use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMe
 
 use super::testing::{endpoint, other, service, transaction};
 use super::{Aggregator, Metrics, Options, SeriesId};
-use crate::protocol::{Class, Protocol, Redirect, Word};
-use crate::source::event::End;
+use crate::protocol::{Class, Expiry, Protocol, Redirect, Word};
+use crate::source::event::{Clock, End};
 use crate::telemetry::Telemetry;
 use crate::transaction::{Ending, Transaction};
 
@@ -79,6 +79,14 @@ fn describe(metrics: &ResourceMetrics, points: &mut BTreeMap<String, String>) {
                     );
                 }
             }
+            AggregatedMetrics::F64(MetricData::Gauge(gauge)) => {
+                for point in gauge.data_points() {
+                    points.insert(
+                        name(point.attributes().collect()),
+                        format!("{:.3}", point.value()),
+                    );
+                }
+            }
             AggregatedMetrics::U64(MetricData::Histogram(data)) => {
                 for point in data.data_points() {
                     let text = histogram(point.bounds().collect(), point.bucket_counts().collect());
@@ -142,7 +150,7 @@ fn counts_reads_and_writes() {
         }),
     ];
     for one in &all {
-        fixture.aggregator.record(id, one);
+        fixture.aggregator.record(id, one, Clock::default());
     }
     let series = "db.namespace=0,db.operation.name";
     let server = "db.system.name=redis,server.address=127.0.0.1,server.port=6379";
@@ -168,6 +176,15 @@ fn counts_reads_and_writes() {
             (&format!("web cache.operations{}", class("set")), "1"),
             (&format!("web cache.hits{}", class("get")), "4"),
             (&format!("web cache.misses{}", class("get")), "3"),
+            ("web cache.hit_rate{cache.name=127.0.0.1:6379}", "0.571"),
+            (
+                "web cache.latency{cache.name=127.0.0.1:6379,cache.operation=get}",
+                "sum 0.600000: 3≤0.25",
+            ),
+            (
+                "web cache.latency{cache.name=127.0.0.1:6379,cache.operation=set}",
+                "sum 20000.000000: 1≤inf",
+            ),
             (
                 "web cache.value_size{cache.name=127.0.0.1:6379,cache.operation=get}",
                 "sum 100: 1≤256",
@@ -178,6 +195,48 @@ fn counts_reads_and_writes() {
             ),
         ],
     );
+}
+
+#[test]
+fn lifetimes_are_from_the_time_of_the_command() {
+    let mut fixture = fixture(Options::default());
+    let id = fixture.bind(1, "web", End::Client);
+    // The transactions are of 1,000 s after the epoch.
+    let clock = Clock {
+        offset: 999_999_000_000,
+    };
+    for (expiry, error) in [
+        (Expiry::After(60), None),
+        (Expiry::At(1_000_500), None),
+        // These remove their keys, and this one is refused.
+        (Expiry::After(-1), None),
+        (Expiry::At(999_000), None),
+        (Expiry::After(5), Some(Word::new(b"NOPERM"))),
+    ] {
+        let expire = with(transaction("EXPIRE", 7), |t| {
+            t.request.ttl = Some(expiry);
+            t.outcome.error = error;
+        });
+        fixture.aggregator.record(id, &expire, clock);
+    }
+    let points = fixture.collect();
+    let ttl = "web cache.ttl{cache.name=127.0.0.1:6379}";
+    assert_eq!(points[ttl], "sum 61: 1≤1 1≤60");
+}
+
+#[test]
+fn a_hit_rate_is_that_of_its_interval() {
+    let mut fixture = fixture(Options::default());
+    let id = fixture.bind(1, "web", End::Client);
+    let name = "web cache.hit_rate{cache.name=127.0.0.1:6379}";
+    for (hits, misses, rate) in [(3, 1, Some("0.750")), (0, 2, Some("0.000")), (0, 0, None)] {
+        let get = with(transaction("MGET", 4), |t| {
+            (t.outcome.hits, t.outcome.misses) = (hits, misses);
+        });
+        fixture.aggregator.record(id, &get, Clock::default());
+        let points = fixture.collect();
+        assert_eq!(points.get(name).map(String::as_str), rate);
+    }
 }
 
 #[test]
@@ -198,7 +257,7 @@ fn tells_failures_from_what_is_none() {
         with(get(), |t| t.ending = Ending::NoReply),
     ];
     for one in &all {
-        fixture.aggregator.record(id, one);
+        fixture.aggregator.record(id, one, Clock::default());
     }
     let get = "db.operation.name=GET,db.system.name=redis";
     let server = "server.address=127.0.0.1,server.port=6379";
@@ -207,6 +266,10 @@ fn tells_failures_from_what_is_none() {
         &fixture.collect(),
         &[
             (&name(""), "sum 0.000400: 2≤0.00025"),
+            (
+                "db cache.latency{cache.name=127.0.0.1:6379,cache.operation=get}",
+                "sum 0.800000: 4≤0.25",
+            ),
             (&name("error.type=WRONGTYPE,"), "sum 0.000200: 1≤0.00025"),
             (
                 &name("error.type=connection_closed,"),
@@ -240,10 +303,10 @@ fn bounds_names_from_the_wire() {
     for number in 0..100 {
         let mut odd = other(&format!("X{number}"));
         odd.outcome.error = Some(Word::new(format!("E{number}").as_bytes()));
-        fixture.aggregator.record(id, &odd);
+        fixture.aggregator.record(id, &odd, Clock::default());
         let mut far = transaction("GET", 3);
         far.database = Some(number);
-        fixture.aggregator.record(id, &far);
+        fixture.aggregator.record(id, &far, Clock::default());
     }
     let points = fixture.collect();
     let count = |part: &str| points.keys().filter(|name| name.contains(part)).count();
@@ -266,10 +329,12 @@ fn says_when_series_overflow() {
     });
     let id = fixture.bind(1, "web", End::Client);
     for number in 0..10 {
-        fixture.aggregator.record(id, &transaction("GET", number));
+        fixture
+            .aggregator
+            .record(id, &transaction("GET", number), Clock::default());
         let mut far = transaction("GET", number);
         far.database = Some(u32::from(number));
-        fixture.aggregator.record(id, &far);
+        fixture.aggregator.record(id, &far, Clock::default());
     }
     let points = fixture.collect();
     assert!(
@@ -289,7 +354,9 @@ fn a_service_without_connections_makes_room() {
     });
     let ids = [1, 2, 3].map(|id| fixture.bind(id, &format!("s{id}"), End::Client));
     for id in ids {
-        fixture.aggregator.record(id, &transaction("GET", 3));
+        fixture
+            .aggregator
+            .record(id, &transaction("GET", 3), Clock::default());
     }
     assert_eq!(fixture.telemetry.services_overflowed.get(), 1);
     let services = |points: &BTreeMap<String, String>| {
@@ -306,10 +373,14 @@ fn a_service_without_connections_makes_room() {
         ["cache-observer.overflow", "s1", "s2"]
     );
 
-    fixture.aggregator.record(ids[0], &transaction("GET", 3));
+    fixture
+        .aggregator
+        .record(ids[0], &transaction("GET", 3), Clock::default());
     fixture.aggregator.release(ids[0]);
     let fourth = fixture.bind(4, "s4", End::Client);
-    fixture.aggregator.record(fourth, &transaction("GET", 3));
+    fixture
+        .aggregator
+        .record(fourth, &transaction("GET", 3), Clock::default());
     assert_eq!(fixture.telemetry.services_overflowed.get(), 1);
     let points = fixture.collect();
     assert_eq!(
@@ -336,7 +407,9 @@ fn forgets_services_that_were_idle_for_long() {
     let id = fixture
         .aggregator
         .bind_at(&end, &web, Protocol::Redis, start);
-    fixture.aggregator.record(id, &transaction("GET", 3));
+    fixture
+        .aggregator
+        .record(id, &transaction("GET", 3), Clock::default());
     fixture.aggregator.release_at(id, start);
 
     // It comes back in time, and its counters go on.
@@ -344,7 +417,9 @@ fn forgets_services_that_were_idle_for_long() {
     let id = fixture
         .aggregator
         .bind_at(&end, &web, Protocol::Redis, later);
-    fixture.aggregator.record(id, &transaction("GET", 3));
+    fixture
+        .aggregator
+        .record(id, &transaction("GET", 3), Clock::default());
     let operations =
         "web cache.operations{cache.name=127.0.0.1:6379,cache.operation=get,db.system.name=redis}";
     assert_eq!(fixture.collect()[operations], "2");
@@ -367,9 +442,13 @@ fn delta_points_are_given_once() {
     let id = fixture.bind(1, "web", End::Client);
     let operations =
         "web cache.operations{cache.name=127.0.0.1:6379,cache.operation=get,db.system.name=redis}";
-    fixture.aggregator.record(id, &transaction("GET", 3));
+    fixture
+        .aggregator
+        .record(id, &transaction("GET", 3), Clock::default());
     assert_eq!(fixture.collect()[operations], "1");
     assert!(!fixture.collect().contains_key(operations));
-    fixture.aggregator.record(id, &transaction("GET", 3));
+    fixture
+        .aggregator
+        .record(id, &transaction("GET", 3), Clock::default());
     assert_eq!(fixture.collect()[operations], "1");
 }

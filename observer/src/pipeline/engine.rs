@@ -140,7 +140,8 @@ impl Reporter {
             }
         };
         for transaction in exchange.transactions() {
-            self.aggregator.record(bound.series, transaction);
+            self.aggregator
+                .record(bound.series, transaction, self.clock);
         }
         if self.sinks.wants_spans() {
             self.sinks.submit(Observation {

@@ -217,6 +217,7 @@ impl Serialize for Json<'_> {
 
 #[cfg(test)]
 mod tests {
+    use crate::source::event::Clock;
     use std::sync::Arc;
 
     use super::super::span::Ids;
@@ -295,7 +296,7 @@ mod tests {
             &service(1, "web"),
             Protocol::Redis,
         );
-        aggregator.record(id, &transaction("GET", 3));
+        aggregator.record(id, &transaction("GET", 3), Clock::default());
         let mut out = Vec::new();
         metrics_of_all.collect(|collected| metrics(&collected, &mut out));
         let text = text(out);
@@ -307,6 +308,13 @@ mod tests {
         assert_eq!(
             lines,
             [
+                concat!(
+                    r#"{"type":"metric","name":"cache.latency","unit":"ms","#,
+                    r#""resource":{"host.name":"node-1","process.executable.name":"app","process.pid":4711,"service.name":"web"},"#,
+                    r#""attributes":{"cache.name":"127.0.0.1:6379","cache.operation":"get"},"count":1,"sum":0.2,"#,
+                    r#""bounds":[0.05,0.1,0.25,0.5,1.0,2.5,5.0,10.0,25.0,50.0,100.0,250.0,500.0,1000.0,2500.0,5000.0,10000.0],"#,
+                    r#""bucket_counts":[0,0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}"#,
+                ),
                 concat!(
                     r#"{"type":"metric","name":"cache.operations","unit":"{operation}","#,
                     r#""resource":{"host.name":"node-1","process.executable.name":"app","process.pid":4711,"service.name":"web"},"#,

@@ -121,6 +121,12 @@ pub mod metric {
         HITS = "cache.hits";
         /// Keys not found. Ours.
         MISSES = "cache.misses";
+        /// hits / (hits + misses) since the last collection. Ours.
+        HIT_RATE = "cache.hit_rate";
+        /// Latency by class, ms. Ours.
+        LATENCY = "cache.latency";
+        /// Times to live that commands set, s. Ours.
+        TTL = "cache.ttl";
         /// Bytes of values read or written, by command. Ours.
         VALUE_SIZE = "cache.value_size";
         /// Error replies, and requests that were never answered. Ours.

@@ -56,7 +56,12 @@ impl Table {
                         }
                     }
                 }
-                AggregatedMetrics::F64(MetricData::Histogram(histogram)) => {
+                AggregatedMetrics::F64(MetricData::Histogram(histogram))
+                    if matches!(
+                        metric.name(),
+                        metric::CLIENT_DURATION | metric::SERVER_DURATION
+                    ) =>
+                {
                     for point in histogram.data_points() {
                         let Some(row) = self.row(&service, cache(point.attributes())) else {
                             continue;
@@ -163,6 +168,7 @@ fn cache<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use crate::source::event::Clock;
     use std::sync::Arc;
 
     use super::*;
@@ -191,7 +197,7 @@ mod tests {
                 1 => one.outcome.error = Some(Word::new(b"WRONGTYPE")),
                 _ => one.outcome.hits = 1,
             }
-            aggregator.record(id, &one);
+            aggregator.record(id, &one, Clock::default());
         }
         let mut table = Table::default();
         metrics.collect(|collected| table.add(&collected));
