@@ -115,6 +115,7 @@ fn scenes() -> (Vec<Scene>, Vec<Scene>) {
         reply,
         damaged,
         damages: EVERY,
+        from: 1,
         after: after.clone(),
     };
     let inline = |line: &str, marker: &str| {

@@ -113,7 +113,7 @@ pub(super) const TEXT: &[(&str, &str)] = &[
     ("ms visible:key 5\r\n§\r\n", "CLIENT_ERROR §\r\nERROR §\r\n"),
     ("ms visible:key 19\r\nalice §\r\n", "EX\r\n"),
     (
-        "ms dmlzaWJsZTprZXk= 13 b O¶\r\n§\r\n",
+        "ms dmlzaWJsZTprZXk= 13 b k O¶\r\n§\r\n",
         "HD O¶ kdmlzaWJsZTprZXk= b\r\n",
     ),
     ("mg visible:key v\r\n", "VA 13\r\n§\r\n"),
@@ -305,6 +305,14 @@ pub(super) fn harmless() -> [(Vec<u8>, Vec<u8>); 2] {
     ]
 }
 
+/// The second behind the first, which makes it known what the connection speaks.
+fn behind(first: &(Vec<u8>, Vec<u8>), second: &(Vec<u8>, Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
+    (
+        [&first.0[..], &second.0].concat(),
+        [&first.1[..], &second.1].concat(),
+    )
+}
+
 /// All scenes: those that are damaged everywhere, and those that are played whole only. All of one server, whose port
 /// alone means something.
 pub(super) fn scenes() -> (Vec<Scene>, Vec<Scene>) {
@@ -315,6 +323,7 @@ pub(super) fn scenes() -> (Vec<Scene>, Vec<Scene>) {
         reply,
         damaged,
         damages,
+        from: 1,
         after: Clone::clone(after),
     };
     let [text, binary_after] = harmless();
@@ -328,13 +337,11 @@ pub(super) fn scenes() -> (Vec<Scene>, Vec<Scene>) {
         for side in [Side::Client, Side::Server] {
             damaged.push(scene(pair.clone(), side, EVERY, after));
         }
-        // After something that made sense.
-        let (request, reply) = after;
-        let later = (
-            [&request[..], &pair.0].concat(),
-            [&reply[..], &pair.1].concat(),
-        );
-        whole.push(scene(later, Side::Client, EVERY, after));
+        let later = scene(behind(after, &pair), Side::Client, EVERY, after);
+        damaged.push(Scene {
+            from: after.0.len() + 1,
+            ..later
+        });
     }
     for request in NAMELESS {
         for reply in ["STORED\r\n", "CLIENT_ERROR §\r\n"] {
@@ -348,7 +355,8 @@ pub(super) fn scenes() -> (Vec<Scene>, Vec<Scene>) {
         for status in [0, 0x20] {
             let asked = request(opcode, &[], key, MARKER.as_bytes());
             let answer = reply(opcode, status, &[], &[], MARKER.as_bytes());
-            whole.push(scene((asked, answer), Side::Client, EVERY, &binary_after));
+            let pair = behind(&binary_after, &(asked, answer));
+            whole.push(scene(pair, Side::Client, EVERY, &binary_after));
         }
     }
     (damaged, whole)

@@ -50,6 +50,8 @@ pub(super) struct Scene {
     pub(super) reply: Vec<u8>,
     pub(super) damaged: Side,
     pub(super) damages: &'static [Damage],
+    /// The first place of a damage.
+    pub(super) from: usize,
     /// Sent afterwards, with its reply, to see that all goes on.
     pub(super) after: (Vec<u8>, Vec<u8>),
 }
@@ -67,7 +69,7 @@ impl Scene {
             Side::Server => self.reply.len(),
         };
         for damage in self.damages {
-            for at in 1..length {
+            for at in self.from..length {
                 self.play(capture, *damage, at)?;
             }
         }
