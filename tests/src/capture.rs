@@ -14,8 +14,11 @@ const BEGINNING: u64 = 1_767_225_600_000_000_000;
 const STEP: u64 = 20_000;
 /// Longest payload of a packet.
 const MSS: usize = 32 * 1024;
-/// IPv4 and TCP, without options.
-const HEADERS: usize = 40;
+/// Length of an IPv4 header without options.
+const IPV4: usize = 20;
+/// Numbers of the protocols that it carries.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -71,16 +74,56 @@ impl Capture {
 
     /// A connection that is older than the file.
     pub fn join(&mut self, server: SocketAddrV4) -> Connection<'_> {
-        self.connections += 1;
-        // Several ports of many hosts, so that no two connections are the same.
-        let host = 0x0ac8_0000 | (self.connections >> 14);
-        let port = 40_000 + (self.connections & 0x3fff) as u16;
         Connection {
-            client: SocketAddrV4::new(Ipv4Addr::from(host), port),
+            client: self.client(),
             server,
             positions: [1_000, 5_000],
             capture: self,
         }
+    }
+
+    /// Two ends of UDP.
+    pub fn associate(&mut self, server: SocketAddrV4) -> Association<'_> {
+        Association {
+            client: self.client(),
+            server,
+            capture: self,
+        }
+    }
+
+    /// Several ports of many hosts, so that no two clients are the same.
+    fn client(&mut self) -> SocketAddrV4 {
+        self.connections += 1;
+        let host = 0x0ac8_0000 | (self.connections >> 14);
+        let port = 40_000 + (self.connections & 0x3fff) as u16;
+        SocketAddrV4::new(Ipv4Addr::from(host), port)
+    }
+
+    /// One packet: the transport's header and the payload, of which `missing` more bytes were on the wire.
+    fn packet(
+        &mut self,
+        (from, to): (SocketAddrV4, SocketAddrV4),
+        protocol: u8,
+        parts: [&[u8]; 2],
+        missing: usize,
+    ) -> Result<()> {
+        let captured = IPV4 + parts[0].len() + parts[1].len();
+        let length = captured + missing;
+        let mut packet = Vec::with_capacity(16 + captured);
+        let (seconds, nanos) = (self.now / 1_000_000_000, self.now % 1_000_000_000);
+        for word in [seconds as u32, nanos as u32, captured as u32, length as u32] {
+            packet.extend(word.to_le_bytes());
+        }
+        // IPv4: header length, total length, time to live, protocol. No checksum: nothing verifies it.
+        packet.extend([0x45, 0]);
+        packet.extend((length as u16).to_be_bytes());
+        packet.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
+        packet.extend(from.ip().octets());
+        packet.extend(to.ip().octets());
+        packet.extend(parts.concat());
+        self.file.write_all(&packet)?;
+        self.now += STEP;
+        Ok(())
     }
 
     /// Writes what is buffered.
@@ -176,32 +219,50 @@ impl Connection<'_> {
             Side::Client => self.positions,
             Side::Server => [self.positions[1], self.positions[0]],
         };
-        let captured = HEADERS + payload.len();
-        let length = captured + missing;
-        let mut packet = Vec::with_capacity(16 + captured);
-        let (seconds, nanos) = (
-            self.capture.now / 1_000_000_000,
-            self.capture.now % 1_000_000_000,
-        );
-        for word in [seconds as u32, nanos as u32, captured as u32, length as u32] {
-            packet.extend(word.to_le_bytes());
-        }
-        // IPv4: header length, total length, time to live, TCP. No checksum: nothing verifies it.
-        packet.extend([0x45, 0]);
-        packet.extend((length as u16).to_be_bytes());
-        packet.extend([0, 0, 0, 0, 64, 6, 0, 0]);
-        packet.extend(from.ip().octets());
-        packet.extend(to.ip().octets());
-        packet.extend(from.port().to_be_bytes());
-        packet.extend(to.port().to_be_bytes());
-        packet.extend(sequence.to_be_bytes());
+        let mut header = Vec::with_capacity(20);
+        header.extend(from.port().to_be_bytes());
+        header.extend(to.port().to_be_bytes());
+        header.extend(sequence.to_be_bytes());
         let acknowledgment = if flags & ACK == 0 { 0 } else { acknowledgment };
-        packet.extend(acknowledgment.to_be_bytes());
+        header.extend(acknowledgment.to_be_bytes());
         // Header length, flags, window.
-        packet.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
-        packet.extend(payload);
-        self.capture.file.write_all(&packet)?;
-        self.capture.now += STEP;
-        Ok(())
+        header.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        self.capture
+            .packet((from, to), TCP, [&header, payload], missing)
+    }
+}
+
+/// A client and a server that send each other datagrams.
+#[derive(Debug)]
+pub struct Association<'a> {
+    capture: &'a mut Capture,
+    client: SocketAddrV4,
+    server: SocketAddrV4,
+}
+
+impl Association<'_> {
+    /// One datagram, of which the capture holds all but the last `missing` bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn send(&mut self, side: Side, bytes: &[u8], missing: usize) -> Result<()> {
+        let (from, to) = match side {
+            Side::Client => (self.client, self.server),
+            Side::Server => (self.server, self.client),
+        };
+        let mut header = Vec::with_capacity(8);
+        header.extend(from.port().to_be_bytes());
+        header.extend(to.port().to_be_bytes());
+        header.extend((8 + bytes.len() as u16).to_be_bytes());
+        header.extend([0, 0]);
+        let captured = &bytes[..bytes.len() - missing];
+        self.capture
+            .packet((from, to), UDP, [&header, captured], missing)
+    }
+
+    /// Nothing happens for a while.
+    pub fn pause(&mut self, time: Duration) {
+        self.capture.now += time.as_nanos() as u64;
     }
 }

@@ -1,16 +1,18 @@
 //! A marker that stands for every secret, conversations that hold it in every place, and the search for it.
 
+mod datagrams;
+pub mod memcached;
+mod scene;
 mod tables;
 
-use std::net::SocketAddrV4;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::capture::{Capture, Side};
 use crate::client::encode;
-use tables::{GET, MALFORMED, MEMCACHED, REPLIES, TOGETHER};
+use scene::{EVERY, Scene, server};
+use tables::{GET, MALFORMED, REPLIES, TOGETHER};
 
 pub use tables::REQUESTS;
 
@@ -92,135 +94,19 @@ fn base64(bytes: &[u8]) -> String {
     bytes.chunks_exact(3).map(group).collect()
 }
 
-/// How a message is damaged, or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Damage {
-    /// In two segments.
-    Cut,
-    /// What follows is lost.
-    Lost,
-    /// What follows was on the wire, but was not captured.
-    Uncaptured,
-    /// So many bytes from there on are lost.
-    Hole(usize),
-    /// The connection ends there.
-    Ended,
-    /// The connection is broken off there.
-    Reset,
-    /// The capture begins there.
-    Joined,
-}
-
-const DAMAGES: [Damage; 9] = [
-    Damage::Cut,
-    Damage::Lost,
-    Damage::Uncaptured,
-    Damage::Hole(1),
-    Damage::Hole(5),
-    Damage::Hole(25),
-    Damage::Ended,
-    Damage::Reset,
-    Damage::Joined,
-];
-
-/// Longer than a connection has to be quiet for what was found on it to be believed.
-const QUIET: Duration = Duration::from_millis(15);
-
-/// A request and its reply, and who is damaged.
-#[derive(Debug)]
-struct Scene {
-    server: SocketAddrV4,
-    request: Vec<u8>,
-    reply: Vec<u8>,
-    damaged: Side,
-    /// Sent afterwards, with its reply, to see that all goes on.
-    after: (&'static [u8], &'static [u8]),
-}
-
-impl Scene {
-    /// Plays it whole.
-    fn whole(&self, capture: &mut Capture) -> Result<()> {
-        self.play(capture, Damage::Cut, 0)
-    }
-
-    /// Plays it with each damage at each place.
-    fn damaged(&self, capture: &mut Capture) -> Result<()> {
-        let length = match self.damaged {
-            Side::Client => self.request.len(),
-            Side::Server => self.reply.len(),
-        };
-        for damage in DAMAGES {
-            for at in 1..length {
-                self.play(capture, damage, at)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn play(&self, capture: &mut Capture, damage: Damage, at: usize) -> Result<()> {
-        let (before, rest, other) = match self.damaged {
-            Side::Client => (&[][..], &self.request, &self.reply),
-            Side::Server => (&self.request[..], &self.reply, &[][..].to_vec()),
-        };
-        let side = self.damaged;
-        let (first, second) = rest.split_at(at);
-        let mut connection = match damage {
-            Damage::Joined => capture.join(self.server),
-            _ => capture.connect(self.server)?,
-        };
-        if damage != Damage::Joined {
-            connection.send(Side::Client, before)?;
-        }
-        match damage {
-            Damage::Cut => {
-                connection.send(side, first)?;
-                connection.send(side, second)?;
-            }
-            Damage::Lost => {
-                connection.send(side, first)?;
-                connection.lose(side, second.len());
-            }
-            Damage::Uncaptured => connection.send_cut(side, rest, second.len())?,
-            Damage::Hole(length) => {
-                connection.send(side, first)?;
-                let lost = second.len().min(length);
-                connection.lose(side, lost);
-                connection.send(side, &second[lost..])?;
-            }
-            Damage::Ended => {
-                connection.send(side, first)?;
-                return connection.close();
-            }
-            Damage::Reset => {
-                connection.send(side, first)?;
-                return connection.reset(side);
-            }
-            Damage::Joined => connection.send(side, second)?,
-        }
-        connection.send(Side::Server, other)?;
-        connection.pause(QUIET);
-        connection.send(Side::Client, self.after.0)?;
-        connection.send(Side::Server, self.after.1)?;
-        connection.pause(QUIET);
-        connection.close()
-    }
-}
-
-/// Servers of their own, so that a span tells the scene it belongs to.
-fn server(number: usize, port: u16) -> SocketAddrV4 {
-    let [_, _, high, low] = (number as u32).to_be_bytes();
-    SocketAddrV4::new([10, 1, high, low].into(), port)
+/// Puts the marker in its places.
+fn fill(text: &str, marker: &str) -> Vec<u8> {
+    text.replace('§', marker).into_bytes()
 }
 
 /// All scenes: those that are damaged everywhere, and those that are played whole only.
 fn scenes() -> (Vec<Scene>, Vec<Scene>) {
     let upper = MARKER.to_ascii_uppercase();
-    let fill = |text: &str, marker: &str| text.replace('§', marker).into_bytes();
     let refused = fill(
         "-ERR unknown command 'x', with args beginning with: '§' '§' \r\n",
         MARKER,
     );
-    let after: (&[u8], &[u8]) = (GET.as_bytes(), b"$5\r\nvalue\r\n");
+    let after = (GET.as_bytes().to_vec(), b"$5\r\nvalue\r\n".to_vec());
     let mut damaged = Vec::new();
     let mut whole = Vec::new();
     let scene = |request: Vec<u8>, reply: Vec<u8>, damaged: Side| Scene {
@@ -228,7 +114,9 @@ fn scenes() -> (Vec<Scene>, Vec<Scene>) {
         request,
         reply,
         damaged,
-        after,
+        damages: EVERY,
+        from: 1,
+        after: after.clone(),
     };
     let inline = |line: &str, marker: &str| {
         let line = line.replace("EMPTY", "\"\"");
@@ -309,23 +197,11 @@ fn scenes() -> (Vec<Scene>, Vec<Scene>) {
         damaged.push(scene(request.clone(), fill(reply, MARKER), Side::Server));
         whole.push(scene(request, fill(reply, &upper), Side::Server));
     }
+    let (more_damaged, more_whole) = memcached::scenes();
+    damaged.extend(more_damaged);
+    whole.extend(more_whole);
     for (number, scene) in damaged.iter_mut().chain(&mut whole).enumerate() {
-        scene.server = server(number, 6379);
-    }
-    let first = damaged.len() + whole.len();
-    for (number, (request, reply)) in MEMCACHED.iter().enumerate() {
-        for side in [Side::Client, Side::Server] {
-            damaged.push(Scene {
-                server: server(first + number, 11211),
-                request: fill(request, MARKER),
-                reply: fill(reply, MARKER),
-                damaged: side,
-                after: (
-                    b"get visible:key\r\n",
-                    b"VALUE visible:key 0 5\r\nvalue\r\nEND\r\n",
-                ),
-            });
-        }
+        scene.server = server(number, scene.server.port());
     }
     (damaged, whole)
 }
@@ -346,5 +222,6 @@ pub fn capture(file: &Path, everywhere: bool) -> Result<()> {
             scene.damaged(&mut capture)?;
         }
     }
+    datagrams::play(&mut capture, everywhere)?;
     capture.finish()
 }

@@ -2,15 +2,19 @@
 //! leaves the observer.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::capture::{Capture, Side};
 use tests::client::{Memcached, Redis, Reply, encode};
 use tests::collector::Collector;
 use tests::observer::{Options, Report, binary};
-use tests::process::{Folder, output};
+use tests::process::{Folder, Running, eventually, output};
+use tests::secrets::memcached::{SASL_AUTH, SASL_LIST_MECHS, SASL_STEP, request};
 use tests::secrets::{KEY, MARKER, REQUESTS, capture, excerpt, leak};
 use tests::server::{Server, free_port};
 
@@ -198,6 +202,56 @@ fn no_log_level_says_a_secret() -> Result<()> {
             let all = replayed(&file, CONSOLE.1, &[(name, level)])?;
             assert_silent(level, &all)?;
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_dialect_is_understood() -> Result<()> {
+    let folder = Folder::new()?;
+    let file = folder.path().join("capture.pcap");
+    capture(&file, false)?;
+    let all = replayed(&file, LINES.1, LINES.2)?;
+    let all = String::from_utf8_lossy(&all);
+    let spans: Vec<_> = all
+        .lines()
+        .filter(|line| line.starts_with("{\"type\":\"span\""))
+        .collect();
+    // What is hidden was read, not passed over.
+    for text in [
+        "SET ?",
+        "SET visible:key 0 ?",
+        "STATS ?",
+        "VERSION ?",
+        "MS visible:key ? T60 F? I MA O? k",
+        "MS visible:key ? b k O?",
+        "MG visible:key b k v O?",
+        "MG visible:key v O? k",
+        "ME visible:key",
+        "SASL_AUTH PLAIN ?",
+        "SASL_AUTH ? ?",
+        "SASL_STEP PLAIN ?",
+        "SETQ visible:key 0 ?",
+        "GETK visible:key",
+        "STAT ?",
+    ] {
+        let text = format!("\"db.query.text\":\"{text}\"");
+        for transport in ["tcp", "udp"] {
+            let transport = format!("\"network.transport\":\"{transport}\"");
+            let found = spans
+                .iter()
+                .any(|span| span.contains(&text) && span.contains(&transport));
+            ensure!(found, "{text} with {transport} is not among the spans");
+        }
+    }
+    for text in [
+        "UNKNOWN ? ?",
+        "OPCODE_0X3F",
+        "OPCODE_0XA7",
+        "SASL_LIST_MECHS",
+    ] {
+        let text = format!("\"db.query.text\":\"{text}\"");
+        ensure!(spans.iter().any(|span| span.contains(&text)), "no {text}");
     }
     Ok(())
 }
@@ -405,4 +459,125 @@ fn a_memcached_that_asks_for_a_password() -> Result<()> {
     assert_silent("memcached", all.as_bytes())?;
     ensure!(all.contains(KEY) && report.of("SET").len() == 3, "{all}");
     Ok(())
+}
+
+/// A memcached that asks for the marker as the password of alice, in the binary dialect.
+fn guarded(folder: &Folder, port: u16) -> Result<Running> {
+    let users = folder.path().join("users");
+    let settings = format!(
+        "mech_list: PLAIN CRAM-MD5\npwcheck_method: auxprop\nauxprop_plugin: sasldb\nsasldb_path: {}\n",
+        users.display()
+    );
+    fs::write(folder.path().join("memcached.conf"), settings)?;
+    let mut adding = Command::new("saslpasswd2");
+    adding.args(["-p", "-c", "-f"]).arg(&users).arg("alice");
+    let mut adding = Running::start(adding.stdin(Stdio::piped()))?;
+    let input = adding.child().stdin.take().context("a pipe")?;
+    { input }.write_all(MARKER.as_bytes())?;
+    ensure!(adding.wait(Duration::from_secs(10))? == 0, "alice is known");
+    let mut command = Command::new("memcached");
+    command.args(["-S", "-U", "0", "-l", "127.0.0.1", "-u", "root", "-p"]);
+    command.arg(port.to_string());
+    command.env("SASL_CONF_PATH", folder.path());
+    let process = Running::start(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
+    eventually(
+        Duration::from_secs(10),
+        "the server accepts connections",
+        || Ok(TcpStream::connect(("127.0.0.1", port)).is_ok()),
+    )?;
+    Ok(process)
+}
+
+/// Reads a binary reply: the status, and what follows the header.
+fn answer(stream: &mut TcpStream, opcode: u8) -> Result<(u16, Vec<u8>)> {
+    let mut header = [0; 24];
+    stream.read_exact(&mut header)?;
+    ensure!(header[..2] == [0x81, opcode], "{header:?}");
+    let [a, b, c, d] = [header[8], header[9], header[10], header[11]];
+    let mut body = vec![0; u32::from_be_bytes([a, b, c, d]) as usize];
+    stream.read_exact(&mut body)?;
+    Ok((u16::from_be_bytes([header[6], header[7]]), body))
+}
+
+#[test]
+fn a_memcached_that_authenticates_by_sasl() -> Result<()> {
+    let (folder, port) = (Folder::new()?, free_port()?);
+    let _server = guarded(&folder, port)?;
+    let collector = Collector::start()?;
+    let lines = Options::new()
+        .memcached(port)
+        .with("--metrics-exporter", "jsonl")
+        .with("--spans-pipeline", "commands")
+        .variable("CACHE_OBSERVER_LOG", "trace")
+        .start()?;
+    let exporting = Options::new()
+        .memcached(port)
+        .with("--role", "server")
+        .traces("otlp")
+        .with("--metrics-exporter", "otlp")
+        .variable(
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            &format!("http://127.0.0.1:{}", collector.grpc),
+        )
+        .variable("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+        .variable("RUST_LOG", "trace")
+        .start()?;
+    let (key, marker) = (KEY.as_bytes(), MARKER.as_bytes());
+    let upper = MARKER.to_ascii_uppercase();
+    let right = format!("\0alice\0{MARKER}");
+    let wrong = format!("\0alice\0{upper}");
+    let stranger = format!("{MARKER}\0{MARKER}\0{MARKER}");
+    let connect = || -> Result<TcpStream> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        Ok(stream)
+    };
+    let mut stream = connect()?;
+    for (opcode, extras, key, value, status) in [
+        (SASL_LIST_MECHS, &[][..], &b""[..], &b""[..], 0),
+        (SASL_AUTH, &[], b"PLAIN", wrong.as_bytes(), 0x20),
+        (SASL_AUTH, &[], b"PLAIN", stranger.as_bytes(), 0x20),
+        (SASL_AUTH, &[], b"PLAIN", marker, 0x20),
+        (SASL_AUTH, &[], b"CRAM-MD5", b"", 0x21),
+        (SASL_STEP, &[], b"CRAM-MD5", stranger.as_bytes(), 0x20),
+        (SASL_AUTH, &[], marker, marker, 0x20),
+        (SASL_AUTH, &[], b"PLAIN", right.as_bytes(), 0),
+        (0x01, &[0; 8], key, marker, 0),
+        (0x00, &[], key, b"", 0),
+    ] {
+        stream.write_all(&request(opcode, extras, key, value))?;
+        let (found, body) = answer(&mut stream, opcode)?;
+        ensure!(
+            found == status,
+            "{opcode:#x}: {found:#x} instead of {status:#x}"
+        );
+        ensure!(opcode != 0x00 || body.ends_with(marker), "it is there");
+    }
+    // One byte at a time.
+    let mut stream = connect()?;
+    for byte in request(SASL_AUTH, &[], b"PLAIN", right.as_bytes()) {
+        stream.write_all(&[byte])?;
+    }
+    let (status, _) = answer(&mut stream, SASL_AUTH)?;
+    ensure!(status == 0, "{status:#x}");
+    drop(stream);
+    for (what, observer) in [("JSON Lines", lines), ("OTLP", exporting)] {
+        let report = observer.stop()?;
+        assert_silent(what, said(&report).as_bytes())?;
+        let of = |operation, number| report.summary.of("memcached", operation, number);
+        ensure!(
+            of("SASL_AUTH", "count") == 7,
+            "{what}: {}",
+            report.summary.0
+        );
+        ensure!(
+            of("SASL_AUTH", "errors") == 4,
+            "{what}: {}",
+            report.summary.0
+        );
+        ensure!(of("GET", "hits") == 1, "{what}: {}", report.summary.0);
+    }
+    collector.expect(&[KEY, "SASL_AUTH PLAIN"])?;
+    assert_silent("the collector", collector.printed()?.as_bytes())
 }
