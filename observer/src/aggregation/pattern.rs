@@ -100,7 +100,11 @@ fn write(key: &str, writer: &mut Writer<'_>) -> bool {
             _ if binary => writer.any(),
             Kind::Word => writer.text(&key[start..at]),
             Kind::Number => writer.any(),
-            Kind::Numbered => numbered(&key[start..at], writer),
+            Kind::Numbered => {
+                // In the pattern each of its words is a token.
+                segments += words(token).saturating_sub(1);
+                segments <= MAX_SEGMENTS && numbered(&key[start..at], writer)
+            }
             Kind::Id => {
                 at = id_end(bytes, start, at);
                 writer.any()
@@ -227,6 +231,12 @@ fn kind(token: &[u8]) -> Kind {
         leading == 0 && runs <= 2 && parts.all(word)
     };
     if words { Kind::Numbered } else { Kind::Id }
+}
+
+/// Runs of letters in a token of letters and digits.
+fn words(token: &[u8]) -> usize {
+    let runs = token.split(u8::is_ascii_digit);
+    runs.filter(|letters| !letters.is_empty()).count()
 }
 
 /// Writes the letters, and `*` for each run of digits.
