@@ -134,8 +134,8 @@ impl Socket {
     pub(crate) fn judge(&self, peer: &Peer) -> Option<Ports> {
         let port = peer.port as u16;
         if port == 0 {
-            // SAFETY: the value is not looked at.
-            if unsafe { CLIENTS.get(self.sk) }.is_some() {
+            // SAFETY: the value is a copied number; another thread's write to it is of the same socket's port.
+            if unsafe { CLIENTS.get(self.sk) }.copied() == Some(self.local) {
                 return Some(Ports {
                     local: self.local,
                     remote: 0,
@@ -160,7 +160,7 @@ impl Socket {
         buffer: &Buffer,
     ) -> Option<()> {
         if way.0 == direction::SEND && self.remote == 0 && ports.remote_watched {
-            let _ = CLIENTS.insert(self.sk, 0u8, 0);
+            let _ = CLIENTS.insert(self.sk, self.local, 0);
         }
         if left_out_from(&self.common, ports, &peer.words) {
             return None;

@@ -74,9 +74,10 @@ pub(crate) static DATAGRAMS: ProgramArray = ProgramArray::with_max_entries(2, 0)
 #[map]
 pub(crate) static SENDERS: LruHashMap<u64, Peer> = LruHashMap::with_max_entries(16_384, 0);
 
-/// Unconnected sockets that have sent to a watched port, by address of their `struct sock`.
+/// Local ports of unconnected sockets that have sent to a watched port, by address of their `struct sock`. The kernel gives
+/// the address of a closed socket to the next one; the port tells them apart.
 #[map]
-pub(crate) static CLIENTS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(16_384, 0);
+pub(crate) static CLIENTS: LruHashMap<u64, u16> = LruHashMap::with_max_entries(16_384, 0);
 
 /// Whether a port is watched.
 #[inline(always)]
