@@ -16,14 +16,16 @@ use opentelemetry_sdk::metrics::{
     Instrument, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream, Temporality,
 };
 
+use super::pool::Pools;
 use super::rate::{Rate, Rates};
 use super::{observer, resource};
+use crate::config::pools;
 use crate::enrichment::Service;
 use crate::telemetry::Telemetry;
 use crate::telemetry::names::{metric, value};
 
 /// Bounds of the latency histograms, s. telemetry.md, "Metrics".
-const LATENCY: [f64; 17] = [
+pub(super) const LATENCY: [f64; 17] = [
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
     2.5, 5.0, 10.0,
 ];
@@ -61,7 +63,7 @@ const SIZES: [f64; 12] = [
 ];
 
 /// Budgets of the metrics.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Services with metrics of their own; further ones share the service `cache-observer.overflow`. One that has no
     /// connection left makes room. Each takes 57 KiB with the limits below and about 1 KiB more a series (measured).
@@ -75,6 +77,10 @@ pub struct Options {
     pub idle: Duration,
     /// Whether points are totals since the start or since the last collection.
     pub temporality: Temporality,
+    /// When a pool of connections is said to be in trouble.
+    pub pools: pools::Pools,
+    /// Whether pools have the names of cache guides, too.
+    pub duplicate_names: bool,
     /// `host.name` of the observer's own resource.
     pub host: Option<String>,
 }
@@ -87,6 +93,8 @@ impl Default for Options {
             max_series: 128,
             idle: Duration::from_secs(600),
             temporality: Temporality::Cumulative,
+            pools: pools::Pools::default(),
+            duplicate_names: false,
             host: None,
         }
     }
@@ -172,6 +180,8 @@ pub(super) struct ServiceMetrics {
     pub(super) value_size: Histogram<u64>,
     rates: Arc<Rates>,
     pub(super) errors: Counter<u64>,
+    pub(super) pools: Pools,
+    name: String,
 }
 
 impl fmt::Debug for ServiceMetrics {
@@ -205,6 +215,8 @@ impl ServiceMetrics {
         rates.show(&meter);
         Self {
             rates,
+            pools: Pools::new(&meter, options),
+            name: service.name.clone(),
             latency: meter
                 .f64_histogram(metric::LATENCY)
                 .with_unit("ms")
@@ -248,6 +260,11 @@ impl ServiceMetrics {
     /// The hit rate of one cache, which its series share.
     pub(super) fn rate(&self, cache: &str) -> Arc<Rate> {
         self.rates.of(cache)
+    }
+
+    /// `service.name`.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 }
 

@@ -139,6 +139,10 @@ impl SeriesSet {
         }
     }
 
+    pub(super) fn service(&self) -> &Arc<ServiceMetrics> {
+        &self.service
+    }
+
     pub(super) fn record(&mut self, transaction: &Transaction, clock: Clock) {
         let failure = facts::failure(transaction);
         let latency = facts::has_latency(transaction)

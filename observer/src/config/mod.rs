@@ -3,6 +3,7 @@
 //! [`cli`] holds what can be written, [`Config`] what may be run: every value parsed, every combination possible.
 
 pub mod cli;
+pub mod pools;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;

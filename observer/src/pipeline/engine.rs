@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use crate::aggregation::{Aggregator, SeriesId};
+use crate::aggregation::{Aggregator, Connection, Pool, SeriesId};
 use crate::enrichment::{Endpoint, Enricher, Observation, Service};
 use crate::protocol::Protocol;
 use crate::sinks::Sinks;
-use crate::source::event::{Clock, Nanos};
+use crate::source::event::{Clock, End, Nanos, SocketId, Task};
 use crate::stream::datagram::{self, Pair};
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
 use crate::stream::{Ports, Segment};
@@ -52,6 +52,8 @@ pub(super) struct Caller {
     protocol: Protocol,
     endpoint: Arc<Endpoint>,
     bound: Option<Bound>,
+    /// Its part in a pool, of a client's end.
+    connection: Option<Connection>,
 }
 
 /// Resolved once per connection and process.
@@ -74,6 +76,50 @@ impl Engine {
 
     pub(super) fn reporter(&self) -> &Reporter {
         &self.reporter
+    }
+
+    /// Time has passed on the source's clock.
+    pub(super) fn tick(&mut self, now: Nanos) {
+        self.reporter.aggregator.tick(now);
+    }
+
+    fn protocol(&self, server: SocketAddr) -> Protocol {
+        if self.memcached.contains(server.port()) {
+            Protocol::Memcached
+        } else {
+            Protocol::Redis
+        }
+    }
+
+    /// A client's socket that has no flow yet.
+    fn early(&mut self, socket: &SocketId, connection: Connection) -> Caller {
+        Caller {
+            protocol: self.protocol(socket.remote),
+            endpoint: Arc::new(Endpoint::new(End::Client, socket.remote, socket.local)),
+            bound: None,
+            connection: Some(connection),
+        }
+    }
+
+    /// What occupies the connection may have changed; asks once whether it is ready.
+    fn look(&mut self, session: &mut Session, now: Nanos, change: Change<'_>) {
+        let Session {
+            conversation,
+            caller,
+            ..
+        } = session;
+        let load = conversation.load();
+        let ready = conversation.take_ready(now, matches!(change, Change::Ends));
+        self.reporter.pooled(caller, |connection, mut pool| {
+            if let Some(ready) = ready {
+                connection.ready(pool.as_deref_mut(), ready);
+            }
+            match change {
+                Change::Moved(segment) => connection.moved(pool, load, segment),
+                Change::Passed => connection.passed(pool, load, now),
+                Change::Ends => {}
+            }
+        });
     }
 
     /// Runs the conversation of a session, and reports what comes out unless it is not decided yet.
@@ -116,29 +162,82 @@ fn tell(told: &mut HashSet<(SocketAddr, Skipped)>, caller: &Caller, reason: Skip
     }
 }
 
+/// Why a connection is looked at.
+enum Change<'a> {
+    Moved(&'a Segment<'a>),
+    Passed,
+    Ends,
+}
+
 impl Reporter {
+    /// Resolves the service and series of a connection, by the process that uses it at `time`.
+    fn bind(&mut self, caller: &mut Caller, task: Option<&Task>, time: Nanos) {
+        let pid = task.map(|task| task.pid);
+        if caller.bound.as_ref().is_some_and(|bound| bound.pid == pid) {
+            return;
+        }
+        self.pooled(caller, |connection, pool| {
+            if let Some(pool) = pool {
+                connection.leave(pool, time);
+            }
+        });
+        if let Some(old) = caller.bound.take() {
+            self.aggregator.release(old.series);
+        }
+        let service = self.enricher.service(task);
+        let series = self
+            .aggregator
+            .bind(&caller.endpoint, &service, caller.protocol);
+        caller.bound = Some(Bound {
+            pid,
+            service,
+            series,
+        });
+        self.pooled(caller, |connection, pool| {
+            if let Some(pool) = pool {
+                connection.join(pool, time);
+            }
+        });
+    }
+
+    /// Lets a client's connection act on its pool.
+    fn pooled(
+        &mut self,
+        caller: &mut Caller,
+        act: impl FnOnce(&mut Connection, Option<&mut Pool>),
+    ) {
+        if let Some(connection) = &mut caller.connection {
+            let series = caller.bound.as_ref().map(|bound| bound.series);
+            act(connection, series.and_then(|id| self.aggregator.pool(id)));
+        }
+    }
+
+    /// A connection is over, or not observed any more.
+    fn part(&mut self, mut caller: Caller, close: Close, time: Nanos) {
+        self.pooled(&mut caller, |connection, pool| match (close, pool) {
+            (Close::Closed(fault), pool) => connection.close(pool, fault, time),
+            (Close::Abandoned, Some(pool)) => connection.leave(pool, time),
+            // What was there at the end is what is told last.
+            (Close::Over | Close::Abandoned, _) => {}
+        });
+        if let Some(bound) = caller.bound {
+            self.aggregator.release(bound.series);
+        }
+    }
+
     fn report(&mut self, caller: &mut Caller, exchange: Exchange) {
         let Some(first) = exchange.transactions().first() else {
             return;
         };
-        let pid = first.task.as_ref().map(|task| task.pid);
-        let bound = match &mut caller.bound {
-            Some(bound) if bound.pid == pid => bound,
-            bound => {
-                if let Some(old) = bound.take() {
-                    self.aggregator.release(old.series);
-                }
-                let service = self.enricher.service(first.task.as_ref());
-                let series = self
-                    .aggregator
-                    .bind(&caller.endpoint, &service, caller.protocol);
-                bound.insert(Bound {
-                    pid,
-                    service,
-                    series,
-                })
-            }
-        };
+        let (task, end) = (first.task, first.end);
+        if let Some(connection) = &mut caller.connection {
+            connection.count(exchange.transactions().len());
+        }
+        if exchange.is_health_check() {
+            self.pooled(caller, Connection::health_check);
+        }
+        self.bind(caller, task.as_ref(), end);
+        let Some(bound) = &caller.bound else { return };
         for transaction in exchange.transactions() {
             self.aggregator
                 .record(bound.series, transaction, self.clock);
@@ -156,40 +255,83 @@ impl Reporter {
 
 impl Handler for Engine {
     type Session = Session;
+    type Early = Caller;
 
-    fn open(&mut self, flow: &Flow, _time: Nanos) -> Session {
-        let protocol = if self.memcached.contains(flow.server().port()) {
-            Protocol::Memcached
-        } else {
-            Protocol::Redis
+    fn connecting(&mut self, socket: &SocketId, task: Option<&Task>, time: Nanos) -> Caller {
+        let mut caller = self.early(socket, Connection::connecting(time));
+        if task.is_some() {
+            self.reporter.bind(&mut caller, task, time);
+        }
+        caller
+    }
+
+    fn older(&mut self, socket: &SocketId, task: &Task) -> Caller {
+        let mut caller = self.early(socket, Connection::default());
+        self.reporter.bind(&mut caller, Some(task), 0);
+        caller
+    }
+
+    fn vanish(&mut self, early: Caller, close: Close, time: Nanos) {
+        self.reporter.part(early, close, time);
+    }
+
+    fn open(&mut self, flow: &Flow, early: Option<Caller>, time: Nanos) -> (Session, bool) {
+        let protocol = self.protocol(flow.server());
+        let mut conversation = Conversation::new(Settings {
+            protocol,
+            end: flow.end,
+            from_start: flow.from_start,
+            keep_detail: self.reporter.sinks.wants_spans(),
+        });
+        let (bound, connection) = match early {
+            Some(early) => (early.bound, early.connection),
+            None => (None, Some(Connection::default())),
         };
-        Session {
-            conversation: Conversation::new(Settings {
-                protocol,
-                end: flow.end,
-                from_start: flow.from_start,
-                keep_detail: self.reporter.sinks.wants_spans(),
-            }),
-            caller: Caller {
-                protocol,
-                endpoint: Arc::new(Endpoint::new(flow.end, flow.server(), flow.client())),
-                bound: None,
-            },
+        let pooled = flow.end == End::Client && flow.verdict == Verdict::Reported;
+        let mut caller = Caller {
+            protocol,
+            endpoint: Arc::new(Endpoint::new(flow.end, flow.server(), flow.client())),
+            bound,
+            connection: connection.filter(|_| pooled),
+        };
+        self.reporter.pooled(&mut caller, |connection, pool| {
+            connection.open(pool, flow.from_start, time);
+        });
+        let ticks = pooled && flow.from_start;
+        if ticks {
+            conversation = conversation.established(time);
+        }
+        let session = Session {
+            conversation,
+            caller,
             undecided: Vec::new(),
             told: false,
-        }
+        };
+        (session, ticks)
     }
 
     fn segment(&mut self, flow: &Flow, session: &mut Session, segment: &Segment<'_>) -> bool {
-        self.converse(flow, session, |conversation, telemetry, out| {
+        let wanted = self.converse(flow, session, |conversation, telemetry, out| {
             conversation.segment(segment, telemetry, out)
-        })
+        });
+        if session.caller.connection.is_some() {
+            if session.caller.bound.is_none() {
+                let caller = &mut session.caller;
+                self.reporter.bind(caller, segment.task, segment.time);
+            }
+            self.look(session, segment.time, Change::Moved(segment));
+        }
+        wanted
     }
 
     fn tick(&mut self, flow: &Flow, session: &mut Session, now: Nanos) -> bool {
-        self.converse(flow, session, |conversation, telemetry, out| {
+        let wanted = self.converse(flow, session, |conversation, telemetry, out| {
             conversation.tick(now, telemetry, out)
-        })
+        });
+        if session.caller.connection.is_some() {
+            self.look(session, now, Change::Passed);
+        }
+        wanted || session.conversation.awaits_ready()
     }
 
     fn decided(&mut self, flow: &Flow, session: &mut Session) {
@@ -204,16 +346,17 @@ impl Handler for Engine {
     fn close(&mut self, flow: &Flow, mut session: Session, close: Close, time: Nanos) {
         if flow.verdict != Verdict::Redundant {
             let ending = match close {
-                Close::Closed => Ending::Unanswered,
-                Close::Abandoned => Ending::Unresolved,
+                Close::Closed(_) => Ending::Unanswered,
+                Close::Abandoned | Close::Over => Ending::Unresolved,
             };
             self.converse(flow, &mut session, |conversation, telemetry, out| {
                 conversation.close(ending, time, telemetry, out);
             });
         }
-        if let Some(bound) = session.caller.bound {
-            self.reporter.aggregator.release(bound.series);
+        if session.caller.connection.is_some() {
+            self.look(&mut session, time, Change::Ends);
         }
+        self.reporter.part(session.caller, close, time);
     }
 }
 
@@ -232,13 +375,12 @@ impl datagram::Handler for Engine {
             protocol: Protocol::Memcached,
             endpoint: Arc::new(Endpoint::udp(pair.end, pair.server(), pair.client())),
             bound: None,
+            connection: None,
         }
     }
 
     fn part(&mut self, caller: Caller) {
-        if let Some(bound) = caller.bound {
-            self.reporter.aggregator.release(bound.series);
-        }
+        self.reporter.part(caller, Close::Over, 0);
     }
 
     fn begin(&mut self, pair: &Pair) -> Datagrams {
