@@ -155,6 +155,9 @@ fn parse(line: &str) -> Option<Entry> {
 /// `0100007F:18EB`: 32-bit words in the machine's byte order, as hexadecimal numbers, then the port.
 fn address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
+    if ip.len() % 8 != 0 {
+        return None;
+    }
     let mut bytes = Vec::with_capacity(16);
     for word in ip.as_bytes().chunks(8) {
         let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
