@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use observer::aggregation::{Metrics, Options};
-use observer::pipeline::{Parts, Pipeline};
+use observer::pipeline::{Parts, Pipeline, Spans};
 use observer::protocol::{Protocol, ReplyDecoder, RequestDecoder, outcome};
 use observer::sinks::{SinkOptions, Sinks};
 use observer::source::event::{Clock, Data, Direction, End, Event, EventKind, SocketId, Task};
@@ -180,6 +180,10 @@ fn pipeline() -> Pipeline {
         telemetry,
         metrics,
         sinks: Arc::new(sinks),
+        spans: Spans {
+            health_checks: true,
+            connections: false,
+        },
     })
 }
 

@@ -73,6 +73,9 @@ pub struct Options {
     pub max_latency_series: usize,
     /// Series of each other instrument of a service: caches × classes, or × error types.
     pub max_series: usize,
+    /// Pools of one service with numbers of their own; further ones share those of `_OTHER`. They take series in 18 instruments,
+    /// each of which has room for two a pool.
+    pub max_pools: usize,
     /// How long a service without connections keeps its metrics.
     pub idle: Duration,
     /// Whether points are totals since the start or since the last collection.
@@ -91,6 +94,7 @@ impl Default for Options {
             max_services: 256,
             max_latency_series: 448,
             max_series: 128,
+            max_pools: 24,
             idle: Duration::from_secs(600),
             temporality: Temporality::Cumulative,
             pools: pools::Pools::default(),
@@ -141,9 +145,13 @@ impl Provider {
             .build();
         let reader = SharedReader(Arc::new(reader));
         let (latency, others) = (options.max_latency_series, options.max_series);
+        // Two states of each pool, and of the one that the rest share; a few failures.
+        let pools = 2 * options.max_pools + 8;
+        let of_pools = ["cache.connection.", "db.client.connection.", "redis.pool."];
         let limit = move |instrument: &Instrument| {
             let limit = match instrument.name() {
                 metric::CLIENT_DURATION | metric::SERVER_DURATION => latency,
+                name if of_pools.iter().any(|start| name.starts_with(start)) => pools,
                 _ => others,
             };
             Stream::builder().with_cardinality_limit(limit).build().ok()

@@ -28,6 +28,6 @@ mod tests;
 pub use aggregator::{Aggregator, SeriesId};
 pub use facts::{Failure, failure, has_latency, redirected, value_size};
 pub use metrics::{Metrics, Options};
-pub use pool::{Connection, Pool};
+pub use pool::{Connection, Pool, fault_name};
 pub use resource::{attributes as resource_attributes, resource};
 pub use summary::{Summary, Totals};

@@ -119,6 +119,26 @@ pub struct Common {
         value_name = "SPANS"
     )]
     pub spans_pipeline: SpansPipeline,
+    /// Whether tests of idle connections, such as a PING alone, are spans
+    #[arg(
+        long,
+        env = "CACHE_OBSERVER_SPANS_HEALTH_CHECKS",
+        action = clap::ArgAction::Set,
+        default_value_t = true,
+        value_name = "true|false",
+        hide_possible_values = true
+    )]
+    pub spans_health_checks: bool,
+    /// Whether connections that begin (CONNECT) and end (CLOSE) are spans
+    #[arg(
+        long,
+        env = "CACHE_OBSERVER_SPANS_CONNECTIONS",
+        action = clap::ArgAction::Set,
+        default_value_t = false,
+        value_name = "true|false",
+        hide_possible_values = true
+    )]
+    pub spans_connections: bool,
     /// Where console and jsonl write [default: standard output]
     #[arg(long, env = "CACHE_OBSERVER_OUTPUT", value_name = "FILE")]
     pub output: Option<PathBuf>,

@@ -37,6 +37,10 @@ pub struct Config {
     pub metrics: Vec<Exporter>,
     /// Whether the commands of a batch have spans of their own.
     pub children: bool,
+    /// Whether tests of idle connections are spans.
+    pub health_checks: bool,
+    /// Whether connections that begin and end are spans.
+    pub connections: bool,
     /// Where `console` and `jsonl` write.
     pub output: Output,
     /// Whether a summary is printed at the end.
@@ -154,6 +158,8 @@ impl Config {
             traces: enabled(traces),
             metrics: enabled(metrics),
             children: common.spans_pipeline == SpansPipeline::Commands,
+            health_checks: common.spans_health_checks,
+            connections: common.spans_connections,
             output: common.output.clone().map_or(Output::Stdout, Output::File),
             summary: common.summary,
         })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use crate::aggregation::{Aggregator, Connection, Pool, SeriesId};
+use crate::aggregation::{Aggregator, Connection, Pool, SeriesId, fault_name};
 use crate::enrichment::{Endpoint, Enricher, Observation, Service};
 use crate::protocol::Protocol;
 use crate::sinks::Sinks;
@@ -14,9 +14,10 @@ use crate::source::event::{Clock, End, Nanos, SocketId, Task};
 use crate::stream::datagram::{self, Pair};
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
 use crate::stream::{Ports, Segment};
-use crate::telemetry::{Skipped, Telemetry};
+use crate::telemetry::names::value;
+use crate::telemetry::{Skipped, SpanOutcome, Telemetry};
 use crate::transaction::conversation::{Conversation, Settings};
-use crate::transaction::{Ending, Exchange};
+use crate::transaction::{Ending, Exchange, Life, LifeStage};
 
 /// Most transactions kept of a connection whose other end may be on this host too. It is decided within 200 ms.
 const MAX_UNDECIDED: usize = 1_024;
@@ -37,6 +38,17 @@ pub(super) struct Reporter {
     pub(super) aggregator: Aggregator,
     pub(super) sinks: Arc<Sinks>,
     pub(super) clock: Clock,
+    pub(super) spans: Spans,
+    pub(super) telemetry: Arc<Telemetry>,
+}
+
+/// Which spans there are beside those of commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spans {
+    /// Those of tests of idle connections.
+    pub health_checks: bool,
+    /// Those of connections that begin and end.
+    pub connections: bool,
 }
 
 /// What is kept of a flow.
@@ -110,6 +122,9 @@ impl Engine {
         } = session;
         let load = conversation.load();
         let ready = conversation.take_ready(now, matches!(change, Change::Ends));
+        if let Some(ready) = ready {
+            self.reporter.begun(caller, ready.time, None);
+        }
         self.reporter.pooled(caller, |connection, mut pool| {
             if let Some(ready) = ready {
                 connection.ready(pool.as_deref_mut(), ready);
@@ -212,8 +227,54 @@ impl Reporter {
         }
     }
 
+    /// A connection was ready at `end`, or the attempt at it failed then.
+    fn begun(&self, caller: &Caller, end: Nanos, error: Option<&'static str>) {
+        if let Some(connection) = &caller.connection
+            && let Some(start) = connection.began()
+        {
+            let established = connection.established();
+            let stage = LifeStage::Connect { established };
+            self.life(caller, stage, (start, end), error);
+        }
+    }
+
+    /// A connection begins or ends.
+    fn life(
+        &self,
+        caller: &Caller,
+        stage: LifeStage,
+        (start, end): (Nanos, Nanos),
+        error: Option<&'static str>,
+    ) {
+        let Some(bound) = &caller.bound else { return };
+        if self.spans.connections && self.sinks.wants_spans() {
+            self.sinks.submit(Observation {
+                exchange: Exchange::Life(Life {
+                    protocol: caller.protocol,
+                    stage,
+                    start,
+                    end,
+                    error,
+                }),
+                endpoint: Arc::clone(&caller.endpoint),
+                service: Arc::clone(&bound.service),
+                clock: self.clock,
+            });
+        }
+    }
+
     /// A connection is over, or not observed any more.
     fn part(&mut self, mut caller: Caller, close: Close, time: Nanos) {
+        if let (Close::Closed(fault), Some(connection)) = (close, &caller.connection) {
+            let error = fault.map(fault_name);
+            if connection.is_connecting() {
+                self.begun(&caller, time, error.or(Some(value::CANCELED)));
+            } else {
+                let (age, commands) = (connection.age(time), connection.commands());
+                let stage = LifeStage::Close { age, commands };
+                self.life(&caller, stage, (time, time), error);
+            }
+        }
         self.pooled(&mut caller, |connection, pool| match (close, pool) {
             (Close::Closed(fault), pool) => connection.close(pool, fault, time),
             (Close::Abandoned, Some(pool)) => connection.leave(pool, time),
@@ -242,7 +303,9 @@ impl Reporter {
             self.aggregator
                 .record(bound.series, transaction, self.clock);
         }
-        if self.sinks.wants_spans() {
+        if exchange.is_health_check() && !self.spans.health_checks {
+            self.telemetry.spans(SpanOutcome::SampledOut).add(1);
+        } else if self.sinks.wants_spans() {
             self.sinks.submit(Observation {
                 exchange,
                 endpoint: Arc::clone(&caller.endpoint),
@@ -355,6 +418,12 @@ impl Handler for Engine {
         }
         if session.caller.connection.is_some() {
             self.look(&mut session, time, Change::Ends);
+            if let Close::Closed(fault) = close
+                && session.conversation.awaits_ready()
+            {
+                let error = fault.map_or(value::CONNECTION_CLOSED, fault_name);
+                self.reporter.begun(&session.caller, time, Some(error));
+            }
         }
         self.reporter.part(session.caller, close, time);
     }

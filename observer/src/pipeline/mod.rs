@@ -31,6 +31,7 @@ use crate::stream::datagram::{self, Datagrams};
 use crate::stream::flows::{Close, Flows, Options, Ports, Role};
 use crate::stream::reassembly::Limits;
 use crate::telemetry::Telemetry;
+pub use engine::Spans;
 use engine::{Caller, Datagrams as Exchange, Engine, Reporter};
 
 /// How long exporters get to send what is queued at the end.
@@ -107,6 +108,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where spans go.
     pub sinks: Arc<Sinks>,
+    /// Which spans there are.
+    pub spans: Spans,
 }
 
 impl Pipeline {
@@ -120,6 +123,8 @@ impl Pipeline {
             aggregator: Aggregator::new(parts.metrics),
             sinks: parts.sinks,
             clock: parts.clock,
+            spans: parts.spans,
+            telemetry: Arc::clone(&parts.telemetry),
         };
         Self {
             datagrams: Datagrams::new(datagram::Options {
@@ -274,6 +279,10 @@ impl Exporting {
             telemetry: Arc::clone(&self.telemetry),
             metrics: Arc::clone(&self.metrics),
             sinks: Arc::clone(&self.sinks),
+            spans: Spans {
+                health_checks: config.health_checks,
+                connections: config.connections,
+            },
         })
     }
 

@@ -236,7 +236,7 @@ impl Sinks {
             observation,
             ids: Ids::random(),
         });
-        let weight = item.observation.exchange.transactions().len();
+        let weight = item.observation.exchange.transactions().len().max(1);
         for queue in &self.queues {
             if !queue.push(Arc::clone(&item), weight) {
                 self.telemetry.spans(SpanOutcome::Dropped).add(1);

@@ -77,6 +77,16 @@ impl Span {
                 }
                 spans
             }
+            Exchange::Life(life) => vec![Self {
+                failed: life.error.is_some(),
+                attributes: connection::life(observation, life),
+                ..Self::begin(
+                    observation,
+                    ids,
+                    connection::operation(life),
+                    (life.start, life.end),
+                )
+            }],
         }
     }
 
@@ -165,7 +175,8 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
     let request = &transaction.request;
     let outcome = &transaction.outcome;
     let operation = operation_name(request);
-    let mut list = connection(observation, transaction, operation, request.class);
+    let protocol = transaction.protocol;
+    let mut list = connection(observation, protocol, operation, request.class);
     let mut put = |name: &'static str, value: Value| list.push(KeyValue::new(name, value));
     if let Some(database) = transaction.database {
         put(attribute::DB_NAMESPACE, database.to_string().into());
