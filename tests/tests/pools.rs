@@ -352,6 +352,83 @@ fn connections_older_than_the_observer() -> Result<()> {
     Ok(())
 }
 
+/// A connection of which each command is known: set up, used, tested, closed.
+fn test_and_use(port: u16) -> Result<()> {
+    let mut client = Redis::connect(("127.0.0.1", port))?;
+    client.command(&["CLIENT", "SETNAME", "spans"])?;
+    client.command(&["PING"])?;
+    client.command(&["GET", "key"])?;
+    client.command(&["PING"])?;
+    // Not alone.
+    client.send(&[encode(&["PING"]), encode(&["GET", "key"])].concat())?;
+    client.reply()?;
+    client.reply()?;
+    Ok(())
+}
+
+#[test]
+fn tests_of_connections_can_be_left_out_of_spans() -> Result<()> {
+    let server = Server::redis()?;
+    for (keep, spans) in [("true", 3), ("false", 1)] {
+        let observer = options(Options::new().redis(server.port))
+            .traces("jsonl")
+            .with("--spans-pipeline", "commands")
+            .with("--spans-health-checks", keep)
+            .start()?;
+        test_and_use(server.port)?;
+        let report = observer.stop()?;
+        assert_eq!(report.of("PING").len(), spans);
+        assert_eq!(report.of("GET").len(), 2);
+        // Metrics count them either way; the first belongs to the set-up.
+        let pool = Pool::own(server.port);
+        let checks = pool.number(&report.metrics, "cache.connection.health_checks");
+        assert_eq!(checks, 1);
+        assert_eq!(report.summary.of("redis", "PING", "count"), 3);
+        let sampled = report.metric("observer.spans", &[("outcome", "sampled_out")]);
+        assert_eq!(sampled, (3 - spans) as f64);
+    }
+    Ok(())
+}
+
+#[test]
+fn connections_as_spans() -> Result<()> {
+    let server = Server::redis()?;
+    let closed = free_port()?;
+    let observer = options(Options::new().redis(server.port))
+        .traces("jsonl")
+        .with("--memcached-port", &closed.to_string())
+        .with("--spans-connections", "true")
+        .start()?;
+    test_and_use(server.port)?;
+    assert!(TcpStream::connect(("127.0.0.1", closed)).is_err());
+    let report = observer.stop()?;
+    let [ready, refused] = report.of("CONNECT")[..] else {
+        anyhow::bail!("{:?}", report.of("CONNECT"));
+    };
+    assert_eq!(ready["name"], format!("CONNECT 127.0.0.1:{}", server.port));
+    assert_eq!(ready["kind"], "CLIENT");
+    assert_eq!(ready["status"]["code"], "UNSET");
+    assert_eq!(ready["attributes"]["db.system.name"], "redis");
+    assert_eq!(ready["attributes"]["cache.operation"], "connection");
+    let connected = ready["attributes"]["cache.connection.connect_time"].as_f64();
+    // It ends with the last reply of the set-up, before the first other command.
+    let time = |span: &Value, name: &str| span[name].as_u64().context("a time");
+    let first = report.of("GET")[0];
+    assert!(time(ready, "end_time_unix_nano")? <= time(first, "start_time_unix_nano")?);
+    let took = time(ready, "end_time_unix_nano")? - time(ready, "start_time_unix_nano")?;
+    assert!(connected.context("connect_time")? < took as f64 / 1e9);
+    assert_eq!(refused["status"]["code"], "ERROR");
+    assert_eq!(refused["attributes"]["error.type"], "connection_refused");
+    assert_eq!(refused["attributes"]["db.system.name"], "memcached");
+    let [close] = report.of("CLOSE")[..] else {
+        anyhow::bail!("{:?}", report.of("CLOSE"));
+    };
+    assert_eq!(close["attributes"]["cache.connection.commands"], 4);
+    assert!(close["attributes"]["cache.connection.age"].as_f64() > connected);
+    assert!(close["attributes"]["error.type"].is_null());
+    Ok(())
+}
+
 /// A server of one's own on a watched port.
 fn listener() -> Result<(TcpListener, u16)> {
     let port = free_port()?;

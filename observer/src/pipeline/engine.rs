@@ -322,9 +322,7 @@ impl Handler for Engine {
 
     fn connecting(&mut self, socket: &SocketId, task: Option<&Task>, time: Nanos) -> Caller {
         let mut caller = self.early(socket, Connection::connecting(time));
-        if task.is_some() {
-            self.reporter.bind(&mut caller, task, time);
-        }
+        self.reporter.bind(&mut caller, task, time);
         caller
     }
 

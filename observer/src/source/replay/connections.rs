@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use rustc_hash::FxHashMap;
 
 use super::packet::Packet;
-use crate::source::event::{Data, Direction, End, Event, EventKind, Nanos, SocketId, Uncaptured};
+use crate::source::event::{Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, Uncaptured};
 
 /// Most connections tracked at a time.
 const MAX_CONNECTIONS: usize = 65_536;
@@ -24,6 +24,8 @@ struct Connection {
     fins: [bool; 2],
     /// When it is taken for closed.
     closes: Option<Nanos>,
+    /// The server refused or reset it.
+    fault: Option<Fault>,
 }
 
 impl Connection {
@@ -34,6 +36,10 @@ impl Connection {
             local: self.client,
             remote: self.server,
         }
+    }
+
+    fn closed(&self) -> EventKind<'static> {
+        EventKind::Closed { fault: self.fault }
     }
 
     fn event(&self, time: Nanos, kind: EventKind<'static>) -> Event<'static> {
@@ -79,14 +85,12 @@ impl Connections {
                 .is_some_and(|known| known.syn == Some(packet.sequence));
             if !same {
                 self.close(&key, time, sink);
-                let connection = self.begin(packet.source, packet.destination);
-                self.table.insert(
-                    key,
-                    Connection {
-                        syn: Some(packet.sequence),
-                        ..connection
-                    },
-                );
+                let connection = Connection {
+                    syn: Some(packet.sequence),
+                    ..self.begin(packet.source, packet.destination)
+                };
+                sink(&connection.event(time, EventKind::Connecting));
+                self.table.insert(key, connection);
             }
         }
         if !self.table.contains_key(&key) {
@@ -108,7 +112,10 @@ impl Connections {
         };
         let from_client = packet.source == connection.client;
         let begins = packet.syn && !from_client && packet.acknowledgment.is_some();
-        if !connection.established && (begins || connection.syn.is_some() && !packet.syn) {
+        if !connection.established
+            && !packet.rst
+            && (begins || connection.syn.is_some() && !packet.syn)
+        {
             connection.established = true;
             let (send_position, receive_position) = if begins {
                 (packet.acknowledgment, Some(packet.sequence.wrapping_add(1)))
@@ -135,6 +142,12 @@ impl Connections {
         if packet.fin {
             connection.fins[usize::from(!from_client)] = true;
         }
+        if packet.rst && !from_client && connection.closes.is_none() {
+            connection.fault = Some(match connection.established {
+                true => Fault::Reset,
+                false => Fault::Refused,
+            });
+        }
         if packet.rst || connection.fins == [true; 2] {
             connection.closes.get_or_insert(time.saturating_add(LINGER));
         }
@@ -149,7 +162,7 @@ impl Connections {
             .collect();
         ended.sort_unstable_by_key(|connection| connection.sk);
         for connection in ended {
-            sink(&connection.event(time, EventKind::Closed { fault: None }));
+            sink(&connection.event(time, connection.closed()));
         }
         self.table.clear();
     }
@@ -164,6 +177,7 @@ impl Connections {
             established: false,
             fins: [false; 2],
             closes: None,
+            fault: None,
         }
     }
 
@@ -174,7 +188,7 @@ impl Connections {
         sink: &mut dyn FnMut(&Event<'_>),
     ) {
         if let Some(connection) = self.table.remove(key) {
-            sink(&connection.event(time, EventKind::Closed { fault: None }));
+            sink(&connection.event(time, connection.closed()));
         }
     }
 
