@@ -121,6 +121,8 @@ impl Engine {
             ..
         } = session;
         let load = conversation.load();
+        // A replica's link is no client's.
+        let replica = conversation.ignored() == Some(Skipped::Replication);
         let ready = conversation.take_ready(now, matches!(change, Change::Ends));
         if let Some(ready) = ready {
             self.reporter.begun(caller, ready.time, None);
@@ -130,11 +132,17 @@ impl Engine {
                 connection.ready(pool.as_deref_mut(), ready);
             }
             match change {
-                Change::Moved(segment) => connection.moved(pool, load, segment),
-                Change::Passed => connection.passed(pool, load, now),
+                Change::Moved(segment) => connection.moved(pool.as_deref_mut(), load, segment),
+                Change::Passed => connection.passed(pool.as_deref_mut(), load, now),
                 Change::Ends => {}
             }
+            if replica && let Some(pool) = pool {
+                connection.leave(pool, now);
+            }
         });
+        if replica {
+            caller.connection = None;
+        }
     }
 
     /// Runs the conversation of a session, and reports what comes out unless it is not decided yet.

@@ -340,6 +340,46 @@ mod tests {
     }
 
     #[test]
+    fn shows_connections() {
+        for (stage, error, shown) in [
+            (
+                LifeStage::Connect { established: None },
+                Some("connection_refused"),
+                ["CONNECT", "connection_…", "200 µs"],
+            ),
+            (
+                LifeStage::Connect {
+                    established: Some(1_100_000),
+                },
+                None,
+                ["CONNECT", "ready", "200 µs"],
+            ),
+            (
+                LifeStage::Close {
+                    age: None,
+                    commands: None,
+                },
+                None,
+                ["CLOSE", "closed", ""],
+            ),
+        ] {
+            let mut observation = observation(transaction("GET", 3));
+            observation.exchange = Exchange::Life(Life {
+                protocol: crate::protocol::Protocol::Redis,
+                stage,
+                start: 1_000_000,
+                end: 1_200_000,
+                error,
+            });
+            let line = line(&observation);
+            assert_eq!(line.lines().count(), 1);
+            for part in shown {
+                assert!(line.contains(part), "{part} in {line}");
+            }
+        }
+    }
+
+    #[test]
     fn aligns_columns() {
         let mut hit = transaction("GET", 3);
         hit.request.detail = detail("GET user:42");

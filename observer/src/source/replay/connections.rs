@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use rustc_hash::FxHashMap;
 
 use super::packet::Packet;
-use crate::source::event::{Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, Uncaptured};
+use crate::source::event::{
+    Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, Uncaptured,
+};
 
 /// Most connections tracked at a time.
 const MAX_CONNECTIONS: usize = 65_536;
@@ -227,5 +229,65 @@ fn data<'a>(time: Nanos, packet: &Packet<'a>, from_client: bool) -> Data<'a> {
         payload: packet.payload,
         uncaptured: (packet.payload.len() < packet.length as usize).then_some(Uncaptured::Limit),
         continued: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A packet between client and server: `S`YN, `A`CK, `R`ST, `F`IN.
+    fn packet(from_client: bool, flags: &str) -> Packet<'static> {
+        let (client, server) = ("10.0.0.1:40000", "10.0.0.2:6379");
+        let (source, destination) = if from_client {
+            (client, server)
+        } else {
+            (server, client)
+        };
+        Packet {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            sequence: 100,
+            acknowledgment: flags.contains('A').then_some(101),
+            syn: flags.contains('S'),
+            fin: flags.contains('F'),
+            rst: flags.contains('R'),
+            payload: b"",
+            length: 0,
+        }
+    }
+
+    #[test]
+    fn how_a_connection_ends() {
+        let table: [(&[(bool, &str)], bool, Option<Fault>); 4] = [
+            (&[(true, "S"), (false, "RA")], false, Some(Fault::Refused)),
+            (
+                &[(true, "S"), (false, "SA"), (true, "A"), (false, "R")],
+                true,
+                Some(Fault::Reset),
+            ),
+            (&[(true, "S"), (false, "SA"), (true, "R")], true, None),
+            (
+                &[(true, "S"), (false, "SA"), (true, "FA"), (false, "FA")],
+                true,
+                None,
+            ),
+        ];
+        for (packets, opens, fault) in table {
+            let mut connections = Connections::default();
+            let mut kinds = Vec::new();
+            let mut sink = |event: &Event<'_>| kinds.push(format!("{:?}", event.kind));
+            for (time, (from_client, flags)) in packets.iter().enumerate() {
+                let packet = packet(*from_client, flags);
+                connections.packet(time as Nanos, &packet, |port| port == 6379, &mut sink);
+            }
+            connections.finish(9, &mut sink);
+            assert_eq!(kinds.len(), 2 + usize::from(opens), "{kinds:?}");
+            assert_eq!(kinds[0], "Connecting");
+            assert_eq!(
+                kinds.last(),
+                Some(&format!("Closed {{ fault: {fault:?} }}"))
+            );
+        }
     }
 }
