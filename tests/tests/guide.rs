@@ -1,0 +1,146 @@
+//! The guide's wrappers, one by one: a program with the same access pattern and no instrumentation, and from outside all that
+//! the wrapper would have set, or the reason why the wire does not tell it. `docs/guide.md` is the list.
+//!
+//! The programs are in `tests/guide`. Each checks its replies, and prints what the wrapper would have set around its calls.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::coverage::{Kind, note};
+use tests::observer::{Options, Report};
+use tests::process::{output, python, tools};
+use tests::server::Server;
+
+#[path = "../guide/compare.rs"]
+mod compare;
+#[path = "../guide/table.rs"]
+mod table;
+
+use compare::Comparison;
+
+/// Programs of which the table has rows.
+const POOLS: &str = "pools";
+
+/// A program in the folder, and what starts it.
+fn command(program: &str, ports: &[u16]) -> Result<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("guide");
+    let path = |extension: &str| folder.join(program).with_extension(extension);
+    let ports = ports.iter().map(u16::to_string);
+    if path("cjs").exists() {
+        let packages = |name: &str| tools().with_file_name(name).join("node_modules");
+        let variable = format!(
+            "NODE_PATH={}:{}",
+            packages("node").display(),
+            packages("memjs").display()
+        );
+        let words = [
+            variable,
+            "node".to_owned(),
+            path("cjs").display().to_string(),
+        ];
+        return output("env", words.into_iter().chain(ports));
+    }
+    if path("py").exists() {
+        let words = ["-B".to_owned(), path("py").display().to_string()];
+        return output(python(), words.into_iter().chain(ports));
+    }
+    output(tools().with_file_name("go").join(program), ports)
+}
+
+/// Observes a program at these servers, the first of which is Redis unless `memcached` is true.
+fn observe(program: &str, servers: &[&Server], options: Options) -> Result<()> {
+    let ports: Vec<_> = servers.iter().map(|server| server.port).collect();
+    let observer = options
+        .with("--spans-pipeline", "commands")
+        .with("--metrics-exporter", "jsonl")
+        .start()?;
+    let printed = command(program, &ports)?;
+    let report = observer.stop()?;
+    let told: Value = serde_json::from_str(printed.lines().last().context("nothing was said")?)?;
+    let rows = table::rows()?;
+    let mut comparison = Comparison::new(&rows, &report, &ports);
+    comparison.calls(told["calls"].as_array().context("no calls")?)?;
+    comparison.assert_rows(program);
+    assert_whole(&report);
+    note(Kind::Client, &format!("guide: {program}"))
+}
+
+fn with_redis(program: &str) -> Result<()> {
+    let server = Server::redis()?;
+    observe(program, &[&server], Options::new().redis(server.port))
+}
+
+/// Nothing is missing, so that what is not told is not told for another reason.
+fn assert_whole(report: &Report) {
+    for total in [
+        "lost_bytes",
+        "unanswered",
+        "unresolved",
+        "resynchronizations",
+    ] {
+        assert_eq!(report.summary.total(total), 0, "{total}\n{}", report.log);
+    }
+}
+
+#[test]
+fn ioredis() -> Result<()> {
+    with_redis("ioredis")
+}
+
+#[test]
+fn redis_py() -> Result<()> {
+    with_redis("redis_py")
+}
+
+#[test]
+fn go_redis() -> Result<()> {
+    with_redis("go_redis")
+}
+
+#[test]
+fn memjs() -> Result<()> {
+    let server = Server::memcached()?;
+    observe("memjs", &[&server], Options::new().memcached(server.port))
+}
+
+#[test]
+fn get_or_set() -> Result<()> {
+    with_redis("get_or_set")
+}
+
+#[test]
+fn multi_level() -> Result<()> {
+    let (near, far) = (Server::redis()?, Server::memcached()?);
+    let options = Options::new().redis(near.port).memcached(far.port);
+    observe("multi_level", &[&near, &far], options)
+}
+
+#[test]
+fn cache_aside() -> Result<()> {
+    with_redis("cache_aside")
+}
+
+#[test]
+fn write_through() -> Result<()> {
+    with_redis("write_through")
+}
+
+/// A row without a program would be proven by nobody.
+#[test]
+fn each_row_is_held_against_a_program() -> Result<()> {
+    let known: BTreeSet<_> = table::ALL.into_iter().chain([POOLS]).collect();
+    let rows = table::rows()?;
+    for row in &rows {
+        ensure!(!row.programs.is_empty(), "{row:?}");
+        for program in &row.programs {
+            ensure!(known.contains(program.as_str()), "{program} in {row:?}");
+        }
+        let same = rows
+            .iter()
+            .filter(|other| (&other.kind, &other.name) == (&row.kind, &row.name));
+        ensure!(same.count() == 1, "twice: {row:?}");
+    }
+    Ok(())
+}
