@@ -331,6 +331,7 @@ fn class(call: &Value) -> Result<&'static str> {
         "GET" | "HGET" | "MGET" => Ok("get"),
         "SET" | "HSET" | "LPUSH" => Ok("set"),
         "DEL" | "DELETE" | "FLUSHALL" => Ok("delete"),
+        "TTL" => Ok("expire"),
         name => bail!("what is {name}?"),
     }
 }

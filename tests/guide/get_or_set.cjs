@@ -60,6 +60,9 @@ run(async () => {
   assert.deepEqual(await getOrSet('article:3', make, 30), article);
   assert.equal(made, 3);
   assert.deepEqual(await get('article:3'), article);
+  const left = await redis.ttl(full('article:2'));
+  assert.ok(left > 3500 && left <= TTL);
+  told([], { command: 'TTL', 'TTL remaining': left, hits: 1 });
   await invalidate('article:1');
   assert.equal(await get('article:1'), null);
   redis.disconnect();

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tests::client::{Memcached, Redis};
 use tests::coverage::{Kind, note};
 use tests::observer::{Options, Report};
 use tests::process::{output, python, tools};
@@ -125,6 +126,48 @@ fn cache_aside() -> Result<()> {
 #[test]
 fn write_through() -> Result<()> {
     with_redis("write_through")
+}
+
+/// What a key has left, by every reply that says it.
+#[test]
+fn time_that_remains() -> Result<()> {
+    let (near, far) = (Server::redis()?, Server::memcached()?);
+    let observer = Options::new()
+        .redis(near.port)
+        .memcached(far.port)
+        .start()?;
+    let mut redis = Redis::connect(("127.0.0.1", near.port))?;
+    redis.command(&["SET", "k", "v", "EX", "600"])?;
+    redis.command(&["SET", "forever", "v"])?;
+    let asked = ["TTL", "PTTL", "EXPIRETIME", "PEXPIRETIME"];
+    for name in asked {
+        for key in ["k", "forever", "absent"] {
+            redis.command(&[name, key])?;
+        }
+    }
+    let mut memcached = Memcached::connect(("127.0.0.1", far.port))?;
+    memcached.line("ms k 1 T600\r\nv")?;
+    for line in ["mg k t", "mg k s t f", "mg k s", "mg absent t"] {
+        memcached.line(line)?;
+    }
+    let report = observer.stop()?;
+    let told = |name: &str| -> Vec<Option<i64>> {
+        let left = |span: &&Value| span["attributes"]["cache.ttl_remaining"].as_i64();
+        report.of(name).iter().map(left).collect()
+    };
+    // Points in time are answered in whole seconds, rounded.
+    let about = |left: Option<i64>| left.is_some_and(|left| (500..=601).contains(&left));
+    for name in asked {
+        let told = told(name);
+        ensure!(
+            about(told[0]) && told[1..] == [None, None],
+            "{name} {told:?}"
+        );
+    }
+    let told = told("MG");
+    ensure!(about(told[0]) && about(told[1]), "{told:?}");
+    ensure!(told[2..] == [None, None], "{told:?}");
+    Ok(())
 }
 
 /// A row without a program would be proven by nobody.

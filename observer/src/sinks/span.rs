@@ -223,6 +223,13 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
         let start = observation.clock.unix_nanos(transaction.start);
         put(attribute::CACHE_TTL, ttl.seconds(start).into());
     }
+    if let Some(remaining) = outcome.remaining {
+        let end = observation.clock.unix_nanos(transaction.end);
+        put(
+            attribute::CACHE_TTL_REMAINING,
+            remaining.seconds(end).into(),
+        );
+    }
     if let Some(deleted) = outcome.deleted {
         put(attribute::CACHE_DELETED_COUNT, integer(deleted));
     }
@@ -459,6 +466,10 @@ mod tests {
             special(&observation(set)),
             ["cache.value_size=2046", "cache.ttl=60"]
         );
+
+        let mut left = transaction("TTL", 8);
+        left.outcome.remaining = Some(Expiry::After(59));
+        assert_eq!(special(&observation(left)), ["cache.ttl_remaining=59"]);
 
         let mut delete = transaction("DEL", 6);
         delete.outcome.deleted = Some(2);
