@@ -24,7 +24,7 @@ use crate::config::cli::{Exporter, RoleArgument};
 use crate::config::export::Export;
 use crate::config::{Config, ConfigError};
 use crate::enrichment::Enricher;
-use crate::sinks::{self, Overflow, SinkError, SinkOptions, Sinks};
+use crate::sinks::{self, Overflow, Policy, SinkError, SinkOptions, Sinks};
 use crate::source::event::{Clock, Event, EventKind, Nanos};
 use crate::source::live::StartError;
 use crate::source::replay::{self, ReplayError, Totals};
@@ -110,6 +110,8 @@ pub struct Parts {
     pub sinks: Arc<Sinks>,
     /// What of a span leaves, and how it is named.
     pub export: Arc<Export>,
+    /// Most spans a second and service where `export` names no limit; 0: none.
+    pub spans_per_second: u32,
 }
 
 impl Pipeline {
@@ -123,6 +125,7 @@ impl Pipeline {
             aggregator: Aggregator::new(parts.metrics),
             sinks: parts.sinks,
             export: parts.export,
+            policy: Policy::new(parts.spans_per_second),
             clock: parts.clock,
         };
         Self {
@@ -192,7 +195,7 @@ impl Pipeline {
 /// have been reported then.
 pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
     let exporting = Exporting::start(config, Overflow::Wait, None)?;
-    let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default());
+    let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default(), 0);
     let ports = Ports::new([config.redis_ports.as_slice(), &config.memcached_ports].concat());
     let mut failure = None;
     for file in files {
@@ -255,7 +258,13 @@ impl Exporting {
         })
     }
 
-    fn pipeline(&self, config: &Config, limits: Limits, clock: Clock) -> Pipeline {
+    fn pipeline(
+        &self,
+        config: &Config,
+        limits: Limits,
+        clock: Clock,
+        spans_per_second: u32,
+    ) -> Pipeline {
         Pipeline::new(Parts {
             role: role(config.role),
             redis_ports: config.redis_ports.clone(),
@@ -266,6 +275,7 @@ impl Exporting {
             metrics: Arc::clone(&self.metrics),
             sinks: Arc::clone(&self.sinks),
             export: Arc::new(config.export.clone()),
+            spans_per_second,
         })
     }
 
