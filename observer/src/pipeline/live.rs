@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::{Exporting, Failure, Pipeline, watched};
 use crate::config::cli::{BackendArgument, RoleArgument};
+use crate::config::export::SpanPolicy;
 use crate::config::{Config, LiveConfig};
 use crate::sinks::Overflow;
 use crate::source::live::{BackendChoice, Live, Options, monotonic};
@@ -56,7 +57,7 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
         attached_ms = started.elapsed().as_millis() as u64,
         "observing"
     );
-    let pipeline = exporting.pipeline(config, Limits::LIVE, source.clock());
+    let pipeline = exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
     let stop = Arc::new(AtomicBool::new(false));
     let observer = {
         let stop = Arc::clone(&stop);
