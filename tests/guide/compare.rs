@@ -9,9 +9,6 @@ use tests::observer::Report;
 use super::table::{self, Row};
 
 /// What only this test reads of a call; everything else in it is an attribute of the guide's. See `told.cjs`.
-/// Until `--naming dup` is there.
-const DUP: bool = false;
-
 const OURS: [&str; 13] = [
     "spans",
     "kind",
@@ -214,7 +211,10 @@ impl<'a> Comparison<'a> {
             Some(_) => &json!(milliseconds(span)?),
             None => &attributes[ours],
         };
-        let dup = (DUP && row.dup).then(|| &attributes[&row.name]);
+        if !row.dup && ours != row.name {
+            self.not_told("Attributes", &row.name);
+        }
+        let dup = row.dup.then(|| &attributes[&row.name]);
         for seen in [own].into_iter().chain(dup) {
             ensure!(
                 agree(&row.name, wanted, seen, attributes, call)?,
