@@ -95,7 +95,7 @@ impl<'a> Comparison<'a> {
         let claimed: BTreeSet<_> = self.rows.iter().filter(names).collect();
         let list = |rows: Vec<&&Row>| -> Vec<String> {
             let name = |row: &&Row| format!("{}: {}", row.kind, row.name);
-            rows.into_iter().map(|row| name(row)).collect()
+            rows.into_iter().map(name).collect()
         };
         let missing = list(claimed.difference(&self.proven).collect());
         let more = list(self.proven.difference(&claimed).collect());
