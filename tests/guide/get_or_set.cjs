@@ -5,7 +5,8 @@ const Redis = require('ioredis');
 const { assert, told, run } = require('./told.cjs');
 
 const redis = new Redis(Number(process.argv[2]), '127.0.0.1');
-const NAME = 'catalogue';
+// As the observer's configuration names the server, too.
+const NAME = 'get_or_set';
 const TTL = 3600;
 const full = (key) => `shop:${key}`;
 

@@ -4,6 +4,7 @@
 //! The programs are in `tests/guide`. Each checks its replies, and prints what the wrapper would have set around its calls.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +12,7 @@ use serde_json::Value;
 use tests::client::{Memcached, Redis};
 use tests::coverage::{Kind, note};
 use tests::observer::{Options, Report};
-use tests::process::{output, python, tools};
+use tests::process::{Folder, output, python, tools};
 use tests::server::Server;
 
 #[path = "../guide/compare.rs"]
@@ -50,10 +51,22 @@ fn command(program: &str, ports: &[u16]) -> Result<String> {
     output(tools().with_file_name("go").join(program), ports)
 }
 
-/// Observes a program at these servers, the first of which is Redis unless `memcached` is true.
-fn observe(program: &str, servers: &[&Server], options: Options) -> Result<()> {
-    let ports: Vec<_> = servers.iter().map(|server| server.port).collect();
+/// Observes a program at these servers, with the names that the configuration gives them as caches.
+fn observe(program: &str, servers: &[(&Server, &str)], options: Options) -> Result<()> {
+    let ports: Vec<_> = servers.iter().map(|(server, _)| server.port).collect();
+    let named =
+        |(server, name): &(&Server, &str)| format!("\"127.0.0.1:{}\" = {name:?}\n", server.port);
+    let folder = Folder::new()?;
+    let file = folder.path().join("observer.toml");
+    fs::write(
+        &file,
+        format!(
+            "[caches]\n{}",
+            servers.iter().map(named).collect::<String>()
+        ),
+    )?;
     let observer = options
+        .with("--config", file.to_str().context("a printable path")?)
         .with("--naming", "dup")
         .with("--spans-pipeline", "commands")
         .with("--metrics-exporter", "jsonl")
@@ -71,7 +84,8 @@ fn observe(program: &str, servers: &[&Server], options: Options) -> Result<()> {
 
 fn with_redis(program: &str) -> Result<()> {
     let server = Server::redis()?;
-    observe(program, &[&server], Options::new().redis(server.port))
+    let caches = [(&server, program)];
+    observe(program, &caches, Options::new().redis(server.port))
 }
 
 /// Nothing is missing, so that what is not told is not told for another reason.
@@ -105,7 +119,8 @@ fn go_redis() -> Result<()> {
 #[test]
 fn memjs() -> Result<()> {
     let server = Server::memcached()?;
-    observe("memjs", &[&server], Options::new().memcached(server.port))
+    let options = Options::new().memcached(server.port);
+    observe("memjs", &[(&server, "pages")], options)
 }
 
 #[test]
@@ -117,7 +132,7 @@ fn get_or_set() -> Result<()> {
 fn multi_level() -> Result<()> {
     let (near, far) = (Server::redis()?, Server::memcached()?);
     let options = Options::new().redis(near.port).memcached(far.port);
-    observe("multi_level", &[&near, &far], options)
+    observe("multi_level", &[(&near, "near"), (&far, "far")], options)
 }
 
 #[test]
