@@ -504,8 +504,6 @@ pub struct Outcome {
     pub redirect: Option<Redirect>,
     /// Keys or fields removed.
     pub deleted: Option<u64>,
-    /// What the key had left to live when it was asked for. `None` also where it lives for ever.
-    pub remaining: Option<Expiry>,
     /// The command was queued by MULTI: its own outcome comes with EXEC.
     pub queued: bool,
 }

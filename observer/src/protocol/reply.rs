@@ -2,8 +2,7 @@
 
 use super::memcached;
 use super::message::{
-    Class, Expiry, HitRule, Operation, Outcome, Protocol, Redirect, ReplyValues, Request, Silence,
-    Word, seconds,
+    Class, HitRule, Operation, Outcome, Protocol, Redirect, ReplyValues, Request, Silence, Word,
 };
 
 /// The shape of a reply.
@@ -38,7 +37,7 @@ pub struct Reply {
     pub error: Option<Word>,
     /// Where MOVED or ASK points. [`Reply::error`] is then set too.
     pub redirect: Option<Redirect>,
-    /// The integer; 0 or 1 for a boolean; what `t` of a meta reply says.
+    /// The integer; 0 or 1 for a boolean.
     pub integer: Option<i64>,
     /// Top-level elements; a map counts keys and values, so that RESP2 and RESP3 agree. Memcached: values, or
     /// lines of statistics.
@@ -115,22 +114,7 @@ pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
             _ => None,
         };
     }
-    outcome.remaining = remaining(request, reply);
     outcome
-}
-
-/// Negative integers say that there is no such key, or no end.
-fn remaining(request: &Request, reply: &Reply) -> Option<Expiry> {
-    let time = reply.integer.filter(|time| *time >= 0)?;
-    match (reply.kind, request.operation.name()) {
-        (ReplyKind::Integer, "TTL") => Some(Expiry::After(time)),
-        (ReplyKind::Integer, "PTTL") => Some(Expiry::After(seconds(time))),
-        (ReplyKind::Integer, "EXPIRETIME") => Some(Expiry::At(time.saturating_mul(1000))),
-        (ReplyKind::Integer, "PEXPIRETIME") => Some(Expiry::At(time)),
-        // A meta reply.
-        (ReplyKind::Simple | ReplyKind::Value, "MG" | "MA") => Some(Expiry::After(time)),
-        _ => None,
-    }
 }
 
 /// Whether a reply certainly is not that request's: the pairing is off. Only commands that the table knows are judged. As
@@ -326,42 +310,6 @@ mod tests {
         let outcome = outcome(&request(Class::Get, HitRule::Null), &queued);
         assert!(outcome.queued);
         assert_eq!((outcome.hits, outcome.misses), (0, 0));
-    }
-
-    #[test]
-    fn time_that_remains() {
-        for (name, integer, expected) in [
-            ("TTL", 3600, Some(Expiry::After(3600))),
-            ("TTL", -1, None),
-            ("TTL", -2, None),
-            ("PTTL", 1500, Some(Expiry::After(2))),
-            (
-                "EXPIRETIME",
-                1_800_000_000,
-                Some(Expiry::At(1_800_000_000_000)),
-            ),
-            (
-                "PEXPIRETIME",
-                1_800_000_000_001,
-                Some(Expiry::At(1_800_000_000_001)),
-            ),
-            ("STRLEN", 3600, None),
-        ] {
-            let operation = Operation::Known { index: 0, name };
-            let request = Request {
-                hit_rule: HitRule::MinusTwo,
-                ..Request::new(operation, Class::Expire)
-            };
-            let reply = Reply {
-                integer: Some(integer),
-                ..reply(ReplyKind::Integer)
-            };
-            assert_eq!(
-                outcome(&request, &reply).remaining,
-                expected,
-                "{name} {integer}"
-            );
-        }
     }
 
     #[test]

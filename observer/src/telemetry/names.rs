@@ -63,8 +63,6 @@ pub mod attribute {
         CACHE_VALUE_SIZE = "cache.value_size";
         /// Time to live that the command sets, seconds. Ours.
         CACHE_TTL = "cache.ttl";
-        /// Time that the key had left when the command asked for it, seconds. Ours.
-        CACHE_TTL_REMAINING = "cache.ttl_remaining";
         /// Keys or fields removed. Ours.
         CACHE_DELETED_COUNT = "cache.deleted_count";
         /// Target of MOVED or ASK. Ours.

@@ -161,10 +161,6 @@ fn describes_what_is_special() {
         ["cache.value_size=2046", "cache.ttl=60"]
     );
 
-    let mut left = transaction("TTL", 8);
-    left.outcome.remaining = Some(Expiry::After(59));
-    assert_eq!(special(&observation(left)), ["cache.ttl_remaining=59"]);
-
     let mut delete = transaction("DEL", 6);
     delete.outcome.deleted = Some(2);
     assert_eq!(special(&observation(delete)), ["cache.deleted_count=2"]);

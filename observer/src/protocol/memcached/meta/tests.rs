@@ -361,27 +361,6 @@ fn outcomes() {
 }
 
 #[test]
-fn time_that_remains() {
-    for (request_wire, reply_wire, expected) in [
-        (&b"mg k t\r\n"[..], &b"HD t60 Z\r\n"[..], Some(60)),
-        (b"mg k v t\r\n", b"VA 1 t5\r\nx\r\n", Some(5)),
-        (b"mg k t\r\n", b"HD t-1\r\n", None),
-        (b"mg k s\r\n", b"HD s5\r\n", None),
-        (b"mg k t\r\n", b"EN\r\n", None),
-        (b"ma k t\r\n", b"HD t7\r\n", Some(7)),
-    ] {
-        let outcome = outcome(&request(request_wire), &reply(reply_wire));
-        let expected = expected.map(Expiry::After);
-        assert_eq!(
-            outcome.remaining,
-            expected,
-            "{}",
-            request_wire.escape_ascii()
-        );
-    }
-}
-
-#[test]
 fn silence() {
     for (request_wire, reply_wire, expected) in [
         (&b"mg k v q\r\n"[..], &b"EN\r\n"[..], true),

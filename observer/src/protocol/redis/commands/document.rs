@@ -120,7 +120,7 @@ fn hits(hit: Hit) -> &'static str {
         Hit::Size => "key: 0 is a miss",
         Hit::Member => "element: 0 is a miss",
         Hit::Members => "each element: each 0 is a miss",
-        Hit::MinusTwo => "key: -2 is a miss; `cache.ttl_remaining`",
+        Hit::MinusTwo => "key: -2 is a miss",
         Hit::Type => "key: `none` is a miss",
     }
 }
