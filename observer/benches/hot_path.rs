@@ -117,6 +117,7 @@ fn throughput(transactions: &[Transaction], exporter: Exporter, what: &str) {
             exchange: Exchange::One(transactions[number % transactions.len()].clone()),
             endpoint: Arc::clone(&endpoint),
             service: Arc::clone(&service),
+            export: Arc::default(),
             clock: Clock::default(),
         });
     }
@@ -202,6 +203,7 @@ fn submit(transactions: &[Transaction], traces: Vec<Exporter>, what: &str) {
                 exchange: Exchange::One(transactions[number % transactions.len()].clone()),
                 endpoint: Arc::clone(&endpoint),
                 service: Arc::clone(&service),
+                export: Arc::default(),
                 clock: Clock {
                     offset: 1_795_404_452_000_000_000,
                 },

@@ -180,6 +180,7 @@ fn pipeline() -> Pipeline {
         telemetry,
         metrics,
         sinks: Arc::new(sinks),
+        export: Arc::default(),
     })
 }
 

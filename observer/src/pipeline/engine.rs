@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use crate::aggregation::{Aggregator, SeriesId};
+use crate::config::export::Export;
 use crate::enrichment::{Endpoint, Enricher, Observation, Service};
 use crate::protocol::Protocol;
 use crate::sinks::Sinks;
@@ -36,6 +37,7 @@ pub(super) struct Reporter {
     pub(super) enricher: Enricher,
     pub(super) aggregator: Aggregator,
     pub(super) sinks: Arc<Sinks>,
+    pub(super) export: Arc<Export>,
     pub(super) clock: Clock,
 }
 
@@ -59,6 +61,7 @@ struct Bound {
     pid: Option<u32>,
     service: Arc<Service>,
     series: SeriesId,
+    export: Arc<Export>,
 }
 
 impl Engine {
@@ -136,6 +139,7 @@ impl Reporter {
                     pid,
                     service,
                     series,
+                    export: Arc::clone(&self.export),
                 })
             }
         };
@@ -148,6 +152,7 @@ impl Reporter {
                 exchange,
                 endpoint: Arc::clone(&caller.endpoint),
                 service: Arc::clone(&bound.service),
+                export: Arc::clone(&bound.export),
                 clock: self.clock,
             });
         }

@@ -21,6 +21,7 @@ use opentelemetry_sdk::metrics::Temporality;
 
 use crate::aggregation::{Aggregator, Metrics};
 use crate::config::cli::{Exporter, RoleArgument};
+use crate::config::export::Export;
 use crate::config::{Config, ConfigError};
 use crate::enrichment::Enricher;
 use crate::sinks::{self, Overflow, SinkError, SinkOptions, Sinks};
@@ -107,6 +108,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where spans go.
     pub sinks: Arc<Sinks>,
+    /// What of a span leaves, and how it is named.
+    pub export: Arc<Export>,
 }
 
 impl Pipeline {
@@ -119,6 +122,7 @@ impl Pipeline {
             enricher: Enricher::new("/proc"),
             aggregator: Aggregator::new(parts.metrics),
             sinks: parts.sinks,
+            export: parts.export,
             clock: parts.clock,
         };
         Self {
@@ -231,7 +235,6 @@ impl Exporting {
         let options = SinkOptions {
             traces: config.traces.iter().filter_map(exporter).collect(),
             metrics: config.metrics.iter().filter_map(exporter).collect(),
-            children: config.children,
             output: config.output.clone(),
             idle,
             overflow,
@@ -262,6 +265,7 @@ impl Exporting {
             telemetry: Arc::clone(&self.telemetry),
             metrics: Arc::clone(&self.metrics),
             sinks: Arc::clone(&self.sinks),
+            export: Arc::new(config.export.clone()),
         })
     }
 

@@ -250,7 +250,7 @@ mod tests {
             span: 0xdef_u64.into(),
         };
         let mut out = Vec::new();
-        span(&Span::of(&observation(several), ids, false)[0], &mut out);
+        span(&Span::of(&observation(several), ids)[0], &mut out);
         assert_eq!(
             text(out),
             concat!(
@@ -276,7 +276,7 @@ mod tests {
         let mut observed = observation(wrong);
         observed.endpoint = endpoint(End::Server, "[::1]:6379");
         let mut out = Vec::new();
-        span(&Span::of(&observed, Ids::random(), false)[0], &mut out);
+        span(&Span::of(&observed, Ids::random())[0], &mut out);
         let line: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(line["kind"], "SERVER");
         assert_eq!(line["status"]["code"], "ERROR");

@@ -170,7 +170,6 @@ impl Sinks {
                     transport,
                     delay: otlp.schedule_delay,
                     batch,
-                    children: options.children,
                     deadline,
                 };
                 running
@@ -192,7 +191,6 @@ impl Sinks {
                 telemetry: Arc::clone(&telemetry),
                 console: console.clone().filter(|_| spans_to(Exporter::Console)),
                 jsonl: spans_to(Exporter::Jsonl),
-                children: options.children,
                 idle: options.idle.clone(),
             };
             running.spans.push(Worker::start("text", || worker.run())?);

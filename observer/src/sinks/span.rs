@@ -16,6 +16,7 @@ use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanEve
 use self::connection::{client, connection};
 use crate::aggregation::pattern::pattern;
 use crate::aggregation::{failure, value_size};
+use crate::config::export::SpansPipeline;
 use crate::enrichment::{Observation, Service, join};
 use crate::protocol::{HitRule, Operation, Request};
 use crate::source::event::{End, Nanos};
@@ -57,14 +58,15 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// The spans of an observation: one for a command, one for a batch, followed by those of its commands if `children`.
-    pub(super) fn of(observation: &Observation, ids: Ids, children: bool) -> Vec<Self> {
+    /// The spans of an observation: one for a command, one for a batch, followed by those of its commands where they
+    /// are wanted.
+    pub(super) fn of(observation: &Observation, ids: Ids) -> Vec<Self> {
         match &observation.exchange {
             Exchange::One(transaction) if transaction.ending.is_unseen() => Vec::new(),
             Exchange::One(transaction) => vec![Self::command(observation, transaction, ids, None)],
             Exchange::Batch(batch) => {
                 let mut spans = vec![Self::batch(observation, batch, ids)];
-                if children {
+                if observation.export.spans.pipeline == SpansPipeline::Commands {
                     let seen = |transaction: &&Transaction| !transaction.ending.is_unseen();
                     let child = |transaction: &Transaction| {
                         let own = Ids {
@@ -314,7 +316,7 @@ mod tests {
     }
 
     fn one(observation: &Observation) -> Span {
-        Span::of(observation, ids(), false).remove(0)
+        Span::of(observation, ids()).remove(0)
     }
 
     /// Attributes as `name=value`, without those that every span has.

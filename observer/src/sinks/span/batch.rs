@@ -136,9 +136,12 @@ fn text(batch: &Batch) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::{Ids, Span};
     use super::*;
     use crate::aggregation::testing::{observation, transaction};
+    use crate::config::export::{Export, SpanPolicy, SpansPipeline};
     use crate::protocol::Word;
     use crate::transaction::Exchange;
 
@@ -183,7 +186,7 @@ mod tests {
             ),
         ];
         for (kind, names, operation, size) in table {
-            let spans = Span::of(&batch(kind, names), Ids::random(), false);
+            let spans = Span::of(&batch(kind, names), Ids::random());
             assert_eq!(spans.len(), 1);
             assert_eq!(spans[0].name, format!("{operation} 127.0.0.1:6379"));
             assert_eq!(text(&spans[0], "db.operation.name"), operation);
@@ -201,7 +204,14 @@ mod tests {
             batch.transactions[2].request.value_size = Some(7);
             batch.transactions[2].outcome.error = Some(Word::new(b"OOM"));
         }
-        let spans = Span::of(&observation, Ids::random(), true);
+        observation.export = Arc::new(Export {
+            spans: SpanPolicy {
+                pipeline: SpansPipeline::Commands,
+                ..SpanPolicy::default()
+            },
+            ..Export::default()
+        });
+        let spans = Span::of(&observation, Ids::random());
         assert_eq!(spans.len(), 4);
         let parent = &spans[0];
         assert_eq!(text(parent, "db.query.text"), "GET k0; GET k1; SET k2");
