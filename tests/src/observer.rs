@@ -121,8 +121,10 @@ impl Observer {
             command.args(["--metrics-exporter", "none"]);
         }
         // Ports that are not named have defaults, which belong to others here.
+        let named = |option: &str| options.arguments.iter().any(|argument| argument == option);
         for (option, unused) in [("--redis-port", "1"), ("--memcached-port", "2")] {
-            if !options.arguments.iter().any(|argument| argument == option) {
+            // A file names both.
+            if !named(option) && !named("--config") {
                 command.args([option, unused]);
             }
         }

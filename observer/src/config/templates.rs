@@ -93,7 +93,11 @@ impl Template {
             };
             match wildcard {
                 Some((wildcard, length)) => {
-                    if template.rest.last().is_some_and(|(_, text)| text.is_empty()) {
+                    if template
+                        .rest
+                        .last()
+                        .is_some_and(|(_, text)| text.is_empty())
+                    {
                         return error(format_args!(
                             "nothing between two placeholders tells where one ends"
                         ));
@@ -167,8 +171,16 @@ mod tests {
                 ]
                 .as_slice(),
             ),
-            ("user:{id}", &["user:42"], &["user:", "user:42:profile", "user:4/2"]),
-            ("page:*", &["page:a", "page:https://a/b?c"], &["page:", "pages:a"]),
+            (
+                "user:{id}",
+                &["user:42"],
+                &["user:", "user:42:profile", "user:4/2"],
+            ),
+            (
+                "page:*",
+                &["page:a", "page:https://a/b?c"],
+                &["page:", "pages:a"],
+            ),
             ("*:lock", &["a:b:lock", "a:lock"], &[":lock", "a:lock:b"]),
             ("{a}-{b}:z", &["x-y-q:z", "é-y:z"], &["x:z", "-y:z", "x-:z"]),
             ("{{{id}}}:cart", &["{42}:cart"], &["42:cart", "{42}:carts"]),

@@ -17,6 +17,7 @@ use self::connection::{client, connection};
 use crate::aggregation::pattern::pattern;
 use crate::aggregation::{failure, value_size};
 use crate::config::export::SpansPipeline;
+use crate::config::templates::Templates;
 use crate::enrichment::{Observation, Service, join};
 use crate::protocol::{HitRule, Operation, Request};
 use crate::source::event::{End, Nanos};
@@ -203,7 +204,8 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
             );
         }
     }
-    if let Some(patterns) = detail.and_then(|detail| key_patterns(&detail.keys)) {
+    let templates = &observation.export.templates;
+    if let Some(patterns) = detail.and_then(|detail| key_patterns(&detail.keys, templates)) {
         put(attribute::CACHE_KEY_PATTERN, patterns);
     }
     if request.key_count > 1 {
@@ -240,7 +242,7 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
     if transaction.ending == Ending::NoReply {
         put(attribute::CACHE_NO_REPLY, true.into());
     }
-    list.extend(client(transaction));
+    list.extend(client(observation, transaction));
     list
 }
 
@@ -258,7 +260,11 @@ fn found(hits: u64, misses: u64, put: &mut dyn FnMut(&'static str, Value)) {
 }
 
 /// The pattern that all keys share, or the different ones in order.
-fn key_patterns(keys: &[String]) -> Option<Value> {
+fn key_patterns(keys: &[String], templates: &Templates) -> Option<Value> {
+    let pattern = |key: &String| match templates.find(key) {
+        Some(own) => own.to_owned(),
+        None => pattern(key),
+    };
     let (first, rest) = keys.split_first()?;
     let first = pattern(first);
     let mut others: Vec<String> = Vec::new();
