@@ -279,6 +279,13 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
         let start = observation.clock.unix_nanos(transaction.start);
         put(attribute::CACHE_TTL, ttl.seconds(start).into());
     }
+    if let Some(remaining) = outcome.remaining {
+        let end = observation.clock.unix_nanos(transaction.end);
+        put(
+            attribute::CACHE_TTL_REMAINING,
+            remaining.seconds(end).into(),
+        );
+    }
     if let Some(deleted) = outcome.deleted {
         put(attribute::CACHE_DELETED_COUNT, integer(deleted));
     }
