@@ -183,6 +183,7 @@ fn pipeline() -> Pipeline {
         telemetry,
         metrics,
         sinks: Arc::new(sinks),
+        spans_per_second: 0,
     })
 }
 

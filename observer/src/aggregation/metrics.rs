@@ -24,6 +24,11 @@ use crate::enrichment::Service;
 use crate::telemetry::Telemetry;
 use crate::telemetry::names::{metric, value};
 
+/// Bounds of the histogram of returned rows. semconv `db/database-metrics`.
+const ROWS: [f64; 13] = [
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0,
+];
+
 /// Budgets of the metrics.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
@@ -110,7 +115,9 @@ impl Provider {
         let (latency, others) = (options.max_latency_series, options.max_series);
         let limit = move |instrument: &Instrument| {
             let limit = match instrument.name() {
-                metric::CLIENT_DURATION | metric::SERVER_DURATION => latency,
+                metric::CLIENT_DURATION | metric::SERVER_DURATION | metric::RETURNED_ROWS => {
+                    latency
+                }
                 _ => others,
             };
             Stream::builder().with_cardinality_limit(limit).build().ok()
@@ -139,6 +146,7 @@ pub(super) struct ServiceMetrics {
     provider: Provider,
     pub(super) client_duration: Histogram<f64>,
     pub(super) server_duration: Histogram<f64>,
+    pub(super) returned: Histogram<u64>,
     pub(super) operations: Counter<u64>,
     pub(super) hits: Counter<u64>,
     pub(super) misses: Counter<u64>,
@@ -201,6 +209,12 @@ impl ServiceMetrics {
                 metric::SERVER_DURATION,
                 "From the receive of a request to the send of its reply, at the server.",
             ),
+            returned: meter
+                .u64_histogram(metric::RETURNED_ROWS)
+                .with_unit("{row}")
+                .with_description("Values that a read returned, seen at the client's end.")
+                .with_boundaries(ROWS.to_vec())
+                .build(),
             operations: counter(metric::OPERATIONS, "{operation}", "Commands."),
             hits: counter(metric::HITS, "{key}", "Keys or fields found."),
             misses: counter(metric::MISSES, "{key}", "Keys or fields not found."),

@@ -15,6 +15,7 @@ mod facts;
 mod metrics;
 mod observer;
 pub mod pattern;
+mod quantile;
 mod rate;
 mod resource;
 mod series;

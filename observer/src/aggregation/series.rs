@@ -10,6 +10,7 @@ use opentelemetry::metrics::{BoundCounter, BoundHistogram};
 
 use super::facts::{self, Failure};
 use super::metrics::ServiceMetrics;
+use super::quantile::Percentile;
 use super::rate::Rate;
 use crate::enrichment::Endpoint;
 use crate::protocol::{Class, Operation, Protocol, Word};
@@ -73,6 +74,7 @@ struct Database {
 #[derive(Debug, Default)]
 struct Latency {
     success: Option<BoundHistogram<f64>>,
+    returned: Option<BoundHistogram<u64>>,
     failures: Failures<BoundHistogram<f64>>,
 }
 
@@ -83,6 +85,7 @@ struct ClassSeries {
     keys: Option<(BoundCounter<u64>, BoundCounter<u64>)>,
     latency: Option<BoundHistogram<f64>>,
     value_size: Option<BoundHistogram<u64>>,
+    slow: Percentile,
 }
 
 /// One handle for each error type, few enough to be searched.
@@ -139,12 +142,18 @@ impl SeriesSet {
         }
     }
 
-    pub(super) fn record(&mut self, transaction: &Transaction, clock: Clock) {
+    /// Answers whether it took longer than 99 of 100 commands of its class.
+    pub(super) fn record(&mut self, transaction: &Transaction, clock: Clock) -> bool {
         let failure = facts::failure(transaction);
         let latency = facts::has_latency(transaction)
             .then(|| transaction.end.saturating_sub(transaction.start) as f64);
         if let Some(nanos) = latency {
             self.latency(transaction, failure, nanos / 1e9);
+        }
+        if let Some(rows) = transaction.outcome.returned
+            && self.labels.end == End::Client
+        {
+            self.returned(transaction, rows);
         }
         let Self {
             service,
@@ -163,9 +172,11 @@ impl SeriesSet {
                 keys: None,
                 latency: None,
                 value_size: None,
+                slow: Percentile::default(),
             })
         });
         series.operations.add(1);
+        let slow = latency.is_some_and(|nanos| series.slow.exceeded(nanos));
         if let Some(nanos) = latency {
             series
                 .latency
@@ -201,6 +212,7 @@ impl SeriesSet {
                 .get(failure, |name| service.errors.bind(&labels.error(name)))
                 .add(1);
         }
+        slow
     }
 
     fn latency(&mut self, transaction: &Transaction, failure: Option<Failure>, seconds: f64) {
@@ -227,6 +239,26 @@ impl SeriesSet {
             Some(failure) => latency.failures.get(failure, |name| bind(Some(name))),
         }
         .record(seconds);
+    }
+
+    fn returned(&mut self, transaction: &Transaction, rows: u64) {
+        let at = self.database(transaction.database);
+        let operation = &transaction.request.operation;
+        let database = &mut self.databases[at];
+        let (slot, beyond) = database.slot(operation);
+        let namespace = database.namespace;
+        let slot = &mut database.slots[usize::from(slot)];
+        slot.returned
+            .get_or_insert_with(|| {
+                let name = if beyond {
+                    value::OTHER
+                } else {
+                    operation.name()
+                };
+                let labels = self.labels.operation(namespace, name, None);
+                self.service.returned.bind(&labels)
+            })
+            .record(rows);
     }
 
     /// Index of the database's series.

@@ -11,7 +11,7 @@ use crate::config::export::Export;
 use crate::config::rules::Rules;
 use crate::enrichment::{Endpoint, Enricher, Observation, Service, join};
 use crate::protocol::Protocol;
-use crate::sinks::Sinks;
+use crate::sinks::{BudgetId, Policy, Sinks};
 use crate::source::event::{Clock, Nanos, Task};
 use crate::stream::datagram::{self, Pair};
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
@@ -41,6 +41,7 @@ pub(super) struct Reporter {
     pub(super) rules: Rules,
     /// Which rules these are: bound connections know it.
     pub(super) epoch: u32,
+    pub(super) policy: Policy,
     pub(super) clock: Clock,
 }
 
@@ -66,8 +67,8 @@ struct Bound {
     pid: Option<u32>,
     epoch: u32,
     service: Arc<Service>,
-    /// `None`: ignored.
-    series: Option<SeriesId>,
+    /// Where it is counted; `None`: a rule says that it is not.
+    accounts: Option<(SeriesId, BudgetId)>,
     export: Arc<Export>,
 }
 
@@ -158,8 +159,9 @@ impl Reporter {
     }
 
     fn release(&mut self, bound: Option<Bound>) {
-        if let Some(series) = bound.and_then(|bound| bound.series) {
+        if let Some((series, budget)) = bound.and_then(|bound| bound.accounts) {
             self.aggregator.release(series);
+            self.policy.release(budget);
         }
     }
 
@@ -176,29 +178,36 @@ impl Reporter {
             }
         };
         let bound = caller.bound.insert(bound);
-        let Some(series) = bound.series else {
+        let Some((series, budget)) = bound.accounts else {
             return;
         };
+        let mut slow = false;
         for transaction in exchange.transactions() {
-            self.aggregator.record(series, transaction, self.clock);
+            slow |= self.aggregator.record(series, transaction, self.clock);
         }
-        if self.sinks.wants_spans() {
-            let redaction = &bound.export.redaction;
-            if !redaction.commands.is_empty() {
-                for transaction in exchange.transactions_mut() {
-                    if redaction.hides(transaction.request.operation.name()) {
-                        transaction.request.detail = None;
-                    }
+        if !self.sinks.wants_spans() {
+            return;
+        }
+        let Some(sample) = self.policy.decide(budget, &exchange, slow) else {
+            self.sinks.leave_out(&exchange, &bound.export);
+            return;
+        };
+        let redaction = &bound.export.redaction;
+        if !redaction.commands.is_empty() {
+            for transaction in exchange.transactions_mut() {
+                if redaction.hides(transaction.request.operation.name()) {
+                    transaction.request.detail = None;
                 }
             }
-            self.sinks.submit(Observation {
-                exchange,
-                endpoint: Arc::clone(&caller.endpoint),
-                service: Arc::clone(&bound.service),
-                export: Arc::clone(&bound.export),
-                clock: self.clock,
-            });
         }
+        let observation = Observation {
+            exchange,
+            endpoint: Arc::clone(&caller.endpoint),
+            service: Arc::clone(&bound.service),
+            export: Arc::clone(&bound.export),
+            clock: self.clock,
+        };
+        self.sinks.submit(observation, sample);
     }
 
     fn bind(&mut self, caller: &mut Caller, task: Option<&Task>) -> Bound {
@@ -213,15 +222,18 @@ impl Reporter {
             });
         }
         caller.ignored = resolved.ignore;
-        let series = (!resolved.ignore).then(|| {
-            self.aggregator
-                .bind(&caller.endpoint, &service, caller.protocol)
+        let accounts = (!resolved.ignore).then(|| {
+            let series = self
+                .aggregator
+                .bind(&caller.endpoint, &service, caller.protocol);
+            let budget = self.policy.bind(service.id, &resolved.export.spans);
+            (series, budget)
         });
         Bound {
             pid: task.map(|task| task.pid),
             epoch: self.epoch,
             service,
-            series,
+            accounts,
             export: resolved.export,
         }
     }

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::{Exporting, Failure, Pipeline, Watched, watched};
 use crate::config::cli::{BackendArgument, RoleArgument};
+use crate::config::export::SpanPolicy;
 use crate::config::reload::Reloader;
 use crate::config::{Config, LiveConfig};
 use crate::sinks::Overflow;
@@ -60,7 +61,7 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
         attached_ms = started.elapsed().as_millis() as u64,
         "observing"
     );
-    let pipeline = exporting.pipeline(config, Limits::LIVE, source.clock());
+    let pipeline = exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
     let stop = Arc::new(AtomicBool::new(false));
     let (changes, changed) = mpsc::channel();
     let observer = {

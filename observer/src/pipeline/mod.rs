@@ -24,7 +24,7 @@ use crate::config::cli::{Exporter, RoleArgument};
 use crate::config::rules::Rules;
 use crate::config::{Config, ConfigError};
 use crate::enrichment::Enricher;
-use crate::sinks::{self, Overflow, SinkError, SinkOptions, Sinks};
+use crate::sinks::{self, Overflow, Policy, SinkError, SinkOptions, Sinks};
 use crate::source::event::{Clock, Event, EventKind, Nanos};
 use crate::source::live::StartError;
 use crate::source::replay::{self, ReplayError, Totals};
@@ -134,6 +134,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where spans go.
     pub sinks: Arc<Sinks>,
+    /// Most spans a second and service where `rules` name no limit; 0: none.
+    pub spans_per_second: u32,
 }
 
 impl Pipeline {
@@ -147,6 +149,7 @@ impl Pipeline {
             sinks: parts.sinks,
             rules: parts.rules,
             epoch: 0,
+            policy: Policy::new(parts.spans_per_second),
             clock: parts.clock,
         };
         Self {
@@ -229,7 +232,7 @@ impl Pipeline {
 /// have been reported then.
 pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
     let exporting = Exporting::start(config, Overflow::Wait, None)?;
-    let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default());
+    let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default(), 0);
     let ports = Watched::new(config).all;
     let mut failure = None;
     for file in files {
@@ -295,7 +298,13 @@ impl Exporting {
         })
     }
 
-    fn pipeline(&self, config: &Config, limits: Limits, clock: Clock) -> Pipeline {
+    fn pipeline(
+        &self,
+        config: &Config,
+        limits: Limits,
+        clock: Clock,
+        spans_per_second: u32,
+    ) -> Pipeline {
         Pipeline::new(Parts {
             role: role(config.role),
             watched: Watched::new(config),
@@ -307,6 +316,7 @@ impl Exporting {
             telemetry: Arc::clone(&self.telemetry),
             metrics: Arc::clone(&self.metrics),
             sinks: Arc::clone(&self.sinks),
+            spans_per_second,
         })
     }
 
