@@ -54,7 +54,7 @@ pub struct Loaded {
 ///
 /// [`Refusal`], which is one line.
 pub fn load(arguments: &[OsString], surroundings: Surroundings) -> Result<Loaded, Refusal> {
-    let mut command = Cli::command();
+    let command = Cli::command();
     let mut matches = command.clone().try_get_matches_from(arguments)?;
     let mut file = File::default();
     if let Some(path) = matches.get_one::<PathBuf>(CONFIG) {
@@ -74,8 +74,8 @@ pub fn load(arguments: &[OsString], surroundings: Surroundings) -> Result<Loaded
             }
             sub
         };
-        command = command.mut_subcommands(default);
-        matches = command.clone().try_get_matches_from(arguments)?;
+        let with_file = command.clone().mut_subcommands(default);
+        matches = with_file.try_get_matches_from(arguments)?;
     }
     let cli = Cli::from_arg_matches(&matches)?;
     let options = match matches.subcommand() {
