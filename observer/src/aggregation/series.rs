@@ -74,6 +74,7 @@ struct Database {
 #[derive(Debug, Default)]
 struct Latency {
     success: Option<BoundHistogram<f64>>,
+    returned: Option<BoundHistogram<u64>>,
     failures: Failures<BoundHistogram<f64>>,
 }
 
@@ -148,6 +149,11 @@ impl SeriesSet {
             .then(|| transaction.end.saturating_sub(transaction.start) as f64);
         if let Some(nanos) = latency {
             self.latency(transaction, failure, nanos / 1e9);
+        }
+        if let Some(rows) = transaction.outcome.returned
+            && self.labels.end == End::Client
+        {
+            self.returned(transaction, rows);
         }
         let Self {
             service,
@@ -233,6 +239,26 @@ impl SeriesSet {
             Some(failure) => latency.failures.get(failure, |name| bind(Some(name))),
         }
         .record(seconds);
+    }
+
+    fn returned(&mut self, transaction: &Transaction, rows: u64) {
+        let at = self.database(transaction.database);
+        let operation = &transaction.request.operation;
+        let database = &mut self.databases[at];
+        let (slot, beyond) = database.slot(operation);
+        let namespace = database.namespace;
+        let slot = &mut database.slots[usize::from(slot)];
+        slot.returned
+            .get_or_insert_with(|| {
+                let name = if beyond {
+                    value::OTHER
+                } else {
+                    operation.name()
+                };
+                let labels = self.labels.operation(namespace, name, None);
+                self.service.returned.bind(&labels)
+            })
+            .record(rows);
     }
 
     /// Index of the database's series.

@@ -11,6 +11,14 @@ use super::export::ExportArguments;
 #[derive(Debug, Parser)]
 #[command(name = "cache-observer", version, about, long_about = None)]
 pub struct Cli {
+    /// Configuration file (TOML): every option, and what has none; options and variables stand before it
+    #[arg(
+        long,
+        global = true,
+        env = "CACHE_OBSERVER_CONFIG",
+        value_name = "FILE"
+    )]
+    pub config: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -45,6 +53,9 @@ pub struct Run {
     /// Stop after this time, such as 10s or 5m [default: at SIGINT or SIGTERM]
     #[arg(long, env = "CACHE_OBSERVER_DURATION", value_parser = duration, value_name = "T")]
     pub duration: Option<Duration>,
+    /// Print the configuration in effect as a file, with each value's origin, and stop
+    #[arg(long)]
+    pub print_config: bool,
 }
 
 /// Options of `replay`.
@@ -119,7 +130,7 @@ pub struct Common {
     #[arg(long, env = "CACHE_OBSERVER_OUTPUT", value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Print one JSON summary line at the end, on standard output
-    #[arg(long)]
+    #[arg(long, env = "CACHE_OBSERVER_SUMMARY")]
     pub summary: bool,
 }
 
