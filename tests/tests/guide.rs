@@ -163,6 +163,7 @@ fn pools() -> Result<()> {
     let observer = Options::new()
         .redis(server.port)
         .with("--naming", "dup")
+        .with("--spans-connections", "true")
         .with("--metrics-exporter", "jsonl")
         .variable("OTEL_METRIC_EXPORT_INTERVAL", "100")
         .start()?;
@@ -216,6 +217,10 @@ fn pools() -> Result<()> {
         points.all(|point| point["attributes"]["estimated"] == "true")
     };
     ensure!(estimated("redis.pool.pending") && estimated("redis.pool.acquire_time"));
+    for name in ["CONNECT", "CLOSE"] {
+        ensure!(report.of(name).len() == 10, "{name}");
+    }
+    let cache = format!("127.0.0.1:{}", server.port);
     let rows = table::rows()?;
     for row in rows.iter().filter(|row| row.programs == ["pools"]) {
         let told = |name: &str| {
@@ -223,7 +228,8 @@ fn pools() -> Result<()> {
             lines.any(|line| line["name"] == *name)
         };
         let ours = row.ours.as_deref();
-        ensure!(ours.is_none_or(told), "{row:?}");
+        let ours = ours.map(|ours| ours.replace("{server.address}:{server.port}", &cache));
+        ensure!(ours.as_deref().is_none_or(told), "{row:?}");
         ensure!(told(&row.name) == row.dup, "{row:?}");
     }
     Ok(())
