@@ -95,6 +95,8 @@ impl Engine {
     pub(super) fn reconfigure(&mut self, memcached: Ports, rules: Rules) {
         self.memcached = memcached;
         self.reporter.rules = rules;
+        // Of earlier rules; connections move to new series with their next command.
+        self.reporter.aggregator.forget_unused();
         self.reporter.epoch = self.reporter.epoch.wrapping_add(1);
     }
 
