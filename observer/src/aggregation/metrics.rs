@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, MeterProvider};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -65,7 +66,7 @@ const SIZES: [f64; 12] = [
 ];
 
 /// Budgets of the metrics.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Services with metrics of their own; further ones share the service `cache-observer.overflow`. One that has no
     /// connection left makes room. Each takes 57 KiB with the limits below and about 1 KiB more a series (measured).
@@ -81,6 +82,8 @@ pub struct Options {
     pub temporality: Temporality,
     /// `host.name` of the observer's own resource.
     pub host: Option<String>,
+    /// What else of that resource the user has set.
+    pub said: Vec<KeyValue>,
 }
 
 impl Default for Options {
@@ -92,6 +95,7 @@ impl Default for Options {
             idle: Duration::from_secs(600),
             temporality: Temporality::Cumulative,
             host: None,
+            said: Vec::new(),
         }
     }
 }
@@ -298,7 +302,10 @@ impl Metrics {
     /// No services yet; `telemetry` is what the observer's own metrics show.
     #[must_use]
     pub fn new(options: Options, telemetry: Arc<Telemetry>) -> Self {
-        let own = Provider::new(resource::observer(options.host.as_deref()), &options);
+        let own = Provider::new(
+            resource::observer(options.host.as_deref(), &options.said),
+            &options,
+        );
         observer::instruments(&own.provider.meter(value::SCOPE), &telemetry);
         Self {
             options,
@@ -409,7 +416,7 @@ impl Metrics {
 
 /// How many instruments have an overflow series.
 fn overflowing(metrics: &ResourceMetrics) -> u64 {
-    let marked = |mut attributes: Box<dyn Iterator<Item = &opentelemetry::KeyValue> + '_>| {
+    let marked = |mut attributes: Box<dyn Iterator<Item = &KeyValue> + '_>| {
         attributes.any(|attribute| attribute.key.as_str() == "otel.metric.overflow")
     };
     let instruments = metrics.scope_metrics().flat_map(|scope| scope.metrics());

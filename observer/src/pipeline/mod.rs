@@ -19,7 +19,7 @@ pub use live::run;
 
 use opentelemetry_sdk::metrics::Temporality;
 
-use crate::aggregation::{Aggregator, Metrics};
+use crate::aggregation::{Aggregator, Metrics, said_of_observer};
 use crate::config::cli::{Exporter, RoleArgument};
 use crate::config::export::Export;
 use crate::config::{Config, ConfigError};
@@ -246,6 +246,7 @@ impl Exporting {
         let metrics = Arc::new(Metrics::new(
             crate::aggregation::Options {
                 temporality: temporality()?,
+                said: said_of_observer(|name| std::env::var(name).ok()),
                 ..crate::aggregation::Options::default()
             },
             Arc::clone(&telemetry),
