@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, MeterProvider};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -48,6 +49,8 @@ pub struct Options {
     pub histograms: Histograms,
     /// `host.name` of the observer's own resource.
     pub host: Option<String>,
+    /// What else of that resource the user has set.
+    pub said: Vec<KeyValue>,
 }
 
 impl Default for Options {
@@ -68,6 +71,7 @@ impl Options {
             temporality: Temporality::Cumulative,
             histograms: Histograms::default(),
             host: None,
+            said: Vec::new(),
         }
     }
 }
@@ -275,7 +279,10 @@ impl Metrics {
     /// No services yet; `telemetry` is what the observer's own metrics show.
     #[must_use]
     pub fn new(options: Options, telemetry: Arc<Telemetry>) -> Self {
-        let own = Provider::new(resource::observer(options.host.as_deref()), &options);
+        let own = Provider::new(
+            resource::observer(options.host.as_deref(), &options.said),
+            &options,
+        );
         observer::instruments(&own.provider.meter(value::SCOPE), &telemetry);
         Self {
             options,
@@ -386,7 +393,7 @@ impl Metrics {
 
 /// How many instruments have an overflow series.
 fn overflowing(metrics: &ResourceMetrics) -> u64 {
-    let marked = |mut attributes: Box<dyn Iterator<Item = &opentelemetry::KeyValue> + '_>| {
+    let marked = |mut attributes: Box<dyn Iterator<Item = &KeyValue> + '_>| {
         attributes.any(|attribute| attribute.key.as_str() == "otel.metric.overflow")
     };
     let instruments = metrics.scope_metrics().flat_map(|scope| scope.metrics());

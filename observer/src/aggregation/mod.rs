@@ -28,5 +28,5 @@ mod tests;
 pub use aggregator::{Aggregator, SeriesId};
 pub use facts::{Failure, failure, has_latency, redirected, value_size};
 pub use metrics::{Metrics, Options};
-pub use resource::{attributes as resource_attributes, resource};
+pub use resource::{attributes as resource_attributes, resource, said_of_observer};
 pub use summary::{Summary, Totals};

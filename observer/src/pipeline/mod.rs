@@ -19,7 +19,7 @@ pub use live::run;
 
 use opentelemetry_sdk::metrics::Temporality;
 
-use crate::aggregation::{Aggregator, Metrics};
+use crate::aggregation::{Aggregator, Metrics, said_of_observer};
 use crate::config::cli::{Exporter, RoleArgument};
 use crate::config::rules::Rules;
 use crate::config::{Config, ConfigError};
@@ -286,6 +286,7 @@ impl Exporting {
             crate::aggregation::Options {
                 temporality: temporality()?,
                 histograms: config.tables.histograms.clone(),
+                said: said_of_observer(|name| std::env::var(name).ok()),
                 ..crate::aggregation::Options::within(limits)
             },
             Arc::clone(&telemetry),
