@@ -8,8 +8,8 @@ use std::sync::Arc;
 use crate::source::event::{Clock, End};
 use crate::transaction::Exchange;
 
-pub use process::Enricher;
 pub(crate) use process::percent_decoded;
+pub use process::{Enricher, host_name};
 
 /// The observed process, as an OpenTelemetry resource.
 #[derive(Debug, PartialEq)]

@@ -1,20 +1,23 @@
-//! Where the answers go: the console, JSON Lines, OTLP.
+//! Where the answers go: the console, JSON Lines, OTLP, Prometheus.
 //!
 //! ```text
 //! pipeline thread              worker threads
 //! Sinks::submit ──▶ queue ──▶ text: console, JSON Lines ──▶ standard output or a file
 //!               └─▶ queue ──▶ otlp: batches by service  ──▶ collector
 //!                             metrics: Metrics::collect every interval ──▶ all of these
+//!                             http: Metrics::scrape when asked ──▶ Prometheus
 //! ```
 //!
 //! Queues are bounded. When one is full a span is dropped and counted, or, for capture files, [`Sinks::submit`] waits. A
 //! span counts in `observer.spans` once for the text worker and once for the OTLP worker.
 
 mod console;
+mod http;
 mod jsonl;
 mod metrics;
 mod options;
 mod otlp;
+mod prometheus;
 mod queue;
 mod span;
 #[cfg(test)]
@@ -32,8 +35,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use self::console::Console;
+use self::http::{Listener, Pages};
 use self::metrics::MetricsWorker;
 use self::otlp::{MetricSender, SpanWorker};
+use self::prometheus::Scrapes;
 use self::queue::Queue;
 use self::span::Ids;
 use self::text::{TextWorker, Writer};
@@ -131,13 +136,19 @@ impl Sinks {
             Console::new(color, TimeZone::system())
         });
 
+        let listeners = listeners(&options, &telemetry, &metrics)?;
         let mut sender = None;
-        if any(Exporter::Otlp) {
+        if any(Exporter::Otlp) || !listeners.is_empty() {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
-                .thread_name("otlp-io")
+                // Pages of metrics are made there, one at a time, and host names looked up.
+                .max_blocking_threads(4)
+                .thread_name("exporter-io")
                 .enable_all()
                 .build()?;
+            for listener in listeners {
+                listener.start(runtime.handle())?;
+            }
             let otlp = &options.otlp;
             let within = runtime.enter();
             let traces = match spans_to(Exporter::Otlp) {
@@ -283,6 +294,40 @@ impl Sinks {
             runtime.shutdown_background();
         }
     }
+}
+
+/// The listeners that are asked for: one for both uses if the address is the same.
+fn listeners(
+    options: &SinkOptions,
+    telemetry: &Arc<Telemetry>,
+    metrics: &Arc<Metrics>,
+) -> Result<Vec<Listener>, SinkError> {
+    const PROMETHEUS: &str = "--prometheus-listen";
+    const HEALTH: &str = "--health-listen";
+    let scrapes = || {
+        Some(Arc::new(Scrapes::new(
+            Arc::clone(metrics),
+            Arc::clone(telemetry),
+        )))
+    };
+    let health = || Some(Arc::clone(telemetry));
+    let both = options.prometheus.is_some() && options.prometheus == options.health;
+    let mut listeners = Vec::new();
+    if let Some(address) = options.prometheus {
+        let pages = Pages {
+            metrics: scrapes(),
+            health: health().filter(|_| both),
+        };
+        listeners.push(Listener::bind(PROMETHEUS, address, pages)?);
+    }
+    if let Some(address) = options.health.filter(|_| !both) {
+        let pages = Pages {
+            metrics: None,
+            health: health(),
+        };
+        listeners.push(Listener::bind(HEALTH, address, pages)?);
+    }
+    Ok(listeners)
 }
 
 impl Drop for Sinks {
