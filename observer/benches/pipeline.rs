@@ -180,6 +180,8 @@ fn pipeline() -> Pipeline {
         telemetry,
         metrics,
         sinks: Arc::new(sinks),
+        export: Arc::default(),
+        spans_per_second: 0,
     })
 }
 

@@ -16,6 +16,7 @@ mod metrics;
 mod observer;
 pub mod pattern;
 mod provider;
+mod quantile;
 mod rate;
 mod resource;
 mod series;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::export::ExportArguments;
+
 /// Observe Redis and Memcached traffic without touching any application.
 #[derive(Debug, Parser)]
 #[command(name = "cache-observer", version, about, long_about = None)]
@@ -117,15 +119,9 @@ pub struct Common {
         value_name = "LIST"
     )]
     pub metrics_exporter: Vec<Exporter>,
-    /// Spans of commands that left together: one for the batch, or one for each command too
-    #[arg(
-        long,
-        env = "CACHE_OBSERVER_SPANS_PIPELINE",
-        value_enum,
-        default_value_t,
-        value_name = "SPANS"
-    )]
-    pub spans_pipeline: SpansPipeline,
+    /// What of a span leaves, and how it is named.
+    #[command(flatten)]
+    pub export: ExportArguments,
     /// Where console and jsonl write [default: standard output]
     #[arg(long, env = "CACHE_OBSERVER_OUTPUT", value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -158,16 +154,6 @@ pub enum RoleArgument {
     Server,
     /// Every end.
     Both,
-}
-
-/// Spans of commands that left together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum SpansPipeline {
-    /// One for the batch.
-    #[default]
-    Batch,
-    /// One for the batch, and one for each command as its child.
-    Commands,
 }
 
 /// Where spans or metrics go.

@@ -3,6 +3,7 @@
 //! [`cli`] holds what can be written, [`Config`] what may be run: every value parsed, every combination possible.
 
 pub mod cli;
+pub mod export;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
@@ -10,7 +11,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cli::{BackendArgument, Exporter, RoleArgument, SpansPipeline};
+use cli::{BackendArgument, Exporter, RoleArgument};
+use export::{Export, Naming, Secret, Share, Slow};
 
 /// Where output of the `console` and `jsonl` exporters goes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -35,8 +37,8 @@ pub struct Config {
     pub traces: Vec<Exporter>,
     /// Where metrics go.
     pub metrics: Vec<Exporter>,
-    /// Whether the commands of a batch have spans of their own.
-    pub children: bool,
+    /// What of a span leaves, and how it is named, unless a rule says otherwise.
+    pub export: Export,
     /// Where `console` and `jsonl` write.
     pub output: Output,
     /// Whether a summary is printed at the end.
@@ -104,6 +106,12 @@ pub struct Surroundings {
     pub metrics_endpoint: bool,
     /// `OTEL_SDK_DISABLED=true`.
     pub disabled: bool,
+    /// `OTEL_SEMCONV_STABILITY_OPT_IN` names `database/dup`.
+    pub duplicate_names: bool,
+    /// `OTEL_TRACES_SAMPLER`: how much of the spans is kept. `always_off` is nothing at all.
+    pub sampled: Option<Share>,
+    /// `CACHE_OBSERVER_KEYS_SECRET`.
+    pub secret: Option<Secret>,
 }
 
 impl Surroundings {
@@ -119,6 +127,31 @@ impl Surroundings {
             // The specification: only "true", in any case, means true.
             disabled: std::env::var("OTEL_SDK_DISABLED")
                 .is_ok_and(|value| value.eq_ignore_ascii_case("true")),
+            duplicate_names: std::env::var("OTEL_SEMCONV_STABILITY_OPT_IN")
+                .is_ok_and(|list| list.split(',').any(|name| name.trim() == "database/dup")),
+            sampled: sampled(|name| std::env::var(name).ok()),
+            secret: std::env::var("CACHE_OBSERVER_KEYS_SECRET")
+                .ok()
+                .filter(|text| !text.is_empty())
+                .map(|text| Secret::new(&text)),
+        }
+    }
+
+    /// What it says of an [`Export`].
+    pub fn apply(&self, export: &mut Export) {
+        if self.duplicate_names {
+            export.naming = Naming::Dup;
+        }
+        if let Some(share) = self.sampled {
+            export.spans.share = share;
+            if share == Share::NONE {
+                export.spans.errors = false;
+                export.spans.misses = false;
+                export.spans.slow = Slow::None;
+            }
+        }
+        if let Some(secret) = self.secret {
+            export.secret = secret;
         }
     }
 }
@@ -174,16 +207,51 @@ impl Config {
                 list
             }
         };
+        let mut export = Export::default();
+        surroundings.apply(&mut export);
+        export.apply(&common.export);
         Ok(Self {
             redis_ports: redis.into_iter().collect(),
             memcached_ports: memcached.into_iter().collect(),
             role: common.role,
             traces: enabled(traces),
             metrics: enabled(metrics),
-            children: common.spans_pipeline == SpansPipeline::Commands,
+            export,
             output: common.output.clone().map_or(Output::Stdout, Output::File),
             summary: common.summary,
         })
+    }
+}
+
+/// `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`. Each span is a root, so `parentbased_` changes nothing. What is not known
+/// is ignored with a warning, as the specification asks.
+fn sampled(lookup: impl Fn(&str) -> Option<String>) -> Option<Share> {
+    const ARGUMENT: &str = "OTEL_TRACES_SAMPLER_ARG";
+    let sampler = lookup("OTEL_TRACES_SAMPLER").filter(|text| !text.is_empty())?;
+    let name = sampler.strip_prefix("parentbased_").unwrap_or(&sampler);
+    match name {
+        "always_on" => Some(Share::ALL),
+        "always_off" => Some(Share::NONE),
+        "traceidratio" => {
+            let argument = lookup(ARGUMENT).filter(|text| !text.is_empty());
+            match argument.map(|text| text.trim().parse()) {
+                None => Some(Share::ALL),
+                Some(Ok(share)) => Some(share),
+                Some(Err(reason)) => {
+                    let reason: String = reason;
+                    tracing::warn!(name = ARGUMENT, reason, "ignored");
+                    Some(Share::ALL)
+                }
+            }
+        }
+        _ => {
+            tracing::warn!(
+                name = "OTEL_TRACES_SAMPLER",
+                value = sampler,
+                "ignored: not supported"
+            );
+            None
+        }
     }
 }
 
@@ -263,6 +331,58 @@ mod tests {
     }
 
     #[test]
+    fn options_stand_before_variables_before_defaults() {
+        let surroundings = Surroundings {
+            duplicate_names: true,
+            sampled: Some("0.5".parse().unwrap()),
+            ..Surroundings::default()
+        };
+        let export = |arguments| config(arguments, surroundings).unwrap().export;
+        assert_eq!(export("").naming, Naming::Dup);
+        assert_eq!(export("").spans.share.get(), 0.5);
+        assert!(export("").spans.errors);
+        let given = export("--naming stable --spans-share 0.1 --spans-per-second 7 --keys none");
+        assert_eq!(given.naming, Naming::Stable);
+        assert_eq!(given.spans.share.get(), 0.1);
+        assert_eq!(given.spans.per_second, Some(7));
+        assert_eq!(given.keys, export::Keys::None);
+    }
+
+    #[test]
+    fn samplers_are_shares() {
+        for (sampler, argument, share) in [
+            ("", "0.5", None),
+            ("always_on", "", Some(1.0)),
+            ("always_off", "", Some(0.0)),
+            ("parentbased_always_off", "", Some(0.0)),
+            ("traceidratio", "0.25", Some(0.25)),
+            ("parentbased_traceidratio", "0.25", Some(0.25)),
+            ("traceidratio", "", Some(1.0)),
+            ("traceidratio", "7", Some(1.0)),
+            ("jaeger_remote", "endpoint=x", None),
+        ] {
+            let found = sampled(|name| {
+                Some(
+                    if name.ends_with("_ARG") {
+                        argument
+                    } else {
+                        sampler
+                    }
+                    .to_owned(),
+                )
+            });
+            assert_eq!(found.map(Share::get), share, "{sampler} {argument}");
+        }
+        let mut nothing = Export::default();
+        let off = Surroundings {
+            sampled: Some(Share::NONE),
+            ..Surroundings::default()
+        };
+        off.apply(&mut nothing);
+        assert!(!nothing.spans.errors && nothing.spans.slow == Slow::None);
+    }
+
+    #[test]
     fn refusals_are_one_line() {
         let table = [
             ("--redis-port 11211", "port 11211 is given to both"),
@@ -283,6 +403,9 @@ mod tests {
             ("--health-listen 127.0.0.1:x", "invalid value '127.0.0.1:x'"),
             ("--duration soon", "invalid value 'soon'"),
             ("--duration 0s", "invalid value '0s'"),
+            ("--keys half", "invalid value 'half'"),
+            ("--spans-share 2", "invalid value '2'"),
+            ("--spans-per-second -1", "unexpected argument '-1'"),
             ("--frobnicate", "unexpected argument '--frobnicate'"),
             ("extra", "unexpected argument 'extra'"),
         ];

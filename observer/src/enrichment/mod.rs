@@ -5,6 +5,7 @@ mod process;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::config::export::Export;
 use crate::source::event::{Clock, End};
 use crate::transaction::Exchange;
 
@@ -113,6 +114,8 @@ pub struct Observation {
     pub endpoint: Arc<Endpoint>,
     /// On whose behalf.
     pub service: Arc<Service>,
+    /// What of it leaves, and how it is named.
+    pub export: Arc<Export>,
     /// Turns the transactions' times into Unix time.
     pub clock: Clock,
 }

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::{Exporting, Failure, Pipeline, watched};
 use crate::config::cli::{BackendArgument, RoleArgument};
+use crate::config::export::SpanPolicy;
 use crate::config::{Config, LiveConfig};
 use crate::sinks::Overflow;
 use crate::source::live::{BackendChoice, Live, Options, monotonic};
@@ -58,7 +59,7 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
     );
     let health = &exporting.telemetry.health;
     health.enter(Phase::Observing);
-    let pipeline = exporting.pipeline(config, Limits::LIVE, source.clock());
+    let pipeline = exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
     let stop = Arc::new(AtomicBool::new(false));
     let observer = {
         let stop = Arc::clone(&stop);

@@ -21,9 +21,10 @@ use opentelemetry_sdk::metrics::Temporality;
 
 use crate::aggregation::{Aggregator, Metrics};
 use crate::config::cli::{Exporter, RoleArgument};
+use crate::config::export::Export;
 use crate::config::{Config, ConfigError, LiveConfig};
 use crate::enrichment::{Enricher, host_name};
-use crate::sinks::{self, Overflow, SinkError, SinkOptions, Sinks};
+use crate::sinks::{self, Overflow, Policy, SinkError, SinkOptions, Sinks};
 use crate::source::event::{Clock, Event, EventKind, Nanos};
 use crate::source::live::StartError;
 use crate::source::replay::{self, ReplayError, Totals};
@@ -109,6 +110,10 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where spans go.
     pub sinks: Arc<Sinks>,
+    /// What of a span leaves, and how it is named.
+    pub export: Arc<Export>,
+    /// Most spans a second and service where `export` names no limit; 0: none.
+    pub spans_per_second: u32,
 }
 
 impl Pipeline {
@@ -121,6 +126,8 @@ impl Pipeline {
             enricher: Enricher::new("/proc"),
             aggregator: Aggregator::new(parts.metrics),
             sinks: parts.sinks,
+            export: parts.export,
+            policy: Policy::new(parts.spans_per_second),
             clock: parts.clock,
         };
         Self {
@@ -196,7 +203,7 @@ pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
         ));
     }
     let exporting = Exporting::start(config, Overflow::Wait, None)?;
-    let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default());
+    let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default(), 0);
     let ports = Ports::new([config.redis_ports.as_slice(), &config.memcached_ports].concat());
     let mut failure = None;
     for file in files {
@@ -244,7 +251,6 @@ impl Exporting {
         let options = SinkOptions {
             traces: config.traces.iter().filter_map(exporter).collect(),
             metrics: config.metrics.iter().filter_map(exporter).collect(),
-            children: config.children,
             output: config.output.clone(),
             idle: live.map(|_| format!("watching {}", watched(config))),
             prometheus: live.and_then(|live| live.prometheus),
@@ -270,7 +276,13 @@ impl Exporting {
         })
     }
 
-    fn pipeline(&self, config: &Config, limits: Limits, clock: Clock) -> Pipeline {
+    fn pipeline(
+        &self,
+        config: &Config,
+        limits: Limits,
+        clock: Clock,
+        spans_per_second: u32,
+    ) -> Pipeline {
         Pipeline::new(Parts {
             role: role(config.role),
             redis_ports: config.redis_ports.clone(),
@@ -280,6 +292,8 @@ impl Exporting {
             telemetry: Arc::clone(&self.telemetry),
             metrics: Arc::clone(&self.metrics),
             sinks: Arc::clone(&self.sinks),
+            export: Arc::new(config.export.clone()),
+            spans_per_second,
         })
     }
 

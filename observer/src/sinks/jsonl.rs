@@ -220,6 +220,7 @@ mod tests {
     use crate::source::event::Clock;
     use std::sync::Arc;
 
+    use super::super::policy::Sample;
     use super::super::span::Ids;
     use super::*;
     use crate::aggregation::testing::{endpoint, observation, service, transaction};
@@ -241,16 +242,17 @@ mod tests {
             text: "MGET a \"b".to_owned(),
             keys: vec!["a".to_owned(), "\"b".to_owned()],
             stored_procedure: None,
-            client: None,
+            ..Detail::default()
         }));
         several.outcome.hits = 1;
         several.outcome.misses = 1;
         let ids = Ids {
             trace: 0xabc_u128.into(),
             span: 0xdef_u64.into(),
+            sample: Sample::default(),
         };
         let mut out = Vec::new();
-        span(&Span::of(&observation(several), ids, false)[0], &mut out);
+        span(&Span::of(&observation(several), ids)[0], &mut out);
         assert_eq!(
             text(out),
             concat!(
@@ -276,7 +278,10 @@ mod tests {
         let mut observed = observation(wrong);
         observed.endpoint = endpoint(End::Server, "[::1]:6379");
         let mut out = Vec::new();
-        span(&Span::of(&observed, Ids::random(), false)[0], &mut out);
+        span(
+            &Span::of(&observed, Ids::new(Sample::default()))[0],
+            &mut out,
+        );
         let line: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(line["kind"], "SERVER");
         assert_eq!(line["status"]["code"], "ERROR");

@@ -14,9 +14,11 @@
 mod console;
 mod http;
 mod jsonl;
+mod keys;
 mod metrics;
 mod options;
 mod otlp;
+mod policy;
 mod prometheus;
 mod queue;
 mod span;
@@ -40,17 +42,20 @@ use self::metrics::MetricsWorker;
 use self::otlp::{MetricSender, SpanWorker};
 use self::prometheus::Scrapes;
 use self::queue::Queue;
-use self::span::Ids;
+use self::span::{Ids, Span};
 use self::text::{TextWorker, Writer};
 use self::transport::Transport;
 use crate::aggregation::Metrics;
+use crate::config::export::Export;
 use crate::enrichment::Observation;
 use crate::telemetry::{SpanOutcome, Telemetry};
+use crate::transaction::Exchange;
 
 pub use options::{
     Compression, Exporter, OtlpOptions, OtlpProtocol, OtlpSignal, OtlpTls, Output, Overflow,
     SinkError, SinkOptions,
 };
+pub use policy::{BudgetId, Policy, Sample};
 
 /// Text is formatted and written in batches of this many spans while they come in fast.
 const TEXT_BATCH: usize = 512;
@@ -181,7 +186,6 @@ impl Sinks {
                     transport,
                     delay: otlp.schedule_delay,
                     batch,
-                    children: options.children,
                     deadline,
                 };
                 running
@@ -203,7 +207,6 @@ impl Sinks {
                 telemetry: Arc::clone(&telemetry),
                 console: console.clone().filter(|_| spans_to(Exporter::Console)),
                 jsonl: spans_to(Exporter::Jsonl),
-                children: options.children,
                 idle: options.idle.clone(),
             };
             running.spans.push(Worker::start("text", || worker.run())?);
@@ -239,20 +242,36 @@ impl Sinks {
     }
 
     /// Hands over an observation to be exported as a span. Never blocks with [`Overflow::Drop`].
-    pub fn submit(&self, observation: Observation) {
+    pub fn submit(&self, observation: Observation, sample: Sample) {
         if self.queues.is_empty() {
             return;
         }
         let item = Arc::new(Item {
             observation,
-            ids: Ids::random(),
+            ids: Ids::new(sample),
         });
         let weight = item.observation.exchange.transactions().len();
         for queue in &self.queues {
             if !queue.push(Arc::clone(&item), weight) {
-                self.telemetry.spans(SpanOutcome::Dropped).add(1);
+                self.count(
+                    SpanOutcome::Dropped,
+                    &item.observation.exchange,
+                    &item.observation.export,
+                );
             }
         }
+    }
+
+    /// Counts the spans of an exchange that the policy leaves out.
+    pub fn leave_out(&self, exchange: &Exchange, export: &Export) {
+        for _ in &self.queues {
+            self.count(SpanOutcome::SampledOut, exchange, export);
+        }
+    }
+
+    fn count(&self, outcome: SpanOutcome, exchange: &Exchange, export: &Export) {
+        let spans = Span::count(exchange, export);
+        self.telemetry.spans(outcome).add(spans as u64);
     }
 
     /// Whether the reader of the output went away (`| head`), so that nobody will see more of it.
@@ -282,8 +301,12 @@ impl Sinks {
             worker.wait(spans_end + GRACE / 2);
         }
         for queue in &self.queues {
-            let left = queue.discard();
-            self.telemetry.spans(SpanOutcome::Dropped).add(left as u64);
+            for item in queue.discard() {
+                let Observation {
+                    exchange, export, ..
+                } = &item.observation;
+                self.count(SpanOutcome::Dropped, exchange, export);
+            }
         }
         self.deadline.send_replace(Some(end));
         if let Some((stop, worker)) = &running.metrics {

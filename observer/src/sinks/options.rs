@@ -36,8 +36,6 @@ pub struct SinkOptions {
     pub traces: Vec<Exporter>,
     /// Exporters for metrics.
     pub metrics: Vec<Exporter>,
-    /// Whether the commands of a batch have spans of their own, as children of the batch's.
-    pub children: bool,
     /// Where text goes.
     pub output: Output,
     /// Whether the console uses colour; `None`: on a terminal, unless `NO_COLOR` is set.
@@ -64,7 +62,6 @@ impl Default for SinkOptions {
         Self {
             traces: Vec::new(),
             metrics: Vec::new(),
-            children: false,
             output: Output::Stdout,
             color: None,
             idle: None,

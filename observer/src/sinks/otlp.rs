@@ -131,8 +131,6 @@ pub(super) struct SpanWorker {
     pub(super) delay: Duration,
     /// Most spans in a request.
     pub(super) batch: usize,
-    /// Whether the commands of a batch have spans of their own.
-    pub(super) children: bool,
     pub(super) deadline: Deadline,
 }
 
@@ -231,7 +229,7 @@ impl SpanWorker {
                 // Made only now: a span takes several times the room of what it is made of.
                 let mut spans: Vec<_> = items
                     .iter()
-                    .flat_map(|item| Span::of(&item.observation, item.ids, self.children))
+                    .flat_map(|item| Span::of(&item.observation, item.ids))
                     .map(|span| span.into_data(scope))
                     .collect();
                 // Batches with children may exceed what a collector takes in one request.
