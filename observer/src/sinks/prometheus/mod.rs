@@ -11,6 +11,9 @@
 mod exposition;
 mod family;
 mod name;
+mod protobuf;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::sync::{Arc, Weak};
