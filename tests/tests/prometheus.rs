@@ -35,7 +35,7 @@ for family in parser.text_string_to_metric_families(page):
         exemplar = sample.exemplar
         print(json.dumps({"family": family.name, "type": family.type, "unit": family.unit, "help": family.documentation,
             "name": sample.name, "labels": sample.labels, "value": sample.value,
-            "exemplar": exemplar and {"labels": exemplar.labels, "value": exemplar.value, "time": exemplar.timestamp}}))
+            "exemplar": exemplar and {"labels": exemplar.labels, "value": exemplar.value, "time": float(exemplar.timestamp)}}))
 "#;
     let folder = Folder::new()?;
     let path = folder.path().join("page");
@@ -83,8 +83,6 @@ fn prometheus_s_own_parsers_read_it() -> Result<()> {
     let id = client.id();
     let mut commands = client.child().stdin.take().context("piped above")?;
     commands.write_all(b"set a hello\nget a\nget a\nget b\nlpush a x\nset a b ex 60\n")?;
-    drop(commands);
-    client.wait(Duration::from_secs(20))?;
     let mut other = Memcached::connect(("127.0.0.1", memcached.port))?;
     other.store("set", "a", b"12345", 0)?;
     other.get(&["a", "b"])?;
@@ -99,6 +97,8 @@ fn prometheus_s_own_parsers_read_it() -> Result<()> {
         let others = page.sum("cache_operations_total", &["db_system_name=\"memcached\""]);
         Ok(own == 6.0 && others == 2.0)
     })?;
+    // Only now: who is gone has no environment to be read.
+    drop(commands);
     for (accept, format, counter) in [
         ("", "text/plain; version=0.0.4; charset=utf-8", "cache_hits"),
         (
@@ -281,7 +281,7 @@ fn each_exporter_has_an_interval_of_its_own() -> Result<()> {
             std::thread::sleep(Duration::from_millis(40));
         }
     }
-    let misses = || Ok(Page::scrape(listen, "")?.sum("cache_misses_total", &[]));
+    let misses = || -> Result<f64> { Ok(Page::scrape(listen, "")?.sum("cache_misses_total", &[])) };
     eventually(Duration::from_secs(20), "all are on a page", || {
         Ok(misses()? == 1_000.0)
     })?;

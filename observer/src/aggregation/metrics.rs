@@ -239,7 +239,7 @@ pub struct Metrics {
 /// The points of one resource for a scrape, all cumulative.
 #[derive(Debug)]
 pub struct Scraped {
-    /// All but the hit rates.
+    /// All but the hit rates: those in here, if any, are of pushes.
     pub metrics: ResourceMetrics,
     /// `cache.hit_rate` of each cache over the time of [`Options::scraped`].
     pub hit_rates: Vec<(String, f64)>,

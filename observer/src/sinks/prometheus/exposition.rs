@@ -68,11 +68,10 @@ impl Exposition {
         labels.extend(facts);
         labels[2..].sort_unstable();
         self.write(0, &labels, &Sample::Number(Number::Unsigned(1)));
-        for metric in scraped
-            .metrics
-            .scope_metrics()
-            .flat_map(|scope| scope.metrics())
-        {
+        let metrics = scraped.metrics.scope_metrics();
+        let metrics = metrics.flat_map(|scope| scope.metrics());
+        // Where scrapes have a reader of their own, the SDK puts the rates that were pushed there, too.
+        for metric in metrics.filter(|metric| metric.name() != metric::HIT_RATE) {
             match metric.data() {
                 AggregatedMetrics::F64(data) => self.points(scraped, &service, metric, data),
                 AggregatedMetrics::U64(data) => self.points(scraped, &service, metric, data),
