@@ -78,10 +78,7 @@ fn execute(
                     .write_all(text.as_bytes())
                     .map_err(|error| Failure::Runtime(error.to_string()));
             }
-            let live = LiveConfig {
-                backend: run.backend,
-                duration: run.duration,
-            };
+            let live = LiveConfig::new(run, &config);
             let reloader = Reloader::new(arguments, loaded, &config);
             pipeline::run(&config, &live, reloader)
         }

@@ -109,6 +109,10 @@ impl Config {
                 word(self.export.naming.to_possible_value()),
             ),
         ];
+        if self.metrics.contains(&Exporter::Prometheus) {
+            let listen = Value::from(super::PROMETHEUS.to_string());
+            all.push(("prometheus-listen".to_owned(), listen));
+        }
         all.extend(self.spans());
         all
     }

@@ -209,7 +209,13 @@ impl Reporter {
             export: Arc::clone(&bound.export),
             clock: self.clock,
         };
-        self.sinks.submit(observation, sample);
+        let Some(submitted) = self.sinks.submit(observation, sample) else {
+            return;
+        };
+        for transaction in submitted.transactions() {
+            self.aggregator
+                .point(series, transaction, self.clock, submitted.span());
+        }
     }
 
     fn bind(&mut self, caller: &mut Caller, task: Option<&Task>) -> Bound {

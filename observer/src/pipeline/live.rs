@@ -18,6 +18,7 @@ use crate::config::{Config, LiveConfig};
 use crate::sinks::Overflow;
 use crate::source::live::{BackendChoice, Live, Options, monotonic};
 use crate::stream::reassembly::Limits;
+use crate::telemetry::Phase;
 
 /// How long the reader sleeps at most when nothing comes.
 const POLL: Duration = Duration::from_millis(50);
@@ -38,8 +39,7 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
     // Before anything is said: whoever waits for that may send a signal at once.
     let signals = Signals::catch(&runtime, reloader.is_some())
         .map_err(|error| Failure::Runtime(error.to_string()))?;
-    let idle = format!("watching {}", watched(config));
-    let exporting = Exporting::start(config, Overflow::Drop, Some(idle))?;
+    let exporting = Exporting::start(config, Overflow::Drop, Some(live))?;
     let ports = [config.redis_ports.as_slice(), &config.memcached_ports].concat();
     let source = Live::start(
         &Options {
@@ -61,6 +61,8 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
         attached_ms = started.elapsed().as_millis() as u64,
         "observing"
     );
+    let health = &exporting.telemetry.health;
+    health.enter(Phase::Observing);
     let pipeline = exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
     let stop = Arc::new(AtomicBool::new(false));
     let (changes, changed) = mpsc::channel();
@@ -80,6 +82,7 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
         &exporting,
         || observer.is_finished(),
     ));
+    health.enter(Phase::Stopping);
     stop.store(true, Ordering::Relaxed);
     let (pipeline, result) = observer
         .join()
@@ -111,6 +114,7 @@ fn observe(
         while let Ok(change) = changed.try_recv() {
             change.apply(&mut source, &mut pipeline);
         }
+        telemetry.health.tick();
         if looked.elapsed() >= LOSSES {
             looked = Instant::now();
             if let Err(error) = source.read_losses(telemetry) {

@@ -22,8 +22,8 @@ use opentelemetry_sdk::metrics::Temporality;
 use crate::aggregation::{Aggregator, Metrics, said_of_observer};
 use crate::config::cli::{Exporter, RoleArgument};
 use crate::config::rules::Rules;
-use crate::config::{Config, ConfigError};
-use crate::enrichment::Enricher;
+use crate::config::{Config, ConfigError, LiveConfig};
+use crate::enrichment::{Enricher, host_name};
 use crate::sinks::{self, Overflow, Policy, SinkError, SinkOptions, Sinks};
 use crate::source::event::{Clock, Event, EventKind, Nanos};
 use crate::source::live::StartError;
@@ -65,7 +65,9 @@ impl From<ConfigError> for Failure {
 impl From<SinkError> for Failure {
     fn from(error: SinkError) -> Self {
         match error {
-            SinkError::Setting { .. } | SinkError::Output { .. } => Self::Usage(error.to_string()),
+            SinkError::Setting { .. } | SinkError::Output { .. } | SinkError::Listen { .. } => {
+                Self::Usage(error.to_string())
+            }
             SinkError::Thread(_) => Self::Runtime(error.to_string()),
         }
     }
@@ -231,6 +233,12 @@ impl Pipeline {
 /// [`Failure::Replay`] for the first file that cannot be read to its end: what could be read of it, and all other files,
 /// have been reported then.
 pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
+    if config.metrics.contains(&Exporter::Prometheus) {
+        return Err(Failure::Usage(
+            "--metrics-exporter: prometheus is for run: replay ends before anyone could scrape it"
+                .to_owned(),
+        ));
+    }
     let exporting = Exporting::start(config, Overflow::Wait, None)?;
     let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default(), 0);
     let ports = Watched::new(config).all;
@@ -270,14 +278,21 @@ struct Exporting {
 }
 
 impl Exporting {
-    fn start(config: &Config, overflow: Overflow, idle: Option<String>) -> Result<Self, Failure> {
+    /// `live`: there is what only makes sense then.
+    fn start(
+        config: &Config,
+        overflow: Overflow,
+        live: Option<&LiveConfig>,
+    ) -> Result<Self, Failure> {
         let telemetry = Arc::new(Telemetry::default());
         let limits = &config.tables.limits;
         let options = SinkOptions {
             traces: config.traces.iter().filter_map(exporter).collect(),
             metrics: config.metrics.iter().filter_map(exporter).collect(),
             output: config.output.clone(),
-            idle,
+            idle: live.map(|_| format!("watching {}", watched(config))),
+            prometheus: live.and_then(|live| live.prometheus),
+            health: live.and_then(|live| live.health),
             overflow,
             queue: limits.span_queue,
             ..SinkOptions::from_env(|name| std::env::var(name).ok())?
@@ -285,7 +300,10 @@ impl Exporting {
         let metrics = Arc::new(Metrics::new(
             crate::aggregation::Options {
                 temporality: temporality()?,
+                pushed: !options.metrics.is_empty(),
+                scraped: options.prometheus.map(|_| options.metric_interval),
                 histograms: config.tables.histograms.clone(),
+                host: host_name("/proc".as_ref()),
                 said: said_of_observer(|name| std::env::var(name).ok()),
                 ..crate::aggregation::Options::within(limits)
             },
@@ -350,7 +368,8 @@ fn exporter(exporter: &Exporter) -> Option<sinks::Exporter> {
         Exporter::Console => Some(sinks::Exporter::Console),
         Exporter::Jsonl => Some(sinks::Exporter::Jsonl),
         Exporter::Otlp => Some(sinks::Exporter::Otlp),
-        Exporter::None => None,
+        // It fetches; the sinks learn of it by the address.
+        Exporter::Prometheus | Exporter::None => None,
     }
 }
 

@@ -139,6 +139,8 @@ pub mod resource {
     names! {
         /// Logical name. semconv, stable.
         SERVICE_NAME = "service.name";
+        /// Tells instances of a service apart: `<host>:<process id>`. semconv, stable.
+        SERVICE_INSTANCE_ID = "service.instance.id";
         /// Version of the observer, on its own resource. semconv, stable.
         SERVICE_VERSION = "service.version";
         /// Process id. semconv.
@@ -193,6 +195,8 @@ pub mod metric {
         REPLIES_ORPHANED = "observer.replies.orphaned";
         /// What became of spans. Ours.
         SPANS = "observer.spans";
+        /// What became of scrapes. Ours.
+        SCRAPES = "observer.scrapes";
         /// CPU time of the observer, s. Ours.
         CPU_TIME = "observer.cpu.time";
         /// Resident memory of the observer, By. Ours.
