@@ -13,11 +13,13 @@ use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
 
 use super::exemplar::{Exemplar, Table};
+use super::pool::Pools;
 use super::provider::Provider;
 use super::rate::{Rate, Rates};
 use super::{observer, resource};
 use crate::config::histograms::Histograms;
 use crate::config::limits::Limits;
+use crate::config::pools;
 use crate::enrichment::Service;
 use crate::telemetry::Telemetry;
 use crate::telemetry::names::{metric, value};
@@ -48,6 +50,10 @@ pub struct Options {
     pub scraped: Option<Duration>,
     /// Bounds of the histograms, or none.
     pub histograms: Histograms,
+    /// When a pool of connections is said to be in trouble.
+    pub pools: pools::Pools,
+    /// Whether pools have the names of cache guides, too.
+    pub duplicate_names: bool,
     /// `host.name` of the observer's own resource.
     pub host: Option<String>,
     /// What else of that resource the user has set.
@@ -73,6 +79,8 @@ impl Options {
             pushed: true,
             scraped: None,
             histograms: Histograms::default(),
+            pools: pools::Pools::default(),
+            duplicate_names: false,
             host: None,
             said: Vec::new(),
         }
@@ -95,6 +103,8 @@ pub(super) struct ServiceMetrics {
     /// For scrapes, the only ones that show them.
     pub(super) exemplars: Option<Arc<Table>>,
     pub(super) errors: Counter<u64>,
+    pub(super) pools: Pools,
+    name: String,
 }
 
 impl fmt::Debug for ServiceMetrics {
@@ -132,6 +142,8 @@ impl ServiceMetrics {
             exemplars: options
                 .scraped
                 .map(|_| Arc::new(Table::new(&bounds.latency))),
+            pools: Pools::new(&meter, options),
+            name: service.name.clone(),
             latency: meter
                 .f64_histogram(metric::LATENCY)
                 .with_unit("ms")
@@ -193,6 +205,11 @@ impl ServiceMetrics {
             );
         }
         series
+    }
+
+    /// `service.name`.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 }
 

@@ -10,6 +10,7 @@ pub mod file;
 pub mod histograms;
 pub mod limits;
 pub mod load;
+pub mod pools;
 pub mod redaction;
 pub mod reload;
 pub mod rules;

@@ -1,5 +1,6 @@
 //! Observing this host: the observer thread, signals, the end.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -17,6 +18,7 @@ use crate::config::reload::Reloader;
 use crate::config::{Config, LiveConfig};
 use crate::sinks::Overflow;
 use crate::source::live::{BackendChoice, Live, Options, monotonic};
+use crate::source::sockets::{self, Found};
 use crate::stream::reassembly::Limits;
 use crate::telemetry::Phase;
 
@@ -63,7 +65,11 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
     );
     let health = &exporting.telemetry.health;
     health.enter(Phase::Observing);
-    let pipeline = exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
+    let mut pipeline =
+        exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
+    // Only now, when every end of a connection is seen.
+    pipeline.expect_older();
+    let older = look_for_older(ports).map_err(|error| Failure::Runtime(error.to_string()))?;
     let stop = Arc::new(AtomicBool::new(false));
     let (changes, changed) = mpsc::channel();
     let observer = {
@@ -71,7 +77,7 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
         let telemetry = Arc::clone(&exporting.telemetry);
         thread::Builder::new()
             .name("observer".to_owned())
-            .spawn(move || observe(source, pipeline, &telemetry, &changed, &stop))
+            .spawn(move || observe(source, pipeline, older, &telemetry, &changed, &stop))
             .map_err(|error| Failure::Runtime(error.to_string()))?
     };
     let reload = Reload { reloader, changes };
@@ -91,10 +97,23 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
     result
 }
 
+/// Looks for connections that were there before, on a thread of its own: the ring does not wait.
+fn look_for_older(ports: Vec<u16>) -> std::io::Result<Receiver<Found>> {
+    let (found, older) = mpsc::channel();
+    thread::Builder::new()
+        .name("sockets".to_owned())
+        .spawn(move || {
+            // The receiver is gone only when observation is over.
+            let _ = found.send(sockets::clients_of(Path::new("/proc"), &ports));
+        })?;
+    Ok(older)
+}
+
 /// The observer thread: reads the ring and runs the stages.
 fn observe(
     mut source: Live,
     mut pipeline: Pipeline,
+    older: Receiver<Found>,
     telemetry: &crate::telemetry::Telemetry,
     changed: &Receiver<Change>,
     stop: &AtomicBool,
@@ -102,6 +121,11 @@ fn observe(
     let mut looked = Instant::now();
     let mut result = Ok(());
     while !stop.load(Ordering::Relaxed) {
+        if let Ok(found) = older.try_recv() {
+            let (connections, ownerless) = (found.sockets.len(), found.ownerless);
+            info!(connections, ownerless, "connections from before");
+            pipeline.adopt(&found.sockets);
+        }
         match source.poll(POLL, &mut |event| pipeline.event(&event)) {
             // Only when the ring is empty is it later than the last event says.
             Ok(seen) if seen < Live::BATCH => pipeline.tick(monotonic()),
