@@ -132,8 +132,8 @@ impl Load {
                     for number in 0..100 {
                         redis.command(&["GET", &format!("load:{number}")])?;
                     }
-                    // Two processors carry the server, three observers and this.
-                    thread::sleep(Duration::from_millis(5));
+                    // Some 4,000 a second fill every queue within seconds, and leave the processors to others.
+                    thread::sleep(Duration::from_millis(40));
                 }
                 Ok(())
             })
