@@ -264,6 +264,12 @@ impl Config {
         })
     }
 
+    /// All ports.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        [self.redis_ports.as_slice(), &self.memcached_ports].concat()
+    }
+
     /// What holds for each connection.
     #[must_use]
     pub fn rules(&self) -> Rules {
