@@ -21,7 +21,7 @@ const UNSUPPORTED: u8 = 3;
 
 fn main() -> ExitCode {
     let filter =
-        EnvFilter::try_from_env("CACHE_OBSERVER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+        EnvFilter::try_from_env("CACHE_OBSERVER_LOG").unwrap_or_else(|_| EnvFilter::new(level()));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -51,6 +51,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// `OTEL_LOG_LEVEL`, where it names a level.
+fn level() -> &'static str {
+    let wanted = std::env::var("OTEL_LOG_LEVEL").unwrap_or_default();
+    match wanted.to_ascii_lowercase().as_str() {
+        "none" | "off" => "off",
+        "error" => "error",
+        "warn" | "warning" => "warn",
+        "debug" => "debug",
+        "trace" | "all" | "verbose" => "trace",
+        _ => "info",
+    }
+}
+
 fn execute(
     loaded: &Loaded,
     surroundings: Surroundings,
@@ -65,10 +78,7 @@ fn execute(
                     .write_all(text.as_bytes())
                     .map_err(|error| Failure::Runtime(error.to_string()));
             }
-            let live = LiveConfig {
-                backend: run.backend,
-                duration: run.duration,
-            };
+            let live = LiveConfig::new(run, &config);
             let reloader = Reloader::new(arguments, loaded, &config);
             pipeline::run(&config, &live, reloader)
         }

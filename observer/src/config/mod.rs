@@ -10,6 +10,7 @@ pub mod file;
 pub mod histograms;
 pub mod limits;
 pub mod load;
+pub mod pools;
 pub mod redaction;
 pub mod reload;
 pub mod rules;
@@ -19,6 +20,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +72,27 @@ pub struct LiveConfig {
     pub backend: BackendArgument,
     /// When to stop; `None`: at a signal.
     pub duration: Option<Duration>,
+    /// Where `/metrics` is served, if Prometheus is an exporter.
+    pub prometheus: Option<SocketAddr>,
+    /// Where `/healthz` and `/readyz` are served.
+    pub health: Option<SocketAddr>,
+}
+
+/// Where `/metrics` is served unless said otherwise: the port that the specification gives to Prometheus exporters.
+const PROMETHEUS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
+impl LiveConfig {
+    /// Checks what was written and fills in the defaults.
+    #[must_use]
+    pub fn new(run: &cli::Run, config: &Config) -> Self {
+        let scraped = config.metrics.contains(&Exporter::Prometheus);
+        Self {
+            backend: run.backend,
+            duration: run.duration,
+            prometheus: scraped.then(|| run.prometheus_listen.unwrap_or(PROMETHEUS)),
+            health: run.health_listen,
+        }
+    }
 }
 
 /// A combination of options that cannot be run.
@@ -84,6 +107,9 @@ pub enum ConfigError {
     /// Two writers of one stream.
     #[error("console and jsonl cannot both write to the same output: give one of them alone")]
     OneOutput,
+    /// Spans to Prometheus.
+    #[error("--traces-exporter: prometheus takes metrics only")]
+    PrometheusTraces,
     /// No port at all.
     #[error("no port to watch: give --redis-port or --memcached-port")]
     NoPort,
@@ -189,6 +215,9 @@ impl Config {
             &common.traces_exporter,
             otlp_or(surroundings.traces_endpoint, console),
         )?;
+        if traces.contains(&Exporter::Prometheus) {
+            return Err(ConfigError::PrometheusTraces);
+        }
         let metrics = exporters(
             "--metrics-exporter",
             &common.metrics_exporter,
@@ -233,6 +262,12 @@ impl Config {
             summary: common.summary,
             tables,
         })
+    }
+
+    /// All ports.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        [self.redis_ports.as_slice(), &self.memcached_ports].concat()
     }
 
     /// What holds for each connection.

@@ -113,6 +113,12 @@ fn refusals_are_one_line() {
             "--traces-exporter console --metrics-exporter jsonl",
             "console and jsonl",
         ),
+        (
+            "--traces-exporter prometheus",
+            "prometheus takes metrics only",
+        ),
+        ("--prometheus-listen 9464", "invalid value '9464'"),
+        ("--health-listen 127.0.0.1:x", "invalid value '127.0.0.1:x'"),
         ("--duration soon", "invalid value 'soon'"),
         ("--duration 0s", "invalid value '0s'"),
         ("--keys half", "invalid value 'half'"),

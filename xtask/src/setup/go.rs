@@ -19,9 +19,10 @@ pub(super) const GOMEMCACHE: &str = "/usr/share/gocode/src/github.com/bradfitz/g
 pub(super) const GO_REDIS: &str = "/usr/share/gocode/src/gopkg.in/redis.v5";
 
 /// Folders of `tests`, and the programs there.
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 4] = [
     ("clients/go", "redigo"),
     ("clients/gomemcache", "gomemcache"),
+    ("clients/pools/go", "redigo_pool"),
     ("guide", "go_redis"),
 ];
 
