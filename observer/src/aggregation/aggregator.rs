@@ -182,6 +182,22 @@ impl Aggregator {
         }
     }
 
+    /// Forgets the series of servers that no connection is bound to, such as those under names that have changed.
+    pub fn forget_unused(&mut self) {
+        for bound in self.services.values_mut() {
+            let (sets, keys, free) = (&mut self.sets, &mut self.keys, &mut self.free);
+            bound.sets.retain(|&index| {
+                let slot = &mut sets[index as usize];
+                let unused = slot.take_if(|slot| slot.connections == 0);
+                if let Some(slot) = &unused {
+                    keys.remove(&slot.key);
+                    free.push(index);
+                }
+                unused.is_none()
+            });
+        }
+    }
+
     /// Totals so far.
     #[must_use]
     pub fn summary(&self) -> &Summary {

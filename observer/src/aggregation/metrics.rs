@@ -16,50 +16,19 @@ use super::exemplar::{Exemplar, Table};
 use super::provider::Provider;
 use super::rate::{Rate, Rates};
 use super::{observer, resource};
+use crate::config::histograms::Histograms;
+use crate::config::limits::Limits;
 use crate::enrichment::Service;
 use crate::telemetry::Telemetry;
 use crate::telemetry::names::{metric, value};
 
-/// Bounds of the latency histograms, s. telemetry.md, "Metrics".
-const LATENCY: [f64; 17] = [
-    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
-    2.5, 5.0, 10.0,
-];
-/// Bounds of the histogram of times to live, s: from a second to a year.
-const LIFETIMES: [f64; 14] = [
-    1.0,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    300.0,
-    900.0,
-    1800.0,
-    3600.0,
-    21600.0,
-    86400.0,
-    604_800.0,
-    2_592_000.0,
-    31_536_000.0,
-];
-/// Bounds of the value size histogram, By: powers of four from 16 B to 64 MiB.
-const SIZES: [f64; 12] = [
-    16.0,
-    64.0,
-    256.0,
-    1024.0,
-    4096.0,
-    16384.0,
-    65536.0,
-    262_144.0,
-    1_048_576.0,
-    4_194_304.0,
-    16_777_216.0,
-    67_108_864.0,
+/// Bounds of the histogram of returned rows. semconv `db/database-metrics`.
+const ROWS: [f64; 13] = [
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0,
 ];
 
 /// Budgets of the metrics.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Services with metrics of their own; further ones share the service `cache-observer.overflow`. One that has no
     /// connection left makes room. Each takes 57 KiB with the limits below and about 1 KiB more a series (measured).
@@ -77,23 +46,31 @@ pub struct Options {
     pub pushed: bool,
     /// Whether [`Metrics::scrape`] is called, and over what time it tells hit rates.
     pub scraped: Option<Duration>,
-    /// Exponential histograms in place of those with bounds.
-    pub exponential: bool,
+    /// Bounds of the histograms.
+    pub histograms: Histograms,
     /// `host.name` of the observer's own resource.
     pub host: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
+        Self::within(&Limits::default())
+    }
+}
+
+impl Options {
+    /// With these budgets; defaults otherwise.
+    #[must_use]
+    pub fn within(limits: &Limits) -> Self {
         Self {
-            max_services: 256,
-            max_latency_series: 448,
-            max_series: 128,
-            idle: Duration::from_secs(600),
+            max_services: limits.services,
+            max_latency_series: limits.latency_series,
+            max_series: limits.series,
+            idle: limits.idle,
             temporality: Temporality::Cumulative,
             pushed: true,
             scraped: None,
-            exponential: false,
+            histograms: Histograms::default(),
             host: None,
         }
     }
@@ -104,6 +81,7 @@ pub(super) struct ServiceMetrics {
     provider: Provider,
     pub(super) client_duration: Histogram<f64>,
     pub(super) server_duration: Histogram<f64>,
+    pub(super) returned: Histogram<u64>,
     pub(super) operations: Counter<u64>,
     pub(super) hits: Counter<u64>,
     pub(super) misses: Counter<u64>,
@@ -127,13 +105,14 @@ impl fmt::Debug for ServiceMetrics {
 impl ServiceMetrics {
     fn new(service: &Service, options: &Options) -> Self {
         let provider = Provider::new(resource(service), options);
+        let bounds = &options.histograms;
         let meter = provider.provider.meter(value::SCOPE);
         let duration = |name, text| {
             meter
                 .f64_histogram(name)
                 .with_unit("s")
                 .with_description(text)
-                .with_boundaries(LATENCY.to_vec())
+                .with_boundaries(bounds.latency.clone())
                 .build()
         };
         let counter = |name, unit, text| {
@@ -147,18 +126,20 @@ impl ServiceMetrics {
         rates.show(&meter);
         Self {
             rates,
-            exemplars: options.scraped.map(|_| Arc::new(Table::new(&LATENCY))),
+            exemplars: options
+                .scraped
+                .map(|_| Arc::new(Table::new(&bounds.latency))),
             latency: meter
                 .f64_histogram(metric::LATENCY)
                 .with_unit("ms")
                 .with_description("From request to reply, at the end that is seen.")
-                .with_boundaries(LATENCY.iter().map(|seconds| seconds * 1e3).collect())
+                .with_boundaries(bounds.latency.iter().map(|seconds| seconds * 1e3).collect())
                 .build(),
             ttl: meter
                 .u64_histogram(metric::TTL)
                 .with_unit("s")
                 .with_description("Times to live that commands set.")
-                .with_boundaries(LIFETIMES.to_vec())
+                .with_boundaries(bounds.ttl.clone())
                 .build(),
             client_duration: duration(
                 metric::CLIENT_DURATION,
@@ -168,6 +149,12 @@ impl ServiceMetrics {
                 metric::SERVER_DURATION,
                 "From the receive of a request to the send of its reply, at the server.",
             ),
+            returned: meter
+                .u64_histogram(metric::RETURNED_ROWS)
+                .with_unit("{row}")
+                .with_description("Values that a read returned, seen at the client's end.")
+                .with_boundaries(ROWS.to_vec())
+                .build(),
             operations: counter(metric::OPERATIONS, "{operation}", "Commands."),
             hits: counter(metric::HITS, "{key}", "Keys or fields found."),
             misses: counter(metric::MISSES, "{key}", "Keys or fields not found."),
@@ -180,7 +167,7 @@ impl ServiceMetrics {
                 .u64_histogram(metric::VALUE_SIZE)
                 .with_unit("By")
                 .with_description("Bytes of the values read or written by a command.")
-                .with_boundaries(SIZES.to_vec())
+                .with_boundaries(bounds.value_size.clone())
                 .build(),
             provider,
         }

@@ -77,10 +77,12 @@ impl Provider {
         let apart = options.scraped.is_some() && temporality != Temporality::Cumulative;
         let scrapes = apart.then(|| SharedReader::new(Temporality::Cumulative));
         let (latency, others) = (options.max_latency_series, options.max_series);
-        let exponential = options.exponential;
+        let exponential = options.histograms.exponential;
         let view = move |instrument: &Instrument| {
             let limit = match instrument.name() {
-                metric::CLIENT_DURATION | metric::SERVER_DURATION => latency,
+                metric::CLIENT_DURATION | metric::SERVER_DURATION | metric::RETURNED_ROWS => {
+                    latency
+                }
                 _ => others,
             };
             let mut stream = Stream::builder().with_cardinality_limit(limit);
@@ -134,6 +136,7 @@ mod tests {
     use super::super::testing::{endpoint, service, transaction};
     use super::super::{Aggregator, Metrics, SeriesId};
     use super::*;
+    use crate::config::histograms::Histograms;
     use crate::protocol::Protocol;
     use crate::source::event::{Clock, End};
     use crate::telemetry::Telemetry;
@@ -287,7 +290,10 @@ mod tests {
     #[test]
     fn exponential_histograms_take_the_place_of_the_others() {
         let mut fixture = fixture(Options {
-            exponential: true,
+            histograms: Histograms {
+                exponential: true,
+                ..Histograms::default()
+            },
             ..Options::default()
         });
         fixture.ask(1, 0);

@@ -75,6 +75,7 @@ struct Database {
 #[derive(Debug, Default)]
 struct Latency {
     success: Option<Timed>,
+    returned: Option<BoundHistogram<u64>>,
     failures: Failures<Timed>,
 }
 
@@ -173,6 +174,11 @@ impl SeriesSet {
             self.latency(transaction, failure, |timed, _| {
                 timed.histogram.record(nanos / 1e9);
             });
+        }
+        if let Some(rows) = transaction.outcome.returned
+            && self.labels.end == End::Client
+        {
+            self.returned(transaction, rows);
         }
         let Self {
             service,
@@ -303,6 +309,26 @@ impl SeriesSet {
                 act(timed, &|| labels(Some(name)));
             }
         }
+    }
+
+    fn returned(&mut self, transaction: &Transaction, rows: u64) {
+        let at = self.database(transaction.database);
+        let operation = &transaction.request.operation;
+        let database = &mut self.databases[at];
+        let (slot, beyond) = database.slot(operation);
+        let namespace = database.namespace;
+        let slot = &mut database.slots[usize::from(slot)];
+        slot.returned
+            .get_or_insert_with(|| {
+                let name = if beyond {
+                    value::OTHER
+                } else {
+                    operation.name()
+                };
+                let labels = self.labels.operation(namespace, name, None);
+                self.service.returned.bind(&labels)
+            })
+            .record(rows);
     }
 
     /// Index of the database's series.

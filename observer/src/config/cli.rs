@@ -12,6 +12,14 @@ use super::export::ExportArguments;
 #[derive(Debug, Parser)]
 #[command(name = "cache-observer", version, about, long_about = None)]
 pub struct Cli {
+    /// Configuration file (TOML): every option, and what has none; options and variables stand before it
+    #[arg(
+        long,
+        global = true,
+        env = "CACHE_OBSERVER_CONFIG",
+        value_name = "FILE"
+    )]
+    pub config: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -52,6 +60,9 @@ pub struct Run {
     /// Where /healthz and /readyz are served; may be the same address [default: nowhere]
     #[arg(long, env = "CACHE_OBSERVER_HEALTH_LISTEN", value_parser = address, value_name = "ADDR")]
     pub health_listen: Option<SocketAddr>,
+    /// Print the configuration in effect as a file, with each value's origin, and stop
+    #[arg(long)]
+    pub print_config: bool,
 }
 
 /// Options of `replay`.
@@ -126,7 +137,7 @@ pub struct Common {
     #[arg(long, env = "CACHE_OBSERVER_OUTPUT", value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Print one JSON summary line at the end, on standard output
-    #[arg(long)]
+    #[arg(long, env = "CACHE_OBSERVER_SUMMARY")]
     pub summary: bool,
 }
 

@@ -51,7 +51,7 @@ impl Transport {
 }
 
 /// What is fixed for all transactions of a connection, or of two endpoints that exchange datagrams.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// The end that is reported: decides the span's kind.
     pub end: End,

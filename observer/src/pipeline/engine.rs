@@ -8,13 +8,14 @@ use tracing::info;
 
 use crate::aggregation::{Aggregator, SeriesId};
 use crate::config::export::Export;
-use crate::enrichment::{Endpoint, Enricher, Observation, Service};
+use crate::config::rules::Rules;
+use crate::enrichment::{Endpoint, Enricher, Observation, Service, join};
 use crate::protocol::Protocol;
 use crate::sinks::{BudgetId, Policy, Sinks};
-use crate::source::event::{Clock, Nanos};
+use crate::source::event::{Clock, Nanos, Task};
 use crate::stream::datagram::{self, Pair};
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
-use crate::stream::{Ports, Segment};
+use crate::stream::{Content, Ports, Segment};
 use crate::telemetry::{Skipped, Telemetry};
 use crate::transaction::conversation::{Conversation, Settings};
 use crate::transaction::{Ending, Exchange};
@@ -37,7 +38,9 @@ pub(super) struct Reporter {
     pub(super) enricher: Enricher,
     pub(super) aggregator: Aggregator,
     pub(super) sinks: Arc<Sinks>,
-    pub(super) export: Arc<Export>,
+    pub(super) rules: Rules,
+    /// Which rules these are: bound connections know it.
+    pub(super) epoch: u32,
     pub(super) policy: Policy,
     pub(super) clock: Clock,
 }
@@ -54,16 +57,19 @@ pub(super) struct Session {
 pub(super) struct Caller {
     protocol: Protocol,
     endpoint: Arc<Endpoint>,
+    /// A rule says that it is not reported. Before the first transaction only rules without a service are known to fit.
+    ignored: bool,
     bound: Option<Bound>,
 }
 
-/// Resolved once per connection and process.
+/// Resolved once per connection and process, and again when the rules change.
 struct Bound {
     pid: Option<u32>,
+    epoch: u32,
     service: Arc<Service>,
-    series: SeriesId,
+    /// Where it is counted; `None`: a rule says that it is not.
+    accounts: Option<(SeriesId, BudgetId)>,
     export: Arc<Export>,
-    budget: BudgetId,
 }
 
 impl Engine {
@@ -79,6 +85,29 @@ impl Engine {
 
     pub(super) fn reporter(&self) -> &Reporter {
         &self.reporter
+    }
+
+    pub(super) fn memcached(&self) -> &Ports {
+        &self.memcached
+    }
+
+    /// Other ports and rules hold from now on.
+    pub(super) fn reconfigure(&mut self, memcached: Ports, rules: Rules) {
+        self.memcached = memcached;
+        self.reporter.rules = rules;
+        // Of earlier rules; connections move to new series with their next command.
+        self.reporter.aggregator.forget_unused();
+        self.reporter.epoch = self.reporter.epoch.wrapping_add(1);
+    }
+
+    fn count_ignored(&self, caller: &Caller, segment: &Segment<'_>) {
+        if caller.ignored
+            && let Content::Bytes(bytes) = segment.content
+        {
+            self.telemetry
+                .skipped(Skipped::Rule)
+                .add(bytes.len() as u64);
+        }
     }
 
     /// Runs the conversation of a session, and reports what comes out unless it is not decided yet.
@@ -122,45 +151,57 @@ fn tell(told: &mut HashSet<(SocketAddr, Skipped)>, caller: &Caller, reason: Skip
 }
 
 impl Reporter {
-    fn report(&mut self, caller: &mut Caller, exchange: Exchange) {
+    fn caller(&self, protocol: Protocol, endpoint: Endpoint) -> Caller {
+        Caller {
+            protocol,
+            ignored: self.rules.resolve(endpoint.server, None).ignore,
+            endpoint: Arc::new(endpoint),
+            bound: None,
+        }
+    }
+
+    fn release(&mut self, bound: Option<Bound>) {
+        if let Some((series, budget)) = bound.and_then(|bound| bound.accounts) {
+            self.aggregator.release(series);
+            self.policy.release(budget);
+        }
+    }
+
+    fn report(&mut self, caller: &mut Caller, mut exchange: Exchange) {
         let Some(first) = exchange.transactions().first() else {
             return;
         };
         let pid = first.task.as_ref().map(|task| task.pid);
-        let bound = match &mut caller.bound {
-            Some(bound) if bound.pid == pid => bound,
-            bound => {
-                if let Some(old) = bound.take() {
-                    self.aggregator.release(old.series);
-                    self.policy.release(old.budget);
-                }
-                let service = self.enricher.service(first.task.as_ref());
-                let series = self
-                    .aggregator
-                    .bind(&caller.endpoint, &service, caller.protocol);
-                let budget = self.policy.bind(service.id, &self.export.spans);
-                bound.insert(Bound {
-                    pid,
-                    service,
-                    series,
-                    budget,
-                    export: Arc::clone(&self.export),
-                })
+        let bound = match caller.bound.take() {
+            Some(bound) if bound.pid == pid && bound.epoch == self.epoch => bound,
+            old => {
+                self.release(old);
+                self.bind(caller, first.task.as_ref())
             }
+        };
+        let bound = caller.bound.insert(bound);
+        let Some((series, budget)) = bound.accounts else {
+            return;
         };
         let mut slow = false;
         for transaction in exchange.transactions() {
-            slow |= self
-                .aggregator
-                .record(bound.series, transaction, self.clock);
+            slow |= self.aggregator.record(series, transaction, self.clock);
         }
         if !self.sinks.wants_spans() {
             return;
         }
-        let Some(sample) = self.policy.decide(bound.budget, &exchange, slow) else {
+        let Some(sample) = self.policy.decide(budget, &exchange, slow) else {
             self.sinks.leave_out(&exchange, &bound.export);
             return;
         };
+        let redaction = &bound.export.redaction;
+        if !redaction.commands.is_empty() {
+            for transaction in exchange.transactions_mut() {
+                if redaction.hides(transaction.request.operation.name()) {
+                    transaction.request.detail = None;
+                }
+            }
+        }
         let observation = Observation {
             exchange,
             endpoint: Arc::clone(&caller.endpoint),
@@ -173,15 +214,35 @@ impl Reporter {
         };
         for transaction in submitted.transactions() {
             self.aggregator
-                .point(bound.series, transaction, self.clock, submitted.span());
+                .point(series, transaction, self.clock, submitted.span());
         }
     }
 
-    /// The connection is gone.
-    fn release(&mut self, caller: Caller) {
-        if let Some(bound) = caller.bound {
-            self.aggregator.release(bound.series);
-            self.policy.release(bound.budget);
+    fn bind(&mut self, caller: &mut Caller, task: Option<&Task>) -> Bound {
+        let service = self.enricher.service(task);
+        let server = caller.endpoint.server;
+        let resolved = self.rules.resolve(server, Some(&service.name));
+        let cache = resolved.cache.unwrap_or_else(|| join(server));
+        if caller.endpoint.cache != cache {
+            caller.endpoint = Arc::new(Endpoint {
+                cache,
+                ..Endpoint::clone(&caller.endpoint)
+            });
+        }
+        caller.ignored = resolved.ignore;
+        let accounts = (!resolved.ignore).then(|| {
+            let series = self
+                .aggregator
+                .bind(&caller.endpoint, &service, caller.protocol);
+            let budget = self.policy.bind(service.id, &resolved.export.spans);
+            (series, budget)
+        });
+        Bound {
+            pid: task.map(|task| task.pid),
+            epoch: self.epoch,
+            service,
+            accounts,
+            export: resolved.export,
         }
     }
 }
@@ -202,17 +263,17 @@ impl Handler for Engine {
                 from_start: flow.from_start,
                 keep_detail: self.reporter.sinks.wants_spans(),
             }),
-            caller: Caller {
+            caller: self.reporter.caller(
                 protocol,
-                endpoint: Arc::new(Endpoint::new(flow.end, flow.server(), flow.client())),
-                bound: None,
-            },
+                Endpoint::new(flow.end, flow.server(), flow.client()),
+            ),
             undecided: Vec::new(),
             told: false,
         }
     }
 
     fn segment(&mut self, flow: &Flow, session: &mut Session, segment: &Segment<'_>) -> bool {
+        self.count_ignored(&session.caller, segment);
         self.converse(flow, session, |conversation, telemetry, out| {
             conversation.segment(segment, telemetry, out)
         })
@@ -243,7 +304,7 @@ impl Handler for Engine {
                 conversation.close(ending, time, telemetry, out);
             });
         }
-        self.reporter.release(session.caller);
+        self.reporter.release(session.caller.bound);
     }
 }
 
@@ -258,15 +319,14 @@ impl datagram::Handler for Engine {
     type Exchange = Datagrams;
 
     fn meet(&mut self, pair: &Pair) -> Caller {
-        Caller {
-            protocol: Protocol::Memcached,
-            endpoint: Arc::new(Endpoint::udp(pair.end, pair.server(), pair.client())),
-            bound: None,
-        }
+        self.reporter.caller(
+            Protocol::Memcached,
+            Endpoint::udp(pair.end, pair.server(), pair.client()),
+        )
     }
 
     fn part(&mut self, caller: Caller) {
-        self.reporter.release(caller);
+        self.reporter.release(caller.bound);
     }
 
     fn begin(&mut self, pair: &Pair) -> Datagrams {
@@ -287,6 +347,7 @@ impl datagram::Handler for Engine {
         exchange: &mut Datagrams,
         segment: &Segment<'_>,
     ) -> bool {
+        self.count_ignored(caller, segment);
         let Datagrams {
             conversation,
             exchanges,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,10 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use super::{Exporting, Failure, Pipeline, watched};
+use super::{Exporting, Failure, Pipeline, Watched, watched};
 use crate::config::cli::{BackendArgument, RoleArgument};
 use crate::config::export::SpanPolicy;
+use crate::config::reload::Reloader;
 use crate::config::{Config, LiveConfig};
 use crate::sinks::Overflow;
 use crate::source::live::{BackendChoice, Live, Options, monotonic};
@@ -23,19 +25,20 @@ const POLL: Duration = Duration::from_millis(50);
 /// How often the kernel's loss counters are read.
 const LOSSES: Duration = Duration::from_secs(1);
 
-/// Observes until a signal comes or the duration is over.
+/// Observes until a signal comes or the duration is over. With a `reloader`, SIGHUP has it read the file again.
 ///
 /// # Errors
 ///
 /// [`Failure::Unsupported`] when no backend can be used, [`Failure::Usage`] when an exporter's settings are wrong.
-pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
+pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Result<(), Failure> {
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::Runtime(error.to_string()))?;
     // Before anything is said: whoever waits for that may send a signal at once.
-    let signals = Signals::catch(&runtime).map_err(|error| Failure::Runtime(error.to_string()))?;
+    let signals = Signals::catch(&runtime, reloader.is_some())
+        .map_err(|error| Failure::Runtime(error.to_string()))?;
     let exporting = Exporting::start(config, Overflow::Drop, Some(live))?;
     let ports = [config.redis_ports.as_slice(), &config.memcached_ports].concat();
     let source = Live::start(
@@ -46,8 +49,9 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
                 BackendArgument::Tracepoint => BackendChoice::Tracepoint,
             },
             ports: &ports,
+            max_bytes: config.tables.limits.capture_bytes,
+            ring_bytes: config.tables.limits.ring_bytes,
             skip_local_server: config.role == RoleArgument::Auto,
-            ..Options::default()
         },
         &exporting.telemetry,
     )?;
@@ -61,17 +65,23 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
     health.enter(Phase::Observing);
     let pipeline = exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
     let stop = Arc::new(AtomicBool::new(false));
+    let (changes, changed) = mpsc::channel();
     let observer = {
         let stop = Arc::clone(&stop);
         let telemetry = Arc::clone(&exporting.telemetry);
         thread::Builder::new()
             .name("observer".to_owned())
-            .spawn(move || observe(source, pipeline, &telemetry, &stop))
+            .spawn(move || observe(source, pipeline, &telemetry, &changed, &stop))
             .map_err(|error| Failure::Runtime(error.to_string()))?
     };
-    runtime.block_on(until_stopped(signals, live.duration, &exporting, || {
-        observer.is_finished()
-    }));
+    let reload = Reload { reloader, changes };
+    runtime.block_on(until_stopped(
+        signals,
+        reload,
+        live.duration,
+        &exporting,
+        || observer.is_finished(),
+    ));
     health.enter(Phase::Stopping);
     stop.store(true, Ordering::Relaxed);
     let (pipeline, result) = observer
@@ -86,6 +96,7 @@ fn observe(
     mut source: Live,
     mut pipeline: Pipeline,
     telemetry: &crate::telemetry::Telemetry,
+    changed: &Receiver<Change>,
     stop: &AtomicBool,
 ) -> (Pipeline, Result<(), Failure>) {
     let mut looked = Instant::now();
@@ -101,6 +112,9 @@ fn observe(
             }
         }
         telemetry.health.tick();
+        while let Ok(change) = changed.try_recv() {
+            change.apply(&mut source, &mut pipeline);
+        }
         if looked.elapsed() >= LOSSES {
             looked = Instant::now();
             if let Err(error) = source.read_losses(telemetry) {
@@ -115,25 +129,92 @@ fn observe(
     (pipeline, result)
 }
 
-/// The signals that end the program well.
+/// A new configuration on its way to the observer thread.
+struct Change {
+    config: Config,
+    /// Keys, for people.
+    applied: String,
+}
+
+impl Change {
+    fn apply(self, source: &mut Live, pipeline: &mut Pipeline) {
+        let Self { config, applied } = self;
+        // Stages before kernel programs: no event comes of a port that they do not know.
+        pipeline.reconfigure(Watched::new(&config), config.rules(), monotonic());
+        let ports = [config.redis_ports.as_slice(), &config.memcached_ports].concat();
+        match source.watch(&ports) {
+            Ok(()) => info!(applied, ports = watched(&config), "configuration reloaded"),
+            Err(error) => {
+                warn!(%error, applied, "configuration reloaded, but the ports are still the old ones")
+            }
+        }
+    }
+}
+
+/// What SIGHUP does.
+struct Reload {
+    reloader: Option<Reloader>,
+    changes: Sender<Change>,
+}
+
+impl Reload {
+    /// Reads the file again. One that cannot be used changes nothing.
+    fn run(&mut self) {
+        let Some(reloader) = &mut self.reloader else {
+            return;
+        };
+        let reloaded = match reloader.reload() {
+            Ok(reloaded) => reloaded,
+            Err(error) => {
+                warn!("configuration not reloaded, all stays as it was: {error}");
+                return;
+            }
+        };
+        if !reloaded.restart.is_empty() {
+            let keys = reloaded.restart.join(", ");
+            warn!(
+                keys,
+                "changed in the configuration, but this needs a restart"
+            );
+        }
+        if reloaded.applied.is_empty() {
+            info!("configuration reloaded: nothing changed that can be applied");
+            return;
+        }
+        // When the observer thread is gone, so is the program soon.
+        let _ = self.changes.send(Change {
+            config: reloaded.config,
+            applied: reloaded.applied.join(", "),
+        });
+    }
+}
+
+/// The signals that end the program well, and the one that has it read its file again.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Option<Signal>,
 }
 
 impl Signals {
-    fn catch(runtime: &Runtime) -> std::io::Result<Self> {
+    /// Without a file a hangup ends the program, as it does others: its terminal is gone.
+    fn catch(runtime: &Runtime, reload: bool) -> std::io::Result<Self> {
         let _within = runtime.enter();
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: match reload {
+                true => Some(signal(SignalKind::hangup())?),
+                false => None,
+            },
         })
     }
 }
 
 /// Waits for SIGINT, SIGTERM, the end of the duration, of the observer thread, or of whoever reads the output.
 async fn until_stopped(
-    mut signals: Signals,
+    signals: Signals,
+    mut reload: Reload,
     duration: Option<Duration>,
     exporting: &Exporting,
     ended: impl Fn() -> bool,
@@ -149,10 +230,24 @@ async fn until_stopped(
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
+    let Signals {
+        mut interrupt,
+        mut terminate,
+        hangup,
+    } = signals;
+    let reloads = async {
+        let Some(mut hangup) = hangup else {
+            return std::future::pending().await;
+        };
+        while hangup.recv().await.is_some() {
+            reload.run();
+        }
+    };
     tokio::select! {
-        _ = signals.interrupt.recv() => {}
-        _ = signals.terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
         () = over => {}
         () = gone => {}
+        () = reloads => {}
     }
 }

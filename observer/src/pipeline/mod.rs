@@ -21,7 +21,7 @@ use opentelemetry_sdk::metrics::Temporality;
 
 use crate::aggregation::{Aggregator, Metrics};
 use crate::config::cli::{Exporter, RoleArgument};
-use crate::config::export::Export;
+use crate::config::rules::Rules;
 use crate::config::{Config, ConfigError, LiveConfig};
 use crate::enrichment::{Enricher, host_name};
 use crate::sinks::{self, Overflow, Policy, SinkError, SinkOptions, Sinks};
@@ -36,10 +36,6 @@ use engine::{Caller, Datagrams as Exchange, Engine, Reporter, Session};
 
 /// How long exporters get to send what is queued at the end.
 const FLUSH: Duration = Duration::from_secs(4);
-/// Most sockets tracked. A socket takes 1 to 2 KiB while its messages are small.
-const MAX_FLOWS: usize = 65_536;
-/// Most pairs of endpoints tracked that exchange datagrams. A client may use a port for each request.
-const MAX_PAIRS: usize = 16_384;
 /// How often, in event time, the stages are told that time has passed.
 const TICK: Nanos = 10_000_000;
 
@@ -92,14 +88,44 @@ pub struct Pipeline {
     ticked: Nanos,
 }
 
+/// Ports, by protocol.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// All of them.
+    all: Ports,
+    /// Those taken as Memcached; the others are Redis's.
+    memcached: Ports,
+}
+
+impl Watched {
+    /// Those of a configuration.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self::ports(&config.redis_ports, &config.memcached_ports)
+    }
+
+    /// These.
+    #[must_use]
+    pub fn ports(redis: &[u16], memcached: &[u16]) -> Self {
+        Self {
+            all: Ports::new([redis, memcached].concat()),
+            memcached: Ports::new(memcached.to_vec()),
+        }
+    }
+}
+
 /// What a [`Pipeline`] is made of.
 pub struct Parts {
     /// Which end is reported.
     pub role: Role,
-    /// Ports taken as Redis.
-    pub redis_ports: Vec<u16>,
-    /// Ports taken as Memcached.
-    pub memcached_ports: Vec<u16>,
+    /// Which ports are watched.
+    pub watched: Watched,
+    /// What holds for each connection.
+    pub rules: Rules,
+    /// Most sockets tracked.
+    pub max_flows: usize,
+    /// Most pairs of endpoints tracked that exchange datagrams.
+    pub max_pairs: usize,
     /// What the source's positions are like.
     pub limits: Limits,
     /// The source's clock.
@@ -110,9 +136,7 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where spans go.
     pub sinks: Arc<Sinks>,
-    /// What of a span leaves, and how it is named.
-    pub export: Arc<Export>,
-    /// Most spans a second and service where `export` names no limit; 0: none.
+    /// Most spans a second and service where `rules` name no limit; 0: none.
     pub spans_per_second: u32,
 }
 
@@ -120,13 +144,13 @@ impl Pipeline {
     /// Puts the stages in a row.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let memcached = Ports::new(parts.memcached_ports.clone());
-        let ports = Ports::new([parts.redis_ports, parts.memcached_ports].concat());
+        let Watched { all, memcached } = parts.watched;
         let reporter = Reporter {
             enricher: Enricher::new("/proc"),
             aggregator: Aggregator::new(parts.metrics),
             sinks: parts.sinks,
-            export: parts.export,
+            rules: parts.rules,
+            epoch: 0,
             policy: Policy::new(parts.spans_per_second),
             clock: parts.clock,
         };
@@ -134,13 +158,13 @@ impl Pipeline {
             datagrams: Datagrams::new(datagram::Options {
                 role: parts.role,
                 ports: memcached.clone(),
-                max_pairs: MAX_PAIRS,
+                max_pairs: parts.max_pairs,
             }),
             flows: Flows::new(Options {
                 role: parts.role,
-                ports,
+                ports: all,
                 limits: parts.limits,
-                max_flows: MAX_FLOWS,
+                max_flows: parts.max_flows,
             }),
             engine: Engine::new(memcached, Arc::clone(&parts.telemetry), reporter),
             telemetry: parts.telemetry,
@@ -168,6 +192,19 @@ impl Pipeline {
             self.datagrams.tick(now, &mut self.engine, &self.telemetry);
             self.telemetry.connections.set(self.flows.len() as u64);
         }
+    }
+
+    /// Other ports and rules hold from now on, `now` on the source's clock. Connections of ports that are watched no longer, or as another
+    /// protocol, are given up; all others go on, and are looked at anew with their next command.
+    pub fn reconfigure(&mut self, watched: Watched, rules: Rules, now: Nanos) {
+        let Watched { all, memcached } = watched;
+        let before = self.engine.memcached().clone();
+        let given_up =
+            |port| !all.contains(port) || before.contains(port) != memcached.contains(port);
+        self.flows.give_up(given_up, now, &mut self.engine);
+        self.flows.watch(all);
+        self.datagrams.watch(memcached.clone());
+        self.engine.reconfigure(memcached, rules);
     }
 
     /// The source has ended at `now`.
@@ -204,7 +241,7 @@ pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
     }
     let exporting = Exporting::start(config, Overflow::Wait, None)?;
     let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default(), 0);
-    let ports = Ports::new([config.redis_ports.as_slice(), &config.memcached_ports].concat());
+    let ports = Watched::new(config).all;
     let mut failure = None;
     for file in files {
         let mut totals = Totals::default();
@@ -248,6 +285,7 @@ impl Exporting {
         live: Option<&LiveConfig>,
     ) -> Result<Self, Failure> {
         let telemetry = Arc::new(Telemetry::default());
+        let limits = &config.tables.limits;
         let options = SinkOptions {
             traces: config.traces.iter().filter_map(exporter).collect(),
             metrics: config.metrics.iter().filter_map(exporter).collect(),
@@ -256,6 +294,7 @@ impl Exporting {
             prometheus: live.and_then(|live| live.prometheus),
             health: live.and_then(|live| live.health),
             overflow,
+            queue: limits.span_queue,
             ..SinkOptions::from_env(|name| std::env::var(name).ok())?
         };
         let metrics = Arc::new(Metrics::new(
@@ -263,8 +302,9 @@ impl Exporting {
                 temporality: temporality()?,
                 pushed: !options.metrics.is_empty(),
                 scraped: options.prometheus.map(|_| options.metric_interval),
+                histograms: config.tables.histograms.clone(),
                 host: host_name("/proc".as_ref()),
-                ..crate::aggregation::Options::default()
+                ..crate::aggregation::Options::within(limits)
             },
             Arc::clone(&telemetry),
         ));
@@ -285,14 +325,15 @@ impl Exporting {
     ) -> Pipeline {
         Pipeline::new(Parts {
             role: role(config.role),
-            redis_ports: config.redis_ports.clone(),
-            memcached_ports: config.memcached_ports.clone(),
+            watched: Watched::new(config),
+            rules: config.rules(),
+            max_flows: config.tables.limits.connections,
+            max_pairs: config.tables.limits.datagram_pairs,
             limits,
             clock,
             telemetry: Arc::clone(&self.telemetry),
             metrics: Arc::clone(&self.metrics),
             sinks: Arc::clone(&self.sinks),
-            export: Arc::new(config.export.clone()),
             spans_per_second,
         })
     }

@@ -413,6 +413,8 @@ pub struct Request {
     pub hit_rule: HitRule,
     /// Which strings of the reply are values.
     pub reply_values: ReplyValues,
+    /// Whether the values that come back are counted: [`Outcome::returned`].
+    pub returns: bool,
     /// For spans, when the decoder was asked to keep it.
     pub detail: Option<Box<Detail>>,
 }
@@ -433,6 +435,7 @@ impl Request {
             blocking: false,
             hit_rule: HitRule::None,
             reply_values: ReplyValues::All,
+            returns: false,
             detail: None,
         }
     }
@@ -495,6 +498,10 @@ pub struct Outcome {
     pub misses: u32,
     /// Bytes of the value or values read; exact even when they were not captured. `None` when none was read.
     pub value_size: Option<u64>,
+    /// Values that came back, where the request says that they can be counted.
+    pub returned: Option<u64>,
+    /// How long the key has still to live, where it has a time to live and the reply tells.
+    pub remaining: Option<Expiry>,
     /// Error prefix or status: `WRONGTYPE`, `SERVER_ERROR`.
     pub error: Option<Word>,
     /// A status that says why nothing was done, yet is no error: `NOT_STORED`, `EXISTS` (another was there, or the cas

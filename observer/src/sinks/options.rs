@@ -65,8 +65,7 @@ impl Default for SinkOptions {
             output: Output::Stdout,
             color: None,
             idle: None,
-            // The specification's 2,048 is meant for one process; a host brings that many spans in 100 ms.
-            queue: 8192,
+            queue: crate::config::limits::Limits::default().span_queue,
             overflow: Overflow::Drop,
             metric_interval: Duration::from_secs(60),
             prometheus: None,
@@ -202,11 +201,12 @@ pub enum SinkError {
 impl SinkOptions {
     /// Defaults, with what the OpenTelemetry environment variables set on top. `lookup` is `|name| std::env::var(name).ok()`.
     ///
-    /// Honoured: `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`,
-    /// `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_EXPORTER_OTLP_{,TRACES_,METRICS_}{ENDPOINT,PROTOCOL,HEADERS,TIMEOUT,COMPRESSION,INSECURE,
+    /// Honoured: `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`
+    /// and `OTEL_EXPORTER_OTLP_{,TRACES_,METRICS_}{ENDPOINT,PROTOCOL,HEADERS,TIMEOUT,COMPRESSION,INSECURE,
     /// CERTIFICATE,CLIENT_CERTIFICATE,CLIENT_KEY}`.
     /// An endpoint, protocol or compression that cannot be used is an error; a number that is none is ignored with a
-    /// warning, as the specification asks. `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` are the caller's.
+    /// warning, as the specification asks. `OTEL_TRACES_EXPORTER`, `OTEL_METRICS_EXPORTER` and `OTEL_BSP_MAX_QUEUE_SIZE` are the
+    /// caller's.
     ///
     /// # Errors
     ///
@@ -222,7 +222,6 @@ impl SinkOptions {
                 .unwrap_or(default)
         };
         options.metric_interval = millis("OTEL_METRIC_EXPORT_INTERVAL", options.metric_interval);
-        options.queue = count("OTEL_BSP_MAX_QUEUE_SIZE", options.queue);
         options.otlp = OtlpOptions {
             traces: OtlpSignal::from_env(&env, "TRACES", "v1/traces")?,
             metrics: OtlpSignal::from_env(&env, "METRICS", "v1/metrics")?,
@@ -420,7 +419,6 @@ mod tests {
             ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
             ("OTEL_BSP_SCHEDULE_DELAY", "200"),
             ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "64"),
-            ("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/base/"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, x=y"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "3000"),
@@ -431,7 +429,6 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(options.metric_interval, Duration::from_secs(1));
-        assert_eq!(options.queue, SinkOptions::default().queue);
         let otlp = options.otlp;
         assert_eq!(
             (otlp.schedule_delay, otlp.batch),

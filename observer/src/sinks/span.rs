@@ -17,7 +17,6 @@ use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanEve
 use self::connection::{client, connection};
 use super::keys;
 use super::policy::Sample;
-use crate::aggregation::pattern::pattern;
 use crate::aggregation::{failure, value_size};
 use crate::config::export::{Export, Keys, Naming, SpansPipeline};
 use crate::enrichment::{Observation, Service, join};
@@ -256,7 +255,8 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
         _ => put(attribute::CACHE_KEY, Value::Array(Array::String(names))),
     }
     if observation.export.keys != Keys::None
-        && let Some(patterns) = detail.and_then(|detail| key_patterns(&detail.keys))
+        && let Some(patterns) =
+            detail.and_then(|detail| key_patterns(&observation.export, &detail.keys))
     {
         put(attribute::CACHE_KEY_PATTERN, patterns);
     }
@@ -279,6 +279,13 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
         let start = observation.clock.unix_nanos(transaction.start);
         put(attribute::CACHE_TTL, ttl.seconds(start).into());
     }
+    if let Some(remaining) = outcome.remaining {
+        let end = observation.clock.unix_nanos(transaction.end);
+        put(
+            attribute::CACHE_TTL_REMAINING,
+            remaining.seconds(end).into(),
+        );
+    }
     if let Some(deleted) = outcome.deleted {
         put(attribute::CACHE_DELETED_COUNT, integer(deleted));
     }
@@ -294,7 +301,7 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
     if transaction.ending == Ending::NoReply {
         put(attribute::CACHE_NO_REPLY, true.into());
     }
-    list.extend(client(transaction));
+    list.extend(client(observation, transaction));
     list
 }
 
@@ -322,7 +329,8 @@ fn found(hits: u64, misses: u64, put: &mut dyn FnMut(&'static str, Value)) {
 }
 
 /// The pattern that all keys share, or the different ones in order.
-fn key_patterns(keys: &[String]) -> Option<Value> {
+fn key_patterns(export: &Export, keys: &[String]) -> Option<Value> {
+    let pattern = |key: &String| keys::pattern_of(export, key);
     let (first, rest) = keys.split_first()?;
     let first = pattern(first);
     let mut others: Vec<String> = Vec::new();

@@ -291,6 +291,29 @@ impl<S> Flows<S> {
         self.attention = attention;
     }
 
+    /// Servers are expected on other ports from now on.
+    pub fn watch(&mut self, ports: Ports) {
+        self.options.ports = ports;
+    }
+
+    /// Gives up the connections to servers on ports that `which` names.
+    pub fn give_up<H: Handler<Session = S>>(
+        &mut self,
+        which: impl Fn(u16) -> bool,
+        time: Nanos,
+        handler: &mut H,
+    ) {
+        let slots = self.slots.iter().flatten();
+        let mut all: Vec<_> = slots
+            .filter(|slot| which(slot.flow.server().port()))
+            .map(|slot| slot.flow.socket.sk)
+            .collect();
+        all.sort_unstable();
+        for sk in all {
+            self.close_sk(sk, time, Close::Abandoned, handler);
+        }
+    }
+
     /// The source has ended. For a capture that is the end of each connection; live ones go on unobserved.
     pub fn finish<H: Handler<Session = S>>(&mut self, time: Nanos, close: Close, handler: &mut H) {
         let mut all: Vec<_> = self.by_sk.keys().copied().collect();
@@ -323,11 +346,13 @@ impl<S> Flows<S> {
         ) {
             (true, false) => End::Server,
             (false, true) => End::Client,
-            _ => {
+            (true, true) => {
                 telemetry.skipped(Skipped::Role).add(data.length.into());
                 telemetry.lost_bytes.add(data.length.into());
                 return None;
             }
+            // Of a port that was watched when the source saw it.
+            (false, false) => return None,
         };
         Some(self.open(event, end, None, handler, telemetry))
     }

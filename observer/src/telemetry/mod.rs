@@ -97,6 +97,8 @@ reasons! {
         Peer = "peer",
         /// A datagram that came again, or after its exchange was over.
         Duplicate = "duplicate",
+        /// Of a connection that a rule says to ignore.
+        Rule = "rule",
     }
 }
 

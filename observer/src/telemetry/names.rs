@@ -63,6 +63,8 @@ pub mod attribute {
         CACHE_VALUE_SIZE = "cache.value_size";
         /// Time to live that the command sets, seconds. Ours.
         CACHE_TTL = "cache.ttl";
+        /// Time that the key has still to live, seconds. Ours.
+        CACHE_TTL_REMAINING = "cache.ttl_remaining";
         /// Keys or fields removed. Ours.
         CACHE_DELETED_COUNT = "cache.deleted_count";
         /// Target of MOVED or ASK. Ours.
@@ -157,6 +159,8 @@ pub mod metric {
     names! {
         /// Latency seen at the client's end, s. semconv `db/database-metrics`, stable.
         CLIENT_DURATION = "db.client.operation.duration";
+        /// Values that a read returned, at the client's end. semconv `db/database-metrics`, development.
+        RETURNED_ROWS = "db.client.response.returned_rows";
         /// Latency seen at the server's end, s. Ours.
         SERVER_DURATION = "cache.server.duration";
         /// Commands. Ours.

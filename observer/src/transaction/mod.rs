@@ -118,7 +118,8 @@ impl Exchange {
         }
     }
 
-    fn transactions_mut(&mut self) -> &mut [Transaction] {
+    /// The same, to be changed.
+    pub fn transactions_mut(&mut self) -> &mut [Transaction] {
         match self {
             Exchange::One(transaction) => std::slice::from_mut(transaction),
             Exchange::Batch(batch) => &mut batch.transactions,

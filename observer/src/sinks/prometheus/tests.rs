@@ -9,6 +9,7 @@ use super::exposition::Exposition;
 use super::family::Format;
 use crate::aggregation::testing::{endpoint, service, transaction};
 use crate::aggregation::{Aggregator, Metrics, Options, SpanReference};
+use crate::config::histograms::Histograms;
 use crate::enrichment::Service;
 use crate::protocol::{Protocol, Word};
 use crate::source::event::{Clock, End};
@@ -127,7 +128,10 @@ fn openmetrics() {
 #[test]
 fn exponential_histograms_as_text_keep_count_and_sum() {
     let metrics = of_two_services(Options {
-        exponential: true,
+        histograms: Histograms {
+            exponential: true,
+            ..Histograms::default()
+        },
         ..Options::default()
     });
     let page = page(&metrics, Format::OpenMetrics, usize::MAX).unwrap();
