@@ -14,6 +14,7 @@ pub mod observer;
 pub mod pool;
 pub mod process;
 pub mod random;
+pub mod scrape;
 pub mod secrets;
 pub mod server;
 pub mod statistics;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::exemplar::SpanReference;
 use super::metrics::{Metrics, ServiceMetrics};
 use super::pool::Pool;
 use super::series::SeriesSet;
@@ -138,14 +139,29 @@ impl Aggregator {
 
     /// Counts a transaction. Measured: 56 to 78 ns for four instruments; allocates only at the first use of a series.
     ///
-    /// `clock` tells the time of the transaction, for times to live that are given as points in time.
-    pub fn record(&mut self, id: SeriesId, transaction: &Transaction, clock: Clock) {
+    /// `clock` tells the time of the transaction, for times to live that are given as points in time. Answers whether it took
+    /// longer than 99 of 100 commands of its class at its cache.
+    pub fn record(&mut self, id: SeriesId, transaction: &Transaction, clock: Clock) -> bool {
         self.summary.count(transaction);
         if transaction.ending == Ending::NotExecuted {
-            return;
+            return false;
         }
+        match self.sets.get_mut(id.0 as usize) {
+            Some(Some(slot)) => slot.set.record(transaction, clock),
+            _ => false,
+        }
+    }
+
+    /// Lets the latency buckets of a transaction that was recorded point to the span that it is exported as.
+    pub fn point(
+        &mut self,
+        id: SeriesId,
+        transaction: &Transaction,
+        clock: Clock,
+        span: SpanReference,
+    ) {
         if let Some(Some(slot)) = self.sets.get_mut(id.0 as usize) {
-            slot.set.record(transaction, clock);
+            slot.set.point(transaction, clock, span);
         }
     }
 
@@ -195,6 +211,22 @@ impl Aggregator {
         bound.idle_since = now;
         if bound.connections == 0 && bound.overflow {
             self.forget(service);
+        }
+    }
+
+    /// Forgets the series of servers that no connection is bound to, such as those under names that have changed.
+    pub fn forget_unused(&mut self) {
+        for bound in self.services.values_mut() {
+            let (sets, keys, free) = (&mut self.sets, &mut self.keys, &mut self.free);
+            bound.sets.retain(|&index| {
+                let slot = &mut sets[index as usize];
+                let unused = slot.take_if(|slot| slot.connections == 0);
+                if let Some(slot) = &unused {
+                    keys.remove(&slot.key);
+                    free.push(index);
+                }
+                unused.is_none()
+            });
         }
     }
 

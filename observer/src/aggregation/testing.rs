@@ -24,7 +24,7 @@ pub(crate) fn transaction(name: &'static str, index: u16) -> Transaction {
         database: Some(0),
         client: None,
         task: None,
-        alone: false,
+        alone: true,
     }
 }
 
@@ -64,6 +64,7 @@ pub(crate) fn observation(transaction: Transaction) -> Observation {
         exchange: Exchange::One(transaction),
         endpoint: endpoint(End::Client, "127.0.0.1:6379"),
         service: service(1, "web"),
+        export: Arc::default(),
         clock: Clock {
             offset: 1_795_404_452_000_000_000,
         },

@@ -1,14 +1,25 @@
 //! The command line, and the environment variables that stand for its options.
 
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::export::ExportArguments;
+
 /// Observe Redis and Memcached traffic without touching any application.
 #[derive(Debug, Parser)]
 #[command(name = "cache-observer", version, about, long_about = None)]
 pub struct Cli {
+    /// Configuration file (TOML): every option, and what has none; options and variables stand before it
+    #[arg(
+        long,
+        global = true,
+        env = "CACHE_OBSERVER_CONFIG",
+        value_name = "FILE"
+    )]
+    pub config: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -43,6 +54,15 @@ pub struct Run {
     /// Stop after this time, such as 10s or 5m [default: at SIGINT or SIGTERM]
     #[arg(long, env = "CACHE_OBSERVER_DURATION", value_parser = duration, value_name = "T")]
     pub duration: Option<Duration>,
+    /// Where the prometheus exporter serves /metrics [default: 127.0.0.1:9464]
+    #[arg(long, env = "CACHE_OBSERVER_PROMETHEUS_LISTEN", value_parser = address, value_name = "ADDR")]
+    pub prometheus_listen: Option<SocketAddr>,
+    /// Where /healthz and /readyz are served; may be the same address [default: nowhere]
+    #[arg(long, env = "CACHE_OBSERVER_HEALTH_LISTEN", value_parser = address, value_name = "ADDR")]
+    pub health_listen: Option<SocketAddr>,
+    /// Print the configuration in effect as a file, with each value's origin, and stop
+    #[arg(long)]
+    pub print_config: bool,
 }
 
 /// Options of `replay`.
@@ -110,40 +130,14 @@ pub struct Common {
         value_name = "LIST"
     )]
     pub metrics_exporter: Vec<Exporter>,
-    /// Spans of commands that left together: one for the batch, or one for each command too
-    #[arg(
-        long,
-        env = "CACHE_OBSERVER_SPANS_PIPELINE",
-        value_enum,
-        default_value_t,
-        value_name = "SPANS"
-    )]
-    pub spans_pipeline: SpansPipeline,
-    /// Whether tests of idle connections, such as a PING alone, are spans
-    #[arg(
-        long,
-        env = "CACHE_OBSERVER_SPANS_HEALTH_CHECKS",
-        action = clap::ArgAction::Set,
-        default_value_t = true,
-        value_name = "true|false",
-        hide_possible_values = true
-    )]
-    pub spans_health_checks: bool,
-    /// Whether connections that begin (CONNECT) and end (CLOSE) are spans
-    #[arg(
-        long,
-        env = "CACHE_OBSERVER_SPANS_CONNECTIONS",
-        action = clap::ArgAction::Set,
-        default_value_t = false,
-        value_name = "true|false",
-        hide_possible_values = true
-    )]
-    pub spans_connections: bool,
+    /// What of a span leaves, and how it is named.
+    #[command(flatten)]
+    pub export: ExportArguments,
     /// Where console and jsonl write [default: standard output]
     #[arg(long, env = "CACHE_OBSERVER_OUTPUT", value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Print one JSON summary line at the end, on standard output
-    #[arg(long)]
+    #[arg(long, env = "CACHE_OBSERVER_SUMMARY")]
     pub summary: bool,
 }
 
@@ -173,16 +167,6 @@ pub enum RoleArgument {
     Both,
 }
 
-/// Spans of commands that left together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum SpansPipeline {
-    /// One for the batch.
-    #[default]
-    Batch,
-    /// One for the batch, and one for each command as its child.
-    Commands,
-}
-
 /// Where spans or metrics go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Exporter {
@@ -192,8 +176,18 @@ pub enum Exporter {
     Jsonl,
     /// An OpenTelemetry collector.
     Otlp,
+    /// Whoever scrapes; metrics only.
+    Prometheus,
     /// Nowhere.
     None,
+}
+
+/// `127.0.0.1:9464`, `[::1]:9464`, `localhost:9464`.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let mut found = text.to_socket_addrs().map_err(|error| error.to_string())?;
+    found
+        .next()
+        .ok_or_else(|| "the host has no address".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

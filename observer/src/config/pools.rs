@@ -1,10 +1,10 @@
 //! When a pool of connections is said to be in trouble.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Thresholds of the rules that `docs/pools.md` states.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Pools {
     /// Over how long the rules look, seconds.
     pub window_seconds: u32,
@@ -31,5 +31,23 @@ impl Default for Pools {
             exhausted_seconds: 1.0,
             log_seconds: 60,
         }
+    }
+}
+
+impl Pools {
+    /// # Errors
+    ///
+    /// The key whose value makes no sense, and why.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        if !(1..=3_600).contains(&self.window_seconds) {
+            return Err(("window-seconds", "not within 1 to 3600".to_owned()));
+        }
+        if !(0.0..=1.0).contains(&self.churn_share) {
+            return Err(("churn-share", "not within 0 to 1".to_owned()));
+        }
+        if !(0.0..=f64::from(self.window_seconds)).contains(&self.exhausted_seconds) {
+            return Err(("exhausted-seconds", "not within the window".to_owned()));
+        }
+        Ok(())
     }
 }

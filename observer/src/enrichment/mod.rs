@@ -5,11 +5,12 @@ mod process;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::config::export::Export;
 use crate::source::event::{Clock, End};
 use crate::transaction::Exchange;
 
-pub use process::Enricher;
 pub(crate) use process::percent_decoded;
+pub use process::{Enricher, host_name};
 
 /// The observed process, as an OpenTelemetry resource.
 #[derive(Debug, PartialEq)]
@@ -50,7 +51,7 @@ impl Transport {
 }
 
 /// What is fixed for all transactions of a connection, or of two endpoints that exchange datagrams.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// The end that is reported: decides the span's kind.
     pub end: End,
@@ -113,6 +114,8 @@ pub struct Observation {
     pub endpoint: Arc<Endpoint>,
     /// On whose behalf.
     pub service: Arc<Service>,
+    /// What of it leaves, and how it is named.
+    pub export: Arc<Export>,
     /// Turns the transactions' times into Unix time.
     pub clock: Clock,
 }

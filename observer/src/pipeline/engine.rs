@@ -1,5 +1,7 @@
 //! The stages in a row: what is done with each flow, from segments to series and spans.
 
+mod life;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,17 +9,19 @@ use std::sync::Arc;
 use tracing::info;
 
 use crate::aggregation::{Aggregator, Connection, Pool, SeriesId, fault_name};
-use crate::enrichment::{Endpoint, Enricher, Observation, Service};
+use crate::config::export::Export;
+use crate::config::rules::Rules;
+use crate::enrichment::{Endpoint, Enricher, Observation, Service, join};
 use crate::protocol::Protocol;
-use crate::sinks::Sinks;
+use crate::sinks::{BudgetId, Policy, Sinks};
 use crate::source::event::{Clock, End, Nanos, SocketId, Task};
 use crate::stream::datagram::{self, Pair};
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
-use crate::stream::{Ports, Segment};
+use crate::stream::{Content, Ports, Segment};
 use crate::telemetry::names::value;
-use crate::telemetry::{Skipped, SpanOutcome, Telemetry};
+use crate::telemetry::{Skipped, Telemetry};
 use crate::transaction::conversation::{Conversation, Settings};
-use crate::transaction::{Ending, Exchange, Life, LifeStage};
+use crate::transaction::{Ending, Exchange, LifeStage};
 
 /// Most transactions kept of a connection whose other end may be on this host too. It is decided within 200 ms.
 const MAX_UNDECIDED: usize = 1_024;
@@ -37,18 +41,11 @@ pub(super) struct Reporter {
     pub(super) enricher: Enricher,
     pub(super) aggregator: Aggregator,
     pub(super) sinks: Arc<Sinks>,
+    pub(super) rules: Rules,
+    /// Which rules these are: bound connections know it.
+    pub(super) epoch: u32,
+    pub(super) policy: Policy,
     pub(super) clock: Clock,
-    pub(super) spans: Spans,
-    pub(super) telemetry: Arc<Telemetry>,
-}
-
-/// Which spans there are beside those of commands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Spans {
-    /// Those of tests of idle connections.
-    pub health_checks: bool,
-    /// Those of connections that begin and end.
-    pub connections: bool,
 }
 
 /// What is kept of a flow.
@@ -63,16 +60,33 @@ pub(super) struct Session {
 pub(super) struct Caller {
     protocol: Protocol,
     endpoint: Arc<Endpoint>,
+    /// A rule says that it is not reported. Before the first transaction only rules without a service are known to fit.
+    ignored: bool,
     bound: Option<Bound>,
     /// Its part in a pool, of a client's end.
     connection: Option<Connection>,
 }
 
-/// Resolved once per connection and process.
+/// Resolved once per connection and process, and again when the rules change.
 struct Bound {
     pid: Option<u32>,
+    epoch: u32,
     service: Arc<Service>,
-    series: SeriesId,
+    /// Where it is counted; `None`: a rule says that it is not.
+    accounts: Option<(SeriesId, BudgetId)>,
+    export: Arc<Export>,
+}
+
+impl Caller {
+    /// Sets `cache.name`.
+    fn rename(&mut self, cache: String) {
+        if self.endpoint.cache != cache {
+            self.endpoint = Arc::new(Endpoint {
+                cache,
+                ..Endpoint::clone(&self.endpoint)
+            });
+        }
+    }
 }
 
 impl Engine {
@@ -90,6 +104,31 @@ impl Engine {
         &self.reporter
     }
 
+    pub(super) fn memcached(&self) -> &Ports {
+        &self.memcached
+    }
+
+    /// Other ports and rules hold from now on.
+    pub(super) fn reconfigure(&mut self, memcached: Ports, rules: Rules, now: Nanos) {
+        self.memcached = memcached;
+        self.reporter.rules = rules;
+        // Of earlier rules; connections move to new series with their next command. What their pools have not handed on yet is
+        // handed on first.
+        self.tick(now);
+        self.reporter.aggregator.forget_unused();
+        self.reporter.epoch = self.reporter.epoch.wrapping_add(1);
+    }
+
+    fn count_ignored(&self, caller: &Caller, segment: &Segment<'_>) {
+        if caller.ignored
+            && let Content::Bytes(bytes) = segment.content
+        {
+            self.telemetry
+                .skipped(Skipped::Rule)
+                .add(bytes.len() as u64);
+        }
+    }
+
     /// Time has passed on the source's clock.
     pub(super) fn tick(&mut self, now: Nanos) {
         self.reporter.aggregator.tick(now);
@@ -105,12 +144,9 @@ impl Engine {
 
     /// A client's socket that has no flow yet.
     fn early(&mut self, socket: &SocketId, connection: Connection) -> Caller {
-        Caller {
-            protocol: self.protocol(socket.remote),
-            endpoint: Arc::new(Endpoint::new(End::Client, socket.remote, socket.local)),
-            bound: None,
-            connection: Some(connection),
-        }
+        let endpoint = Endpoint::new(End::Client, socket.remote, socket.local);
+        let protocol = self.protocol(socket.remote);
+        self.reporter.caller(protocol, endpoint, Some(connection))
     }
 
     /// What occupies the connection may have changed; asks once whether it is ready.
@@ -193,10 +229,26 @@ enum Change<'a> {
 }
 
 impl Reporter {
-    /// Resolves the service and series of a connection, by the process that uses it at `time`.
+    fn caller(
+        &self,
+        protocol: Protocol,
+        endpoint: Endpoint,
+        connection: Option<Connection>,
+    ) -> Caller {
+        Caller {
+            protocol,
+            ignored: self.rules.resolve(endpoint.server, None).ignore,
+            endpoint: Arc::new(endpoint),
+            bound: None,
+            connection,
+        }
+    }
+
+    /// Resolves what holds for a connection, by the process that uses it at `time`.
     fn bind(&mut self, caller: &mut Caller, task: Option<&Task>, time: Nanos) {
-        let pid = task.map(|task| task.pid);
-        if caller.bound.as_ref().is_some_and(|bound| bound.pid == pid) {
+        let (pid, epoch) = (task.map(|task| task.pid), self.epoch);
+        let is_current = |bound: &Bound| bound.pid == pid && bound.epoch == epoch;
+        if caller.bound.as_ref().is_some_and(is_current) {
             return;
         }
         self.pooled(caller, |connection, pool| {
@@ -204,23 +256,38 @@ impl Reporter {
                 connection.leave(pool, time);
             }
         });
-        if let Some(old) = caller.bound.take() {
-            self.aggregator.release(old.series);
-        }
+        self.release(caller.bound.take());
         let service = self.enricher.service(task);
-        let series = self
-            .aggregator
-            .bind(&caller.endpoint, &service, caller.protocol);
+        let server = caller.endpoint.server;
+        let resolved = self.rules.resolve(server, Some(&service.name));
+        caller.rename(resolved.cache.unwrap_or_else(|| join(server)));
+        caller.ignored = resolved.ignore;
+        let accounts = (!resolved.ignore).then(|| {
+            let series = self
+                .aggregator
+                .bind(&caller.endpoint, &service, caller.protocol);
+            let budget = self.policy.bind(service.id, &resolved.export.spans);
+            (series, budget)
+        });
         caller.bound = Some(Bound {
             pid,
+            epoch,
             service,
-            series,
+            accounts,
+            export: resolved.export,
         });
         self.pooled(caller, |connection, pool| {
             if let Some(pool) = pool {
                 connection.join(pool, time);
             }
         });
+    }
+
+    fn release(&mut self, bound: Option<Bound>) {
+        if let Some((series, budget)) = bound.and_then(|bound| bound.accounts) {
+            self.aggregator.release(series);
+            self.policy.release(budget);
+        }
     }
 
     /// Lets a client's connection act on its pool.
@@ -230,44 +297,11 @@ impl Reporter {
         act: impl FnOnce(&mut Connection, Option<&mut Pool>),
     ) {
         if let Some(connection) = &mut caller.connection {
-            let series = caller.bound.as_ref().map(|bound| bound.series);
-            act(connection, series.and_then(|id| self.aggregator.pool(id)));
-        }
-    }
-
-    /// A connection was ready at `end`, or the attempt at it failed then.
-    fn begun(&self, caller: &Caller, end: Nanos, error: Option<&'static str>) {
-        if let Some(connection) = &caller.connection
-            && let Some(start) = connection.began()
-        {
-            let established = connection.established();
-            let stage = LifeStage::Connect { established };
-            self.life(caller, stage, (start, end), error);
-        }
-    }
-
-    /// A connection begins or ends.
-    fn life(
-        &self,
-        caller: &Caller,
-        stage: LifeStage,
-        (start, end): (Nanos, Nanos),
-        error: Option<&'static str>,
-    ) {
-        let Some(bound) = &caller.bound else { return };
-        if self.spans.connections && self.sinks.wants_spans() {
-            self.sinks.submit(Observation {
-                exchange: Exchange::Life(Life {
-                    protocol: caller.protocol,
-                    stage,
-                    start,
-                    end,
-                    error,
-                }),
-                endpoint: Arc::clone(&caller.endpoint),
-                service: Arc::clone(&bound.service),
-                clock: self.clock,
-            });
+            let accounts = caller.bound.as_ref().and_then(|bound| bound.accounts);
+            act(
+                connection,
+                accounts.and_then(|(series, _)| self.aggregator.pool(series)),
+            );
         }
     }
 
@@ -289,12 +323,10 @@ impl Reporter {
             // What was there at the end is what is told last.
             (Close::Over | Close::Abandoned, _) => {}
         });
-        if let Some(bound) = caller.bound {
-            self.aggregator.release(bound.series);
-        }
+        self.release(caller.bound);
     }
 
-    fn report(&mut self, caller: &mut Caller, exchange: Exchange) {
+    fn report(&mut self, caller: &mut Caller, mut exchange: Exchange) {
         let Some(first) = exchange.transactions().first() else {
             return;
         };
@@ -307,19 +339,41 @@ impl Reporter {
         }
         self.bind(caller, task.as_ref(), end);
         let Some(bound) = &caller.bound else { return };
+        let Some((series, budget)) = bound.accounts else {
+            return;
+        };
+        let mut slow = false;
         for transaction in exchange.transactions() {
-            self.aggregator
-                .record(bound.series, transaction, self.clock);
+            slow |= self.aggregator.record(series, transaction, self.clock);
         }
-        if exchange.is_health_check() && !self.spans.health_checks {
-            self.telemetry.spans(SpanOutcome::SampledOut).add(1);
-        } else if self.sinks.wants_spans() {
-            self.sinks.submit(Observation {
-                exchange,
-                endpoint: Arc::clone(&caller.endpoint),
-                service: Arc::clone(&bound.service),
-                clock: self.clock,
-            });
+        if !self.sinks.wants_spans() {
+            return;
+        }
+        let Some(sample) = self.policy.decide(budget, &exchange, slow) else {
+            self.sinks.leave_out(&exchange, &bound.export);
+            return;
+        };
+        let redaction = &bound.export.redaction;
+        if !redaction.commands.is_empty() {
+            for transaction in exchange.transactions_mut() {
+                if redaction.hides(transaction.request.operation.name()) {
+                    transaction.request.detail = None;
+                }
+            }
+        }
+        let observation = Observation {
+            exchange,
+            endpoint: Arc::clone(&caller.endpoint),
+            service: Arc::clone(&bound.service),
+            export: Arc::clone(&bound.export),
+            clock: self.clock,
+        };
+        let Some(submitted) = self.sinks.submit(observation, sample) else {
+            return;
+        };
+        for transaction in submitted.transactions() {
+            self.aggregator
+                .point(series, transaction, self.clock, submitted.span());
         }
     }
 }
@@ -352,17 +406,19 @@ impl Handler for Engine {
             from_start: flow.from_start,
             keep_detail: self.reporter.sinks.wants_spans(),
         });
-        let (bound, connection) = match early {
-            Some(early) => (early.bound, early.connection),
-            None => (None, Some(Connection::default())),
-        };
         let pooled = flow.end == End::Client && flow.verdict == Verdict::Reported;
-        let mut caller = Caller {
-            protocol,
-            endpoint: Arc::new(Endpoint::new(flow.end, flow.server(), flow.client())),
-            bound,
-            connection: connection.filter(|_| pooled),
-        };
+        let endpoint = Endpoint::new(flow.end, flow.server(), flow.client());
+        let mut caller = self.reporter.caller(protocol, endpoint, None);
+        caller.connection = match early {
+            Some(early) => {
+                caller.rename(early.endpoint.cache.clone());
+                caller.ignored = early.ignored;
+                caller.bound = early.bound;
+                early.connection
+            }
+            None => Some(Connection::default()),
+        }
+        .filter(|_| pooled);
         self.reporter.pooled(&mut caller, |connection, pool| {
             connection.open(pool, flow.from_start, time);
         });
@@ -390,6 +446,7 @@ impl Handler for Engine {
             }
             self.look(session, segment.time, Change::Moved(segment));
         }
+        self.count_ignored(&session.caller, segment);
         wanted
     }
 
@@ -446,12 +503,11 @@ impl datagram::Handler for Engine {
     type Exchange = Datagrams;
 
     fn meet(&mut self, pair: &Pair) -> Caller {
-        Caller {
-            protocol: Protocol::Memcached,
-            endpoint: Arc::new(Endpoint::udp(pair.end, pair.server(), pair.client())),
-            bound: None,
-            connection: None,
-        }
+        self.reporter.caller(
+            Protocol::Memcached,
+            Endpoint::udp(pair.end, pair.server(), pair.client()),
+            None,
+        )
     }
 
     fn part(&mut self, caller: Caller) {
@@ -476,6 +532,7 @@ impl datagram::Handler for Engine {
         exchange: &mut Datagrams,
         segment: &Segment<'_>,
     ) -> bool {
+        self.count_ignored(caller, segment);
         let Datagrams {
             conversation,
             exchanges,

@@ -16,8 +16,8 @@ pub(super) fn key(socket: &SocketId) -> Key {
 /// What is kept of them.
 #[derive(Debug)]
 pub(super) struct EarlySockets<E> {
-    /// By `struct sock`: `connect` was called, and nothing came of it yet.
-    pub(super) connecting: FxHashMap<u64, E>,
+    /// By `struct sock`: `connect` to this port was called, and nothing came of it yet.
+    pub(super) connecting: FxHashMap<u64, (u16, E)>,
     /// Connections from before the observation of which nothing was seen yet.
     pub(super) older: FxHashMap<Key, E>,
     /// What has ended since older connections were expected; `None` when none are.
@@ -48,7 +48,7 @@ impl<E> EarlySockets<E> {
     pub(super) fn take(&mut self, socket: &SocketId) -> Option<E> {
         let connecting = match self.connecting.is_empty() {
             true => None,
-            false => self.connecting.remove(&socket.sk),
+            false => self.connecting.remove(&socket.sk).map(|(_, early)| early),
         };
         if connecting.is_some() || self.older.is_empty() {
             return connecting;
@@ -68,9 +68,21 @@ impl<E> EarlySockets<E> {
         self.take(socket)
     }
 
+    /// What is kept of connections to servers on ports that `which` names, which is forgotten.
+    pub(super) fn give_up(&mut self, which: impl Fn(u16) -> bool) -> Vec<E> {
+        let connecting = self.connecting.extract_if(|_, (port, _)| which(*port));
+        let mut all: Vec<_> = connecting.map(|(_, (_, early))| early).collect();
+        let older = self
+            .older
+            .extract_if(|(_, _, server), _| which(server.port()));
+        all.extend(older.map(|(_, early)| early));
+        all
+    }
+
     /// All that is kept.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = E> {
         let connecting = std::mem::take(&mut self.connecting).into_values();
+        let connecting = connecting.map(|(_, early)| early);
         connecting.chain(std::mem::take(&mut self.older).into_values())
     }
 }

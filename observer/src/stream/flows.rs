@@ -191,7 +191,8 @@ impl<H: Handler> Flows<H> {
                     && self.early.connecting.len() < self.options.max_flows
                 {
                     let early = handler.connecting(socket, event.task.as_ref(), event.time);
-                    if let Some(lost) = self.early.connecting.insert(socket.sk, early) {
+                    let early = (socket.remote.port(), early);
+                    if let Some((_, lost)) = self.early.connecting.insert(socket.sk, early) {
                         handler.vanish(lost, Close::Abandoned, event.time);
                     }
                 }
@@ -276,6 +277,27 @@ impl<H: Handler> Flows<H> {
         self.attention = attention;
     }
 
+    /// Servers are expected on other ports from now on.
+    pub fn watch(&mut self, ports: Ports) {
+        self.options.ports = ports;
+    }
+
+    /// Gives up the connections to servers on ports that `which` names.
+    pub fn give_up(&mut self, which: impl Fn(u16) -> bool, time: Nanos, handler: &mut H) {
+        let slots = self.slots.iter().flatten();
+        let mut all: Vec<_> = slots
+            .filter(|slot| which(slot.flow.server().port()))
+            .map(|slot| slot.flow.socket.sk)
+            .collect();
+        all.sort_unstable();
+        for sk in all {
+            self.close_sk(sk, time, Close::Abandoned, handler);
+        }
+        for early in self.early.give_up(which) {
+            handler.vanish(early, Close::Abandoned, time);
+        }
+    }
+
     /// The source has ended. For a capture that is the end of each connection; live ones go on unobserved.
     pub fn finish(&mut self, time: Nanos, close: Close, handler: &mut H) {
         let mut all: Vec<_> = self.by_sk.keys().copied().collect();
@@ -343,11 +365,13 @@ impl<H: Handler> Flows<H> {
         ) {
             (true, false) => End::Server,
             (false, true) => End::Client,
-            _ => {
+            (true, true) => {
                 telemetry.skipped(Skipped::Role).add(data.length.into());
                 telemetry.lost_bytes.add(data.length.into());
                 return None;
             }
+            // Of a port that was watched when the source saw it.
+            (false, false) => return None,
         };
         Some(self.open(event, end, None, handler, telemetry))
     }

@@ -302,6 +302,33 @@ fn the_table_is_bounded() {
 }
 
 #[test]
+fn other_ports_from_now_on() {
+    let mut host = Host::new(Role::Auto);
+    let old = socket(1, 10, "10.0.0.1:40000", "10.0.0.2:6379");
+    let kept = socket(2, 10, "10.0.0.1:40001", "10.0.0.2:6380");
+    host.flows.watch(Ports::new(vec![6379, 6380]));
+    host.data(old, Direction::Send, (100, 500), "a");
+    host.data(kept, Direction::Send, (100, 500), "b");
+    host.flows
+        .give_up(|port| port == 6379, host.now, &mut host.log);
+    host.flows.watch(Ports::new(vec![6380, 6381]));
+    // Still on its way from the kernel; nobody wants it, so it is no loss.
+    host.data(old, Direction::Send, (101, 500), "late");
+    host.data(kept, Direction::Send, (101, 500), "c");
+    let new = socket(3, 10, "10.0.0.1:40002", "10.0.0.2:6381");
+    host.data(new, Direction::Send, (7, 5), "d");
+    assert_eq!(host.telemetry.skipped(Skipped::Role).get(), 0);
+    assert_eq!(
+        host.lines(),
+        [
+            "Client >a Abandoned",
+            "Client >b>c Abandoned",
+            "Client >d Abandoned"
+        ]
+    );
+}
+
+#[test]
 fn an_attempt_becomes_a_flow_or_fails() {
     let attempt = socket(1, 10, "0.0.0.0:0", "10.0.0.2:6379");
     let client = socket(1, 10, "10.0.0.1:40000", "10.0.0.2:6379");

@@ -28,7 +28,7 @@ pub use setup::Ready;
 
 use std::sync::Arc;
 
-use crate::protocol::{Answer, Class, Client, Outcome, Protocol, Request};
+use crate::protocol::{Answer, Client, Outcome, Protocol, Request};
 use crate::source::event::{Nanos, Task};
 
 /// How a request ended.
@@ -133,12 +133,12 @@ impl Exchange {
         let Exchange::One(Transaction { request, alone, .. }) = self else {
             return false;
         };
-        *alone
-            && matches!(request.class, Class::Connection | Class::Admin)
-            && matches!(request.operation.name(), "PING" | "NOOP" | "MN" | "VERSION")
+        let name = request.operation.name();
+        *alone && matches!(name, "PING" | "NOOP" | "MN" | "VERSION")
     }
 
-    fn transactions_mut(&mut self) -> &mut [Transaction] {
+    /// The same, to be changed.
+    pub fn transactions_mut(&mut self) -> &mut [Transaction] {
         match self {
             Exchange::One(transaction) => std::slice::from_mut(transaction),
             Exchange::Batch(batch) => &mut batch.transactions,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Histogram, Meter};
 
-use super::super::metrics::{LATENCY, Options};
+use super::super::metrics::Options;
 use crate::config::pools::Pools as Limits;
 use crate::source::event::Fault;
 use crate::telemetry::names::{attribute, metric, value};
@@ -149,12 +149,13 @@ pub(in crate::aggregation) struct Pools {
 impl Pools {
     /// Declares the instruments. The meter keeps those that are observed.
     pub(in crate::aggregation) fn new(meter: &Meter, options: &Options) -> Self {
+        let latency = &options.histograms.latency;
         let time = |name, text| {
             meter
                 .f64_histogram(name)
                 .with_unit("s")
                 .with_description(text)
-                .with_boundaries(LATENCY.to_vec())
+                .with_boundaries(latency.clone())
                 .build()
         };
         let all = All::default();
@@ -175,7 +176,7 @@ impl Pools {
                     .f64_histogram(metric::POOL_ACQUIRE_TIME)
                     .with_unit("ms")
                     .with_description("An estimate: the create time.")
-                    .with_boundaries(LATENCY.iter().map(|seconds| seconds * 1e3).collect())
+                    .with_boundaries(latency.iter().map(|seconds| seconds * 1e3).collect())
                     .build()
             }),
             connect: time(
