@@ -290,6 +290,12 @@ fn read_again_under_traffic() -> Result<()> {
                 restart.is_some_and(|line| line.contains("limits.span-queue")),
                 "{log}"
             );
+            // Its pool knows it although nothing was said on it yet.
+            eventually(Duration::from_secs(10), "the connection is found", || {
+                let log = observer.log()?;
+                let mut found = log.lines().filter(|line| line.contains("from before"));
+                Ok(found.any(|line| !line.contains("connections=0")))
+            })?;
             late.command(&["SET", "watched", "x"])?;
             late.command(&["GET", "watched"])?;
 
