@@ -134,7 +134,7 @@ fn flat(table: &str, value: Option<Value>) -> Vec<(String, Value)> {
     }
 }
 
-/// What is no option of the command line. `lines`: where it stands in the file.
+/// What the tables hold, also where an option sets it. `lines`: where it stands in the file.
 pub(super) fn of_tables(
     config: &Config,
     lines: &BTreeMap<String, usize>,
@@ -145,17 +145,7 @@ pub(super) fn of_tables(
     if let Ok(patterns) = Value::try_from(&tables.key_patterns) {
         values.push(("key-patterns".to_owned(), patterns));
     }
-    let file_only = |(path, _): &(String, Value)| {
-        !matches!(
-            path.as_str(),
-            "spans.pipeline"
-                | "spans.share"
-                | "spans.per-second"
-                | "spans.health-checks"
-                | "spans.connections"
-        )
-    };
-    values.extend(config.spans().into_iter().filter(file_only));
+    values.extend(config.spans());
     values.extend(flat("caches", Value::try_from(&tables.caches).ok()));
     values.extend(flat("redaction", Value::try_from(&tables.redaction).ok()));
     values.extend(flat("limits", Value::try_from(&tables.limits).ok()));
