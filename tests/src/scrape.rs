@@ -38,7 +38,9 @@ impl Response {
 ///
 /// When nobody answers within 20 s, or not in HTTP.
 pub fn get(port: u16, path: &str, accept: &str) -> Result<Response> {
-    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n");
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAccept: {accept}\r\n\r\n"
+    );
     ask(port, head.as_bytes())
 }
 
