@@ -21,7 +21,7 @@ const UNSUPPORTED: u8 = 3;
 
 fn main() -> ExitCode {
     let filter =
-        EnvFilter::try_from_env("CACHE_OBSERVER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+        EnvFilter::try_from_env("CACHE_OBSERVER_LOG").unwrap_or_else(|_| EnvFilter::new(level()));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -48,6 +48,19 @@ fn main() -> ExitCode {
                 Failure::Runtime(_) => FAILED,
             })
         }
+    }
+}
+
+/// `OTEL_LOG_LEVEL`, where it names a level.
+fn level() -> &'static str {
+    let wanted = std::env::var("OTEL_LOG_LEVEL").unwrap_or_default();
+    match wanted.to_ascii_lowercase().as_str() {
+        "none" | "off" => "off",
+        "error" => "error",
+        "warn" | "warning" => "warn",
+        "debug" => "debug",
+        "trace" | "all" | "verbose" => "trace",
+        _ => "info",
     }
 }
 

@@ -185,6 +185,15 @@ impl Observer {
         Ok(lines(&self.folder.path().join("lines"), "span")?.0)
     }
 
+    /// The metric points written so far.
+    ///
+    /// # Errors
+    ///
+    /// When a whole line is no JSON.
+    pub fn metrics(&self) -> Result<Vec<Value>> {
+        Ok(lines(&self.folder.path().join("lines"), "span")?.1)
+    }
+
     /// Its peak of resident memory, bytes.
     ///
     /// # Errors

@@ -50,10 +50,7 @@ fn no_damage_brings_a_key_to_light() -> Result<()> {
         let all = String::from_utf8_lossy(&all);
         let commands = all.matches("GET").count();
         ensure!(commands > 50_000, "{keys}: {commands} lines tell of a GET");
-        match keys {
-            "none" => assert_absent(keys, &all, &["visible"])?,
-            _ => assert_absent(keys, &all, &["visible"])?,
-        }
+        assert_absent(keys, &all, &["visible"])?;
     }
     Ok(())
 }
@@ -143,14 +140,12 @@ fn ask_memcached(port: u16) -> Result<()> {
         format!("mg {one} k t O{ID}"),
         "mg NzMxMDQ4Mjk1NjE= b k v".to_owned(),
         format!("md {two} q"),
-        "mn".to_owned(),
         format!("me {two}"),
+        "mn".to_owned(),
     ] {
         client.send(format!("{line}\r\n").as_bytes())?;
     }
-    client.until("EN")?;
-    client.until("MN")?;
-    client.until("EN")
+    client.until("MN")
 }
 
 fn said(report: &Report) -> String {

@@ -13,11 +13,13 @@ use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
 
 use super::exemplar::{Exemplar, Table};
+use super::pool::Pools;
 use super::provider::Provider;
 use super::rate::{Rate, Rates};
 use super::{observer, resource};
 use crate::config::histograms::Histograms;
 use crate::config::limits::Limits;
+use crate::config::pools;
 use crate::enrichment::Service;
 use crate::telemetry::Telemetry;
 use crate::telemetry::names::{metric, value};
@@ -46,10 +48,16 @@ pub struct Options {
     pub pushed: bool,
     /// Whether [`Metrics::scrape`] is called, and over what time it tells hit rates.
     pub scraped: Option<Duration>,
-    /// Bounds of the histograms.
+    /// Bounds of the histograms, or none.
     pub histograms: Histograms,
+    /// When a pool of connections is said to be in trouble.
+    pub pools: pools::Pools,
+    /// Whether pools have the names of cache guides, too.
+    pub duplicate_names: bool,
     /// `host.name` of the observer's own resource.
     pub host: Option<String>,
+    /// What else of that resource the user has set.
+    pub said: Vec<KeyValue>,
 }
 
 impl Default for Options {
@@ -71,7 +79,10 @@ impl Options {
             pushed: true,
             scraped: None,
             histograms: Histograms::default(),
+            pools: pools::Pools::default(),
+            duplicate_names: false,
             host: None,
+            said: Vec::new(),
         }
     }
 }
@@ -92,6 +103,8 @@ pub(super) struct ServiceMetrics {
     /// For scrapes, the only ones that show them.
     pub(super) exemplars: Option<Arc<Table>>,
     pub(super) errors: Counter<u64>,
+    pub(super) pools: Pools,
+    name: String,
 }
 
 impl fmt::Debug for ServiceMetrics {
@@ -129,6 +142,8 @@ impl ServiceMetrics {
             exemplars: options
                 .scraped
                 .map(|_| Arc::new(Table::new(&bounds.latency))),
+            pools: Pools::new(&meter, options),
+            name: service.name.clone(),
             latency: meter
                 .f64_histogram(metric::LATENCY)
                 .with_unit("ms")
@@ -190,6 +205,11 @@ impl ServiceMetrics {
             );
         }
         series
+    }
+
+    /// `service.name`.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 }
 
@@ -261,7 +281,10 @@ impl Metrics {
     /// No services yet; `telemetry` is what the observer's own metrics show.
     #[must_use]
     pub fn new(options: Options, telemetry: Arc<Telemetry>) -> Self {
-        let own = Provider::new(resource::observer(options.host.as_deref()), &options);
+        let own = Provider::new(
+            resource::observer(options.host.as_deref(), &options.said),
+            &options,
+        );
         observer::instruments(&own.provider.meter(value::SCOPE), &telemetry);
         Self {
             options,

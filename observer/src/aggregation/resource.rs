@@ -3,7 +3,7 @@
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 
-use crate::enrichment::Service;
+use crate::enrichment::{Service, percent_decoded};
 use crate::telemetry::names::{resource as names, value};
 
 /// The attributes of the observed process, in the order they are shown.
@@ -46,9 +46,25 @@ pub fn resource(service: &Service) -> Resource {
         .build()
 }
 
-/// The resource of the observer itself.
+/// What the user says of the observer itself: `OTEL_RESOURCE_ATTRIBUTES`, and `OTEL_SERVICE_NAME`, which stands before it.
+/// What is no pair of name and value is passed over.
 #[must_use]
-pub(super) fn observer(host: Option<&str>) -> Resource {
+pub fn said_of_observer(lookup: impl Fn(&str) -> Option<String>) -> Vec<KeyValue> {
+    let listed = lookup("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+    let pairs = listed.split(',').filter_map(|pair| {
+        let (name, text) = pair.split_once('=')?;
+        let name = Some(name.trim()).filter(|name| !name.is_empty())?;
+        Some(KeyValue::new(name.to_owned(), percent_decoded(text.trim())))
+    });
+    let name = lookup("OTEL_SERVICE_NAME").filter(|name| !name.trim().is_empty());
+    pairs
+        .chain(name.map(|name| KeyValue::new(names::SERVICE_NAME, name.trim().to_owned())))
+        .collect()
+}
+
+/// The resource of the observer itself; what is `said` replaces ours.
+#[must_use]
+pub(super) fn observer(host: Option<&str>, said: &[KeyValue]) -> Resource {
     let pid = std::process::id();
     let mut attributes = vec![
         KeyValue::new(names::SERVICE_NAME, value::OBSERVER),
@@ -64,5 +80,29 @@ pub(super) fn observer(host: Option<&str>) -> Resource {
     }
     Resource::builder_empty()
         .with_attributes(attributes)
+        .with_attributes(said.iter().cloned())
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_names_the_observer() {
+        let said = said_of_observer(|name| {
+            let text = match name {
+                "OTEL_SERVICE_NAME" => " cache-watch ",
+                "OTEL_RESOURCE_ATTRIBUTES" => "service.name=no, region = eu%20west,=x,odd",
+                _ => return None,
+            };
+            Some(text.to_owned())
+        });
+        let resource = observer(Some("node-1"), &said);
+        let find = |name: &'static str| resource.get(&name.into()).map(|value| value.to_string());
+        assert_eq!(find("service.name").as_deref(), Some("cache-watch"));
+        assert_eq!(find("region").as_deref(), Some("eu west"));
+        assert_eq!(find("host.name").as_deref(), Some("node-1"));
+        assert_eq!(find("odd"), None);
+    }
 }

@@ -165,6 +165,10 @@ impl SeriesSet {
         }
     }
 
+    pub(super) fn service(&self) -> &Arc<ServiceMetrics> {
+        &self.service
+    }
+
     /// Answers whether it took longer than 99 of 100 commands of its class.
     pub(super) fn record(&mut self, transaction: &Transaction, clock: Clock) -> bool {
         let failure = facts::failure(transaction);

@@ -109,6 +109,10 @@ impl Config {
                 word(self.export.naming.to_possible_value()),
             ),
         ];
+        if self.metrics.contains(&Exporter::Prometheus) {
+            let listen = Value::from(super::PROMETHEUS.to_string());
+            all.push(("prometheus-listen".to_owned(), listen));
+        }
         all.extend(self.spans());
         all
     }
@@ -152,6 +156,7 @@ pub(super) fn of_tables(
     values.extend(flat("redaction", Value::try_from(&tables.redaction).ok()));
     values.extend(flat("limits", Value::try_from(&tables.limits).ok()));
     values.extend(flat("histograms", Value::try_from(&tables.histograms).ok()));
+    values.extend(flat("pools", Value::try_from(tables.pools).ok()));
     for (index, rule) in tables.rules.iter().enumerate() {
         if let Ok(rule) = Value::try_from(rule) {
             values.push((format!("rules[{index}]"), rule));

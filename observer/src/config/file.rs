@@ -18,6 +18,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::histograms::Histograms;
 use super::limits::Limits;
+use super::pools::Pools;
 use super::redaction::Redaction;
 use super::rules::{self, Rule, SpanRule};
 use super::templates::{MAX_TEMPLATES, Templates};
@@ -43,6 +44,8 @@ pub struct Tables {
     pub limits: Limits,
     /// Bounds of histograms.
     pub histograms: Histograms,
+    /// When a pool of connections is said to be in trouble.
+    pub pools: Pools,
     /// What holds for some connections only.
     pub rules: Vec<Rule>,
 }
@@ -236,6 +239,9 @@ impl Tables {
         self.histograms
             .check()
             .map_err(|(key, reason)| (format!("histograms.{key}"), reason))?;
+        self.pools
+            .check()
+            .map_err(|(key, reason)| (format!("pools.{key}"), reason))?;
         rules::check_caches(&self.caches)
             .map_err(|(key, reason)| (format!("{CACHES}.{key}"), reason))?;
         rules::check(&self.rules).map_err(|(index, reason)| (format!("rules[{index}]"), reason))?;

@@ -10,6 +10,7 @@ pub mod file;
 pub mod histograms;
 pub mod limits;
 pub mod load;
+pub mod pools;
 pub mod redaction;
 pub mod reload;
 pub mod rules;
@@ -261,6 +262,12 @@ impl Config {
             summary: common.summary,
             tables,
         })
+    }
+
+    /// All ports.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        [self.redis_ports.as_slice(), &self.memcached_ports].concat()
     }
 
     /// What holds for each connection.

@@ -1,5 +1,6 @@
 //! Observing this host: the observer thread, signals, the end.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -17,6 +18,7 @@ use crate::config::reload::Reloader;
 use crate::config::{Config, LiveConfig};
 use crate::sinks::Overflow;
 use crate::source::live::{BackendChoice, Live, Options, monotonic};
+use crate::source::sockets::{self, Found};
 use crate::stream::reassembly::Limits;
 use crate::telemetry::Phase;
 
@@ -40,7 +42,7 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
     let signals = Signals::catch(&runtime, reloader.is_some())
         .map_err(|error| Failure::Runtime(error.to_string()))?;
     let exporting = Exporting::start(config, Overflow::Drop, Some(live))?;
-    let ports = [config.redis_ports.as_slice(), &config.memcached_ports].concat();
+    let ports = config.ports();
     let source = Live::start(
         &Options {
             backend: match live.backend {
@@ -63,7 +65,10 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
     );
     let health = &exporting.telemetry.health;
     health.enter(Phase::Observing);
-    let pipeline = exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
+    let mut pipeline =
+        exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
+    let older =
+        Older::look(ports, &mut pipeline).map_err(|error| Failure::Runtime(error.to_string()))?;
     let stop = Arc::new(AtomicBool::new(false));
     let (changes, changed) = mpsc::channel();
     let observer = {
@@ -71,10 +76,14 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
         let telemetry = Arc::clone(&exporting.telemetry);
         thread::Builder::new()
             .name("observer".to_owned())
-            .spawn(move || observe(source, pipeline, &telemetry, &changed, &stop))
+            .spawn(move || observe(source, pipeline, older, &telemetry, &changed, &stop))
             .map_err(|error| Failure::Runtime(error.to_string()))?
     };
-    let reload = Reload { reloader, changes };
+    let reload = Reload {
+        reloader,
+        ports: config.ports(),
+        changes,
+    };
     runtime.block_on(until_stopped(
         signals,
         reload,
@@ -91,10 +100,67 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
     result
 }
 
+/// The search for connections to these ports that were there before they were watched.
+struct Older {
+    ports: Vec<u16>,
+    /// `None`: it is over.
+    found: Option<Receiver<Found>>,
+}
+
+impl Older {
+    /// Looks for them on a thread of its own: the ring does not wait. To be called when the ports are watched, so that every end
+    /// of a connection is seen.
+    fn look(ports: Vec<u16>, pipeline: &mut Pipeline) -> std::io::Result<Self> {
+        pipeline.expect_older();
+        let (sender, found) = mpsc::channel();
+        let wanted = ports.clone();
+        thread::Builder::new()
+            .name("sockets".to_owned())
+            .spawn(move || {
+                // The receiver is gone when observation is over, or other ports are watched.
+                let _ = sender.send(sockets::clients_of(Path::new("/proc"), &wanted));
+            })?;
+        Ok(Self {
+            ports,
+            found: Some(found),
+        })
+    }
+
+    /// Hands on what was found.
+    fn adopt(&mut self, pipeline: &mut Pipeline) {
+        let Some(Ok(found)) = self.found.as_ref().map(Receiver::try_recv) else {
+            return;
+        };
+        self.found = None;
+        let (connections, ownerless) = (found.sockets.len(), found.ownerless);
+        info!(connections, ownerless, "connections from before");
+        pipeline.adopt(&found.sockets);
+    }
+
+    /// Other ports are watched now, `before` until now.
+    fn widen(&mut self, before: &[u16], now: &[u16], pipeline: &mut Pipeline) {
+        let is_new = |port: &&u16| !before.contains(*port) || self.is_sought(**port);
+        let wanted: Vec<u16> = now.iter().filter(is_new).copied().collect();
+        if wanted.is_empty() {
+            return;
+        }
+        match Self::look(wanted, pipeline) {
+            Ok(older) => *self = older,
+            Err(error) => warn!(%error, "connections from before cannot be looked for"),
+        }
+    }
+
+    /// What a search that is not over has found is not known yet.
+    fn is_sought(&self, port: u16) -> bool {
+        self.found.is_some() && self.ports.contains(&port)
+    }
+}
+
 /// The observer thread: reads the ring and runs the stages.
 fn observe(
     mut source: Live,
     mut pipeline: Pipeline,
+    mut older: Older,
     telemetry: &crate::telemetry::Telemetry,
     changed: &Receiver<Change>,
     stop: &AtomicBool,
@@ -102,6 +168,7 @@ fn observe(
     let mut looked = Instant::now();
     let mut result = Ok(());
     while !stop.load(Ordering::Relaxed) {
+        older.adopt(&mut pipeline);
         match source.poll(POLL, &mut |event| pipeline.event(&event)) {
             // Only when the ring is empty is it later than the last event says.
             Ok(seen) if seen < Live::BATCH => pipeline.tick(monotonic()),
@@ -111,10 +178,10 @@ fn observe(
                 break;
             }
         }
-        telemetry.health.tick();
         while let Ok(change) = changed.try_recv() {
-            change.apply(&mut source, &mut pipeline);
+            change.apply(&mut source, &mut pipeline, &mut older);
         }
+        telemetry.health.tick();
         if looked.elapsed() >= LOSSES {
             looked = Instant::now();
             if let Err(error) = source.read_losses(telemetry) {
@@ -132,17 +199,25 @@ fn observe(
 /// A new configuration on its way to the observer thread.
 struct Change {
     config: Config,
+    /// Ports that were watched until now.
+    before: Vec<u16>,
     /// Keys, for people.
     applied: String,
 }
 
 impl Change {
-    fn apply(self, source: &mut Live, pipeline: &mut Pipeline) {
-        let Self { config, applied } = self;
+    fn apply(self, source: &mut Live, pipeline: &mut Pipeline, older: &mut Older) {
+        let Self {
+            config,
+            before,
+            applied,
+        } = self;
         // Stages before kernel programs: no event comes of a port that they do not know.
         pipeline.reconfigure(Watched::new(&config), config.rules(), monotonic());
-        let ports = [config.redis_ports.as_slice(), &config.memcached_ports].concat();
-        match source.watch(&ports) {
+        let ports = config.ports();
+        let result = source.watch(&ports);
+        older.widen(&before, &ports, pipeline);
+        match result {
             Ok(()) => info!(applied, ports = watched(&config), "configuration reloaded"),
             Err(error) => {
                 warn!(%error, applied, "configuration reloaded, but the ports are still the old ones")
@@ -154,6 +229,8 @@ impl Change {
 /// What SIGHUP does.
 struct Reload {
     reloader: Option<Reloader>,
+    /// The ports that are watched.
+    ports: Vec<u16>,
     changes: Sender<Change>,
 }
 
@@ -181,8 +258,10 @@ impl Reload {
             info!("configuration reloaded: nothing changed that can be applied");
             return;
         }
+        let before = std::mem::replace(&mut self.ports, reloaded.config.ports());
         // When the observer thread is gone, so is the program soon.
         let _ = self.changes.send(Change {
+            before,
             config: reloaded.config,
             applied: reloaded.applied.join(", "),
         });

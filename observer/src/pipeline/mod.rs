@@ -19,20 +19,21 @@ pub use live::run;
 
 use opentelemetry_sdk::metrics::Temporality;
 
-use crate::aggregation::{Aggregator, Metrics};
+use crate::aggregation::{Aggregator, Metrics, said_of_observer};
 use crate::config::cli::{Exporter, RoleArgument};
+use crate::config::export::Naming;
 use crate::config::rules::Rules;
 use crate::config::{Config, ConfigError, LiveConfig};
 use crate::enrichment::{Enricher, host_name};
 use crate::sinks::{self, Overflow, Policy, SinkError, SinkOptions, Sinks};
-use crate::source::event::{Clock, Event, EventKind, Nanos};
+use crate::source::event::{Clock, Event, EventKind, Nanos, SocketId, Task};
 use crate::source::live::StartError;
 use crate::source::replay::{self, ReplayError, Totals};
 use crate::stream::datagram::{self, Datagrams};
 use crate::stream::flows::{Close, Flows, Options, Ports, Role};
 use crate::stream::reassembly::Limits;
 use crate::telemetry::Telemetry;
-use engine::{Caller, Datagrams as Exchange, Engine, Reporter, Session};
+use engine::{Caller, Datagrams as Exchange, Engine, Reporter};
 
 /// How long exporters get to send what is queued at the end.
 const FLUSH: Duration = Duration::from_secs(4);
@@ -81,7 +82,7 @@ impl From<StartError> for Failure {
 
 /// The stages from `stream` on, for one thread.
 pub struct Pipeline {
-    flows: Flows<Session>,
+    flows: Flows<Engine>,
     datagrams: Datagrams<Caller, Exchange>,
     engine: Engine,
     telemetry: Arc<Telemetry>,
@@ -190,6 +191,7 @@ impl Pipeline {
             self.ticked = now;
             self.flows.tick(now, &mut self.engine);
             self.datagrams.tick(now, &mut self.engine, &self.telemetry);
+            self.engine.tick(now);
             self.telemetry.connections.set(self.flows.len() as u64);
         }
     }
@@ -204,14 +206,25 @@ impl Pipeline {
         self.flows.give_up(given_up, now, &mut self.engine);
         self.flows.watch(all);
         self.datagrams.watch(memcached.clone());
-        self.engine.reconfigure(memcached, rules);
+        self.engine.reconfigure(memcached, rules, now);
+    }
+
+    /// Connections from before the observation will be told by [`Self::adopt`].
+    pub fn expect_older(&mut self) {
+        self.flows.expect_older();
+    }
+
+    /// Takes in connections from before the observation, found after [`Self::expect_older`].
+    pub fn adopt(&mut self, found: &[(SocketId, Task)]) {
+        self.flows.adopt(found, &mut self.engine);
     }
 
     /// The source has ended at `now`.
     pub fn finish(&mut self, now: Nanos) {
-        self.flows.finish(now, Close::Abandoned, &mut self.engine);
+        self.flows.finish(now, Close::Over, &mut self.engine);
         self.datagrams
             .finish(now, &mut self.engine, &self.telemetry);
+        self.engine.tick(now);
         self.telemetry.connections.set(0);
     }
 
@@ -303,7 +316,10 @@ impl Exporting {
                 pushed: !options.metrics.is_empty(),
                 scraped: options.prometheus.map(|_| options.metric_interval),
                 histograms: config.tables.histograms.clone(),
+                pools: config.tables.pools,
+                duplicate_names: config.export.naming == Naming::Dup,
                 host: host_name("/proc".as_ref()),
+                said: said_of_observer(|name| std::env::var(name).ok()),
                 ..crate::aggregation::Options::within(limits)
             },
             Arc::clone(&telemetry),

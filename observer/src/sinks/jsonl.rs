@@ -244,6 +244,7 @@ mod tests {
     use crate::source::event::Clock;
     use std::sync::Arc;
 
+    use super::super::options::SpanLimits;
     use super::super::policy::Sample;
     use super::super::span::Ids;
     use super::*;
@@ -276,7 +277,10 @@ mod tests {
             sample: Sample::default(),
         };
         let mut out = Vec::new();
-        span(&Span::of(&observation(several), ids)[0], &mut out);
+        span(
+            &Span::of(&observation(several), ids, SpanLimits::default())[0],
+            &mut out,
+        );
         assert_eq!(
             text(out),
             concat!(
@@ -303,7 +307,11 @@ mod tests {
         observed.endpoint = endpoint(End::Server, "[::1]:6379");
         let mut out = Vec::new();
         span(
-            &Span::of(&observed, Ids::new(Sample::default()))[0],
+            &Span::of(
+                &observed,
+                Ids::new(Sample::default()),
+                SpanLimits::default(),
+            )[0],
             &mut out,
         );
         let line: serde_json::Value = serde_json::from_slice(&out).unwrap();

@@ -53,7 +53,7 @@ use crate::transaction::{Exchange, Transaction};
 
 pub use options::{
     Compression, Exporter, OtlpOptions, OtlpProtocol, OtlpSignal, OtlpTls, Output, Overflow,
-    SinkError, SinkOptions,
+    SinkError, SinkOptions, SpanLimits,
 };
 pub use policy::{BudgetId, Policy, Sample};
 
@@ -207,6 +207,7 @@ impl Sinks {
                     transport,
                     delay: otlp.schedule_delay,
                     batch,
+                    limits: options.limits,
                     deadline,
                 };
                 running
@@ -228,6 +229,7 @@ impl Sinks {
                 telemetry: Arc::clone(&telemetry),
                 console: console.clone().filter(|_| spans_to(Exporter::Console)),
                 jsonl: spans_to(Exporter::Jsonl),
+                limits: options.limits,
                 idle: options.idle.clone(),
             };
             running.spans.push(Worker::start("text", || worker.run())?);

@@ -49,12 +49,32 @@ pub struct SinkOptions {
     pub overflow: Overflow,
     /// Between two metric exports. `OTEL_METRIC_EXPORT_INTERVAL`.
     pub metric_interval: Duration,
+    /// Of the attributes of a span.
+    pub limits: SpanLimits,
     /// Where `/metrics` is served.
     pub prometheus: Option<SocketAddr>,
     /// Where `/healthz` and `/readyz` are served. It may be the same address.
     pub health: Option<SocketAddr>,
     /// Of the OTLP exporters.
     pub otlp: OtlpOptions,
+}
+
+/// What a span holds at most. `OTEL_SPAN_ATTRIBUTE_…`, else `OTEL_ATTRIBUTE_…`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanLimits {
+    /// Attributes; further ones are dropped, and their number told. `…_COUNT_LIMIT`.
+    pub attributes: usize,
+    /// Characters of a text; longer ones are cut. `…_VALUE_LENGTH_LIMIT`.
+    pub length: usize,
+}
+
+impl Default for SpanLimits {
+    fn default() -> Self {
+        Self {
+            attributes: 128,
+            length: usize::MAX,
+        }
+    }
 }
 
 impl Default for SinkOptions {
@@ -68,6 +88,7 @@ impl Default for SinkOptions {
             queue: crate::config::limits::Limits::default().span_queue,
             overflow: Overflow::Drop,
             metric_interval: Duration::from_secs(60),
+            limits: SpanLimits::default(),
             prometheus: None,
             health: None,
             otlp: OtlpOptions::default(),
@@ -201,8 +222,9 @@ pub enum SinkError {
 impl SinkOptions {
     /// Defaults, with what the OpenTelemetry environment variables set on top. `lookup` is `|name| std::env::var(name).ok()`.
     ///
-    /// Honoured: `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`
-    /// and `OTEL_EXPORTER_OTLP_{,TRACES_,METRICS_}{ENDPOINT,PROTOCOL,HEADERS,TIMEOUT,COMPRESSION,INSECURE,
+    /// Honoured: `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_METRIC_EXPORT_TIMEOUT`, `OTEL_BSP_SCHEDULE_DELAY`,
+    /// `OTEL_BSP_EXPORT_TIMEOUT`, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`,
+    /// `OTEL_{,SPAN_}ATTRIBUTE_{COUNT,VALUE_LENGTH}_LIMIT` and `OTEL_EXPORTER_OTLP_{,TRACES_,METRICS_}{ENDPOINT,PROTOCOL,HEADERS,TIMEOUT,COMPRESSION,INSECURE,
     /// CERTIFICATE,CLIENT_CERTIFICATE,CLIENT_KEY}`.
     /// An endpoint, protocol or compression that cannot be used is an error; a number that is none is ignored with a
     /// warning, as the specification asks. `OTEL_TRACES_EXPORTER`, `OTEL_METRICS_EXPORTER` and `OTEL_BSP_MAX_QUEUE_SIZE` are the
@@ -216,7 +238,7 @@ impl SinkOptions {
         let mut options = Self::default();
         let millis =
             |name, default: Duration| env.number(name).map_or(default, Duration::from_millis);
-        let count = |name, default: usize| {
+        let count = |name: &str, default: usize| {
             env.number(name)
                 .and_then(|number| usize::try_from(number).ok())
                 .unwrap_or(default)
@@ -227,6 +249,24 @@ impl SinkOptions {
             metrics: OtlpSignal::from_env(&env, "METRICS", "v1/metrics")?,
             schedule_delay: millis("OTEL_BSP_SCHEDULE_DELAY", options.otlp.schedule_delay),
             batch: count("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", options.otlp.batch),
+        };
+        // The processor's limit of time beside the exporter's: the shorter one ends an export.
+        for (signal, name) in [
+            (&mut options.otlp.traces, "OTEL_BSP_EXPORT_TIMEOUT"),
+            (&mut options.otlp.metrics, "OTEL_METRIC_EXPORT_TIMEOUT"),
+        ] {
+            signal.timeout = signal.timeout.min(millis(name, signal.timeout));
+        }
+        let limit = |what: &str, default| {
+            let own = format!("OTEL_SPAN_ATTRIBUTE_{what}_LIMIT");
+            count(
+                &own,
+                count(&format!("OTEL_ATTRIBUTE_{what}_LIMIT"), default),
+            )
+        };
+        options.limits = SpanLimits {
+            attributes: limit("COUNT", options.limits.attributes),
+            length: limit("VALUE_LENGTH", options.limits.length),
         };
         Ok(options)
     }
@@ -418,6 +458,11 @@ mod tests {
         let options = from(&[
             ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
             ("OTEL_BSP_SCHEDULE_DELAY", "200"),
+            ("OTEL_BSP_EXPORT_TIMEOUT", "30000"),
+            ("OTEL_METRIC_EXPORT_TIMEOUT", "2000"),
+            ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "20"),
+            ("OTEL_ATTRIBUTE_COUNT_LIMIT", "30"),
+            ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "10"),
             ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "64"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/base/"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, x=y"),
@@ -429,6 +474,8 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(options.metric_interval, Duration::from_secs(1));
+        assert_eq!((options.limits.attributes, options.limits.length), (20, 10));
+        assert_eq!(options.otlp.metrics.timeout, Duration::from_secs(2));
         let otlp = options.otlp;
         assert_eq!(
             (otlp.schedule_delay, otlp.batch),

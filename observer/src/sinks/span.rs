@@ -16,6 +16,7 @@ use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanEve
 
 use self::connection::{client, connection};
 use super::keys;
+use super::options::SpanLimits;
 use super::policy::Sample;
 use crate::aggregation::{failure, value_size};
 use crate::config::export::{Export, Keys, Naming, SpansPipeline};
@@ -67,13 +68,15 @@ pub(super) struct Span {
     pub(super) end: u64,
     pub(super) failed: bool,
     pub(super) attributes: Vec<KeyValue>,
+    /// Attributes beyond the limit.
+    pub(super) dropped: u32,
     pub(super) service: Arc<Service>,
 }
 
 impl Span {
     /// The spans of an observation: one for a command, one for a batch, followed by those of its commands where they
     /// are wanted.
-    pub(super) fn of(observation: &Observation, ids: Ids) -> Vec<Self> {
+    pub(super) fn of(observation: &Observation, ids: Ids, limits: SpanLimits) -> Vec<Self> {
         let mut spans = match &observation.exchange {
             Exchange::One(transaction) if transaction.ending.is_unseen() => Vec::new(),
             Exchange::One(transaction) => vec![Self::command(observation, transaction, ids, None)],
@@ -97,6 +100,7 @@ impl Span {
             if observation.export.naming == Naming::Dup {
                 span.add_older_names(observation);
             }
+            span.limit(limits);
         }
         spans
     }
@@ -110,6 +114,28 @@ impl Span {
         let millis = self.attributes.iter().all(answered).then_some(millis);
         let names = older::names(first.protocol, &self.attributes, millis);
         self.attributes.extend(names);
+    }
+
+    /// Drops and cuts what is beyond the limits.
+    fn limit(&mut self, limits: SpanLimits) {
+        let beyond = self.attributes.len().saturating_sub(limits.attributes);
+        self.dropped = beyond as u32;
+        self.attributes.truncate(limits.attributes);
+        if limits.length == usize::MAX {
+            return;
+        }
+        let cut = |text: &mut StringValue| {
+            if let Some((end, _)) = text.as_str().char_indices().nth(limits.length) {
+                *text = text.as_str()[..end].to_owned().into();
+            }
+        };
+        for attribute in &mut self.attributes {
+            match &mut attribute.value {
+                Value::String(text) => cut(text),
+                Value::Array(Array::String(texts)) => texts.iter_mut().for_each(cut),
+                _ => {}
+            }
+        }
     }
 
     /// How many spans an exchange has.
@@ -171,6 +197,7 @@ impl Span {
             end: observation.clock.unix_nanos(times.1).max(start),
             failed: false,
             attributes: Vec::new(),
+            dropped: 0,
             service: Arc::clone(&observation.service),
         }
     }
@@ -200,7 +227,7 @@ impl Span {
             start_time: SystemTime::UNIX_EPOCH + Duration::from_nanos(self.start),
             end_time: SystemTime::UNIX_EPOCH + Duration::from_nanos(self.end),
             attributes: self.attributes,
-            dropped_attributes_count: 0,
+            dropped_attributes_count: self.dropped,
             events: SpanEvents::default(),
             links: SpanLinks::default(),
             // The server's message may quote keys or values, so it is not given.

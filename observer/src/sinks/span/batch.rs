@@ -142,7 +142,7 @@ fn text(observation: &Observation, batch: &Batch) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{Ids, Sample, Span};
+    use super::super::{Ids, Sample, Span, SpanLimits};
     use super::*;
     use crate::aggregation::testing::{observation, transaction};
     use crate::config::export::{Export, SpanPolicy, SpansPipeline};
@@ -190,7 +190,11 @@ mod tests {
             ),
         ];
         for (kind, names, operation, size) in table {
-            let spans = Span::of(&batch(kind, names), Ids::new(Sample::default()));
+            let spans = Span::of(
+                &batch(kind, names),
+                Ids::new(Sample::default()),
+                SpanLimits::default(),
+            );
             assert_eq!(spans.len(), 1);
             assert_eq!(spans[0].name, format!("{operation} 127.0.0.1:6379"));
             assert_eq!(text(&spans[0], "db.operation.name"), operation);
@@ -215,7 +219,11 @@ mod tests {
             },
             ..Export::default()
         });
-        let spans = Span::of(&observation, Ids::new(Sample::default()));
+        let spans = Span::of(
+            &observation,
+            Ids::new(Sample::default()),
+            SpanLimits::default(),
+        );
         assert_eq!(spans.len(), 4);
         let parent = &spans[0];
         assert_eq!(text(parent, "db.query.text"), "GET k0; GET k1; SET k2");

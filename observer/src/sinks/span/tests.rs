@@ -15,7 +15,7 @@ fn ids() -> Ids {
 }
 
 fn one(observation: &Observation) -> Span {
-    Span::of(observation, ids()).remove(0)
+    Span::of(observation, ids(), SpanLimits::default()).remove(0)
 }
 
 /// Attributes as `name=value`, without those that every span has.
@@ -367,11 +367,38 @@ fn what_was_drawn_says_what_it_counts() {
         .unwrap();
     let ids = Ids::new(sample);
     assert_eq!(Some(ids.trace), sample.trace);
-    let drawn = Span::of(&observed, ids).remove(0);
+    let drawn = Span::of(&observed, ids, SpanLimits::default()).remove(0);
     let last = drawn.attributes.last().unwrap();
     assert_eq!(
         (last.key.as_str(), &last.value),
         ("sampling.ratio", &Value::F64(0.25))
     );
     assert_eq!(drawn.trace_state().header(), "ot=th:c");
+}
+
+#[test]
+fn limits_drop_and_cut() {
+    let mut several = transaction("MGET", 4);
+    several.request.detail = Some(Box::new(Detail {
+        text: "MGET größer und weiter".to_owned(),
+        keys: vec!["ein langer schlüssel".to_owned(), "kurz".to_owned()],
+        ..Detail::default()
+    }));
+    let limits = SpanLimits {
+        attributes: 13,
+        length: 8,
+    };
+    let span = Span::of(&observation(several), ids(), limits).remove(0);
+    assert_eq!((span.attributes.len(), span.dropped), (13, 1));
+    let find = |name: &str| {
+        let found = span
+            .attributes
+            .iter()
+            .find(|pair| pair.key.as_str() == name);
+        found.map(|pair| pair.value.to_string()).unwrap_or_default()
+    };
+    assert_eq!(find("db.query.text"), "MGET grö");
+    assert_eq!(find("cache.key"), r#"["ein lang","kurz"]"#);
+    assert_eq!(find("cache.name"), "127.0.0.");
+    assert_eq!(find("server.port"), "6379");
 }
