@@ -14,6 +14,9 @@ use clap::ValueEnum;
 /// The variable of the specification for how many spans may wait.
 pub(crate) const QUEUE_VARIABLE: &str = "OTEL_BSP_MAX_QUEUE_SIZE";
 
+/// The variable of the specification for where `/metrics` is served; its port has another.
+const PROMETHEUS_VARIABLE: &str = "OTEL_EXPORTER_PROMETHEUS_HOST";
+
 /// Where a value is from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -54,6 +57,7 @@ impl Surroundings {
         match variable {
             "OTEL_SEMCONV_STABILITY_OPT_IN" => self.duplicate_names,
             "OTEL_TRACES_SAMPLER" => self.sampled.is_some(),
+            PROMETHEUS_VARIABLE => self.prometheus.is_some(),
             _ => false,
         }
     }
@@ -66,6 +70,7 @@ impl Surroundings {
             }
             "naming" => "OTEL_SEMCONV_STABILITY_OPT_IN",
             "spans.share" => "OTEL_TRACES_SAMPLER",
+            "prometheus-listen" => PROMETHEUS_VARIABLE,
             "spans.errors" | "spans.misses" | "spans.slow" if self.samples_nothing() => {
                 "OTEL_TRACES_SAMPLER"
             }
@@ -110,7 +115,7 @@ impl Config {
             ),
         ];
         if self.metrics.contains(&Exporter::Prometheus) {
-            let listen = Value::from(super::PROMETHEUS.to_string());
+            let listen = Value::from(self.prometheus.to_string());
             all.push(("prometheus-listen".to_owned(), listen));
         }
         all.extend(self.spans());
