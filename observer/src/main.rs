@@ -3,9 +3,9 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 use clap::error::ErrorKind;
-use observer::config::cli::{Cli, Command, one_line};
+use observer::config::cli::{Cli, Command, command, one_line};
 use observer::config::{Config, LiveConfig, Surroundings};
 use observer::pipeline::{self, Failure};
 use tracing_subscriber::EnvFilter;
@@ -18,7 +18,8 @@ const USAGE: u8 = 2;
 const UNSUPPORTED: u8 = 3;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let matches = command().try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
