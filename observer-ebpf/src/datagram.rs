@@ -6,7 +6,7 @@ use observer_ebpf::direction;
 
 use crate::buffer::{Buffer, Place};
 use crate::capture::Call;
-use crate::globals::{CLIENTS, SENDERS, ports, watched};
+use crate::globals::{CLIENTS, PEERS, SENDERS, ports, watched};
 use crate::socket::{
     Common, INET, INET6, Ports, addresses, bytes, endpoints, is_udp, judge, left_out_from,
 };
@@ -159,6 +159,12 @@ impl Socket {
         started: u64,
         buffer: &Buffer,
     ) -> Option<()> {
+        let slot = PEERS.get_ptr_mut(way.1)?;
+        // SAFETY: the slot is this program's own on this CPU, as no program runs twice at a time there.
+        let peer = unsafe {
+            slot.write_volatile(*peer);
+            &*slot
+        };
         if way.0 == direction::SEND && self.remote == 0 && ports.remote_watched {
             let _ = CLIENTS.insert(self.sk, self.local, 0);
         }

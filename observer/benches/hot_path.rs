@@ -67,6 +67,7 @@ fn transaction(name: &'static str, index: u16) -> Transaction {
         database: Some(0),
         client: None,
         task: None,
+        alone: false,
     }
 }
 

@@ -129,8 +129,10 @@ impl Observer {
             command.args(["--spans-per-second", "0"]);
         }
         // Ports that are not named have defaults, which belong to others here.
+        let named = |option: &str| options.arguments.iter().any(|argument| argument == option);
         for (option, unused) in [("--redis-port", "1"), ("--memcached-port", "2")] {
-            if !options.arguments.iter().any(|argument| argument == option) {
+            // A file names both.
+            if !named(option) && !named("--config") {
                 command.args([option, unused]);
             }
         }
@@ -181,6 +183,15 @@ impl Observer {
     /// When a whole line is no JSON.
     pub fn spans(&self) -> Result<Vec<Value>> {
         Ok(lines(&self.folder.path().join("lines"), "span")?.0)
+    }
+
+    /// The metric points written so far.
+    ///
+    /// # Errors
+    ///
+    /// When a whole line is no JSON.
+    pub fn metrics(&self) -> Result<Vec<Value>> {
+        Ok(lines(&self.folder.path().join("lines"), "span")?.1)
     }
 
     /// Its peak of resident memory, bytes.

@@ -13,9 +13,17 @@ use crate::protocol::Detail;
 pub(super) fn key<'a>(export: &Export, key: &'a str) -> Option<Cow<'a, str>> {
     match export.keys {
         Keys::Full => Some(Cow::Borrowed(key)),
-        Keys::Pattern => Some(Cow::Owned(pattern(key))),
+        Keys::Pattern => Some(Cow::Owned(pattern_of(export, key))),
         Keys::Hash => Some(Cow::Owned(export.secret.hash(key))),
         Keys::None => None,
+    }
+}
+
+/// The pattern of a key: the user's own, else what is found.
+pub(super) fn pattern_of(export: &Export, key: &str) -> String {
+    match export.templates.find(key) {
+        Some(own) => own.to_owned(),
+        None => pattern(key),
     }
 }
 

@@ -1,22 +1,25 @@
-//! Where the answers go: the console, JSON Lines, OTLP.
+//! Where the answers go: the console, JSON Lines, OTLP, Prometheus.
 //!
 //! ```text
 //! pipeline thread              worker threads
 //! Sinks::submit ──▶ queue ──▶ text: console, JSON Lines ──▶ standard output or a file
 //!               └─▶ queue ──▶ otlp: batches by service  ──▶ collector
 //!                             metrics: Metrics::collect every interval ──▶ all of these
+//!                             http: Metrics::scrape when asked ──▶ Prometheus
 //! ```
 //!
 //! Queues are bounded. When one is full a span is dropped and counted, or, for capture files, [`Sinks::submit`] waits. A
 //! span counts in `observer.spans` once for the text worker and once for the OTLP worker.
 
 mod console;
+mod http;
 mod jsonl;
 mod keys;
 mod metrics;
 mod options;
 mod otlp;
 mod policy;
+mod prometheus;
 mod queue;
 mod span;
 #[cfg(test)]
@@ -34,17 +37,19 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use self::console::Console;
+use self::http::{Listener, Pages};
 use self::metrics::MetricsWorker;
 use self::otlp::{MetricSender, SpanWorker};
+use self::prometheus::Scrapes;
 use self::queue::Queue;
 use self::span::{Ids, Span};
 use self::text::{TextWorker, Writer};
 use self::transport::Transport;
-use crate::aggregation::Metrics;
+use crate::aggregation::{Metrics, SpanReference};
 use crate::config::export::Export;
 use crate::enrichment::Observation;
 use crate::telemetry::{SpanOutcome, Telemetry};
-use crate::transaction::Exchange;
+use crate::transaction::{Exchange, Transaction};
 
 pub use options::{
     Compression, Exporter, OtlpOptions, OtlpProtocol, OtlpSignal, OtlpTls, Output, Overflow,
@@ -62,6 +67,27 @@ const GRACE: Duration = Duration::from_millis(100);
 struct Item {
     observation: Observation,
     ids: Ids,
+}
+
+/// An observation that is on its way.
+#[derive(Debug)]
+pub struct Submitted(Arc<Item>);
+
+impl Submitted {
+    /// The span that it becomes: of a batch, the one of all its commands.
+    #[must_use]
+    pub fn span(&self) -> SpanReference {
+        SpanReference {
+            trace: self.0.ids.trace,
+            span: self.0.ids.span,
+        }
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn transactions(&self) -> &[Transaction] {
+        self.0.observation.exchange.transactions()
+    }
 }
 
 /// The running exporters.
@@ -136,13 +162,19 @@ impl Sinks {
             Console::new(color, TimeZone::system())
         });
 
+        let listeners = listeners(&options, &telemetry, &metrics)?;
         let mut sender = None;
-        if any(Exporter::Otlp) {
+        if any(Exporter::Otlp) || !listeners.is_empty() {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
-                .thread_name("otlp-io")
+                // Pages of metrics are made there, one at a time, and host names looked up.
+                .max_blocking_threads(4)
+                .thread_name("exporter-io")
                 .enable_all()
                 .build()?;
+            for listener in listeners {
+                listener.start(runtime.handle())?;
+            }
             let otlp = &options.otlp;
             let within = runtime.enter();
             let traces = match spans_to(Exporter::Otlp) {
@@ -232,18 +264,22 @@ impl Sinks {
         !self.queues.is_empty()
     }
 
-    /// Hands over an observation to be exported as a span. Never blocks with [`Overflow::Drop`].
-    pub fn submit(&self, observation: Observation, sample: Sample) {
+    /// Hands over an observation to be exported as a span; `None` when no exporter takes it. Never blocks with
+    /// [`Overflow::Drop`].
+    pub fn submit(&self, observation: Observation, sample: Sample) -> Option<Submitted> {
         if self.queues.is_empty() {
-            return;
+            return None;
         }
         let item = Arc::new(Item {
             observation,
             ids: Ids::new(sample),
         });
         let weight = item.observation.exchange.transactions().len();
+        let mut taken = false;
         for queue in &self.queues {
-            if !queue.push(Arc::clone(&item), weight) {
+            if queue.push(Arc::clone(&item), weight) {
+                taken = true;
+            } else {
                 self.count(
                     SpanOutcome::Dropped,
                     &item.observation.exchange,
@@ -251,6 +287,7 @@ impl Sinks {
                 );
             }
         }
+        taken.then_some(Submitted(item))
     }
 
     /// Counts the spans of an exchange that the policy leaves out.
@@ -308,6 +345,40 @@ impl Sinks {
             runtime.shutdown_background();
         }
     }
+}
+
+/// The listeners that are asked for: one for both uses if the address is the same.
+fn listeners(
+    options: &SinkOptions,
+    telemetry: &Arc<Telemetry>,
+    metrics: &Arc<Metrics>,
+) -> Result<Vec<Listener>, SinkError> {
+    const PROMETHEUS: &str = "--prometheus-listen";
+    const HEALTH: &str = "--health-listen";
+    let scrapes = || {
+        Some(Arc::new(Scrapes::new(
+            Arc::clone(metrics),
+            Arc::clone(telemetry),
+        )))
+    };
+    let health = || Some(Arc::clone(telemetry));
+    let both = options.prometheus.is_some() && options.prometheus == options.health;
+    let mut listeners = Vec::new();
+    if let Some(address) = options.prometheus {
+        let pages = Pages {
+            metrics: scrapes(),
+            health: health().filter(|_| both),
+        };
+        listeners.push(Listener::bind(PROMETHEUS, address, pages)?);
+    }
+    if let Some(address) = options.health.filter(|_| !both) {
+        let pages = Pages {
+            metrics: None,
+            health: health(),
+        };
+        listeners.push(Listener::bind(HEALTH, address, pages)?);
+    }
+    Ok(listeners)
 }
 
 impl Drop for Sinks {

@@ -18,7 +18,6 @@ use self::connection::{client, connection};
 use super::keys;
 use super::options::SpanLimits;
 use super::policy::Sample;
-use crate::aggregation::pattern::pattern;
 use crate::aggregation::{failure, value_size};
 use crate::config::export::{Export, Keys, Naming, SpansPipeline};
 use crate::enrichment::{Observation, Service, join};
@@ -283,7 +282,8 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
         _ => put(attribute::CACHE_KEY, Value::Array(Array::String(names))),
     }
     if observation.export.keys != Keys::None
-        && let Some(patterns) = detail.and_then(|detail| key_patterns(&detail.keys))
+        && let Some(patterns) =
+            detail.and_then(|detail| key_patterns(&observation.export, &detail.keys))
     {
         put(attribute::CACHE_KEY_PATTERN, patterns);
     }
@@ -328,7 +328,7 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
     if transaction.ending == Ending::NoReply {
         put(attribute::CACHE_NO_REPLY, true.into());
     }
-    list.extend(client(transaction));
+    list.extend(client(observation, transaction));
     list
 }
 
@@ -356,7 +356,8 @@ fn found(hits: u64, misses: u64, put: &mut dyn FnMut(&'static str, Value)) {
 }
 
 /// The pattern that all keys share, or the different ones in order.
-fn key_patterns(keys: &[String]) -> Option<Value> {
+fn key_patterns(export: &Export, keys: &[String]) -> Option<Value> {
+    let pattern = |key: &String| keys::pattern_of(export, key);
     let (first, rest) = keys.split_first()?;
     let first = pattern(first);
     let mut others: Vec<String> = Vec::new();

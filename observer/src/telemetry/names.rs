@@ -84,6 +84,12 @@ pub mod attribute {
         /// Probability with which the span was kept, where it was not certain. Ours; the same in the trace state is
         /// OpenTelemetry's (`ot=th:…`, development).
         SAMPLING_RATIO = "sampling.ratio";
+        /// The pool: its cache's name. semconv, development.
+        POOL_NAME = "db.client.connection.pool.name";
+        /// `idle` or `used`. semconv, development.
+        POOL_STATE = "db.client.connection.state";
+        /// Marks what is an estimate. Ours.
+        ESTIMATED = "estimated";
         /// Of the observer's own metrics: why. Ours.
         REASON = "reason";
         /// Of the observer's own metrics: which protocol. Ours.
@@ -139,6 +145,8 @@ pub mod resource {
     names! {
         /// Logical name. semconv, stable.
         SERVICE_NAME = "service.name";
+        /// Tells instances of a service apart: `<host>:<process id>`. semconv, stable.
+        SERVICE_INSTANCE_ID = "service.instance.id";
         /// Version of the observer, on its own resource. semconv, stable.
         SERVICE_VERSION = "service.version";
         /// Process id. semconv.
@@ -177,6 +185,48 @@ pub mod metric {
         VALUE_SIZE = "cache.value_size";
         /// Error replies, and requests that were never answered. Ours.
         ERRORS = "cache.errors";
+        /// Connections of a pool, by state. semconv `db/database-metrics`, development.
+        CONNECTION_COUNT = "db.client.connection.count";
+        /// From connect to ready, s. semconv `db/database-metrics`, development.
+        CONNECTION_CREATE_TIME = "db.client.connection.create_time";
+        /// From connect to established, s. Ours.
+        CONNECTION_CONNECT_TIME = "cache.connection.connect_time";
+        /// Connections being opened or set up. Ours.
+        CONNECTION_OPENING = "cache.connection.opening";
+        /// Requests outstanding behind another on their connection. Ours.
+        CONNECTION_QUEUED = "cache.connection.queued";
+        /// From a request on an idle connection until it is idle again, s. Ours.
+        CONNECTION_BUSY_TIME = "cache.connection.busy_time";
+        /// How long a request waited behind others on its connection, s. Ours.
+        CONNECTION_QUEUE_TIME = "cache.connection.queue_time";
+        /// Connections established. Ours.
+        CONNECTION_OPENED = "cache.connection.opened";
+        /// Connections that ended. Ours.
+        CONNECTION_CLOSED = "cache.connection.closed";
+        /// Attempts that led to no connection. Ours.
+        CONNECTION_FAILED = "cache.connection.failed";
+        /// Age of connections at their end, s. Ours.
+        CONNECTION_AGE = "cache.connection.age";
+        /// Commands that connections had carried at their end, without their set-up. Ours.
+        CONNECTION_COMMANDS = "cache.connection.commands";
+        /// Tests of idle connections. Ours.
+        CONNECTION_HEALTH_CHECKS = "cache.connection.health_checks";
+        /// Connections that ended after hardly a command. Ours.
+        CONNECTION_CHURNED = "cache.connection.churned";
+        /// 1 while nearly every connection ends after hardly a command. Ours.
+        CONNECTION_CHURNING = "cache.connection.churning";
+        /// How long a pool had none idle while it needed one, s. Ours.
+        CONNECTION_EXHAUSTED_TIME = "cache.connection.exhausted_time";
+        /// 1 while that is so for long. Ours.
+        CONNECTION_EXHAUSTED = "cache.connection.exhausted";
+        /// Connections. Of cache guides, with `--naming dup`.
+        POOL_SIZE = "redis.pool.size";
+        /// Idle connections. Of cache guides, with `--naming dup`.
+        POOL_AVAILABLE = "redis.pool.available";
+        /// Connections being opened and requests queued, as an estimate. Of cache guides, with `--naming dup`.
+        POOL_PENDING = "redis.pool.pending";
+        /// Create time, ms, as an estimate. Of cache guides, with `--naming dup`.
+        POOL_ACQUIRE_TIME = "redis.pool.acquire_time";
         /// Events that arrived. Ours.
         EVENTS = "observer.events";
         /// Events that did not arrive. Ours.
@@ -193,6 +243,8 @@ pub mod metric {
         REPLIES_ORPHANED = "observer.replies.orphaned";
         /// What became of spans. Ours.
         SPANS = "observer.spans";
+        /// Scrapes that were answered. Ours.
+        SCRAPES = "observer.scrapes";
         /// CPU time of the observer, s. Ours.
         CPU_TIME = "observer.cpu.time";
         /// Resident memory of the observer, By. Ours.
@@ -207,6 +259,20 @@ pub mod value {
         OTHER = "_OTHER";
         /// `error.type` of a request whose connection ended before its reply. Ours.
         CONNECTION_CLOSED = "connection_closed";
+        /// `error.type` of a connection: nobody listens there. Ours.
+        CONNECTION_REFUSED = "connection_refused";
+        /// `error.type` of a connection: the other end reset it. Ours.
+        CONNECTION_RESET = "connection_reset";
+        /// `error.type` of a connection: the kernel had no answer. Ours.
+        TIMEOUT = "timeout";
+        /// `error.type` of a connection: the network knows no way. Ours.
+        UNREACHABLE = "unreachable";
+        /// `error.type` of a connection: ended from outside. Ours.
+        CONNECTION_ABORTED = "connection_aborted";
+        /// `error.type` of an attempt: the client gave it up. Ours.
+        CANCELED = "canceled";
+        /// A flag that is set, as an attribute of metrics.
+        TRUE = "true";
         /// `service.name` of the observer itself.
         OBSERVER = "cache-observer";
         /// `service.name` when nothing is known. semconv, resource.

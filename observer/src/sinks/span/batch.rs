@@ -101,7 +101,13 @@ pub(super) fn attributes(observation: &Observation, batch: &Batch) -> Vec<KeyVal
         put(attribute::CACHE_DELETED_COUNT, integer(deleted));
     }
     // Who it is at the end: a pipeline may begin with AUTH.
-    list.extend(batch.transactions.last().into_iter().flat_map(client));
+    list.extend(
+        batch
+            .transactions
+            .last()
+            .into_iter()
+            .flat_map(|one| client(observation, one)),
+    );
     list
 }
 
