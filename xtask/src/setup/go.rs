@@ -16,7 +16,11 @@ pub(super) const REDIGO: &str = "/usr/share/gocode/src/github.com/gomodule/redig
 pub(super) const GOMEMCACHE: &str = "/usr/share/gocode/src/github.com/bradfitz/gomemcache";
 
 /// Folders of `tests/clients`, and the programs there.
-const PROGRAMS: [(&str, &str); 2] = [("go", "redigo"), ("gomemcache", "gomemcache")];
+const PROGRAMS: [(&str, &str); 3] = [
+    ("go", "redigo"),
+    ("gomemcache", "gomemcache"),
+    ("pools/go", "redigo_pool"),
+];
 
 const LIMIT: Duration = Duration::from_secs(600);
 
