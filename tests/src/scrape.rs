@@ -63,6 +63,10 @@ pub fn ask(port: u16, request: &[u8]) -> Result<Response> {
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
+    let body = match headers.get("transfer-encoding") {
+        Some(encoding) if encoding == "chunked" && !body.is_empty() => joined(&body)?,
+        _ => body,
+    };
     if let Some(length) = headers.get("content-length")
         && !request.starts_with(b"HEAD")
     {
@@ -73,6 +77,21 @@ pub fn ask(port: u16, request: &[u8]) -> Result<Response> {
         headers,
         body,
     })
+}
+
+/// A body that was sent in chunks.
+fn joined(mut chunks: &[u8]) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let end = chunks.windows(2).position(|two| two == b"\r\n");
+        let (head, rest) = chunks.split_at(end.context("cut off")?);
+        let length = usize::from_str_radix(std::str::from_utf8(head)?, 16)?;
+        if length == 0 {
+            return Ok(body);
+        }
+        body.extend_from_slice(rest.get(2..2 + length).context("cut off")?);
+        chunks = rest.get(length + 4..).context("cut off")?;
+    }
 }
 
 /// A page of metrics: values by series, such as `cache_hits_total{…}`.

@@ -388,7 +388,7 @@ impl Metrics {
 
     /// Collects the cumulative points of every service and of the observer, resource by resource, in the calling thread.
     /// Anyone may, at any time; [`Options::scraped`] must be set.
-    pub fn scrape(&self, mut each: impl FnMut(&Scraped)) {
+    pub fn scrape(&self, mut each: impl FnMut(Scraped)) {
         let _collecting = self.collecting();
         let window = self.options.scraped.unwrap_or(Duration::MAX);
         let now = Instant::now();
@@ -397,7 +397,7 @@ impl Metrics {
             let rates = &service.rates;
             if let Some(metrics) = rates.while_scraping(|| service.provider.scrape()) {
                 overflowed += service.overflow(&metrics);
-                each(&Scraped {
+                each(Scraped {
                     metrics,
                     hit_rates: rates.scrape(window, now),
                     exemplars: service.exemplars.clone(),
@@ -406,7 +406,7 @@ impl Metrics {
         }
         self.telemetry.series_overflowed.set(overflowed);
         if let Some(metrics) = self.own.scrape() {
-            each(&Scraped {
+            each(Scraped {
                 metrics,
                 hit_rates: Vec::new(),
                 exemplars: None,

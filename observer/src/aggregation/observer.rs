@@ -8,7 +8,7 @@ use opentelemetry::metrics::Meter;
 
 use crate::protocol::Protocol;
 use crate::telemetry::names::{attribute, metric};
-use crate::telemetry::{Lost, Resync, ScrapeOutcome, Skipped, SpanOutcome, Telemetry};
+use crate::telemetry::{Lost, Resync, Skipped, SpanOutcome, Telemetry};
 
 /// Clock ticks a second in `/proc/PID/stat`: part of the kernel's interface, 100 on all architectures that we
 /// support.
@@ -41,6 +41,13 @@ pub(super) fn instruments(meter: &Meter, telemetry: &Arc<Telemetry>) {
         ),
         telemetry,
         |telemetry| telemetry.orphaned.get(),
+    );
+
+    counter(
+        meter,
+        (metric::SCRAPES, "{scrape}", "Scrapes that were answered."),
+        telemetry,
+        |telemetry| telemetry.scrapes.get(),
     );
 
     let counters = Arc::clone(telemetry);
@@ -107,19 +114,6 @@ pub(super) fn instruments(meter: &Meter, telemetry: &Arc<Telemetry>) {
             for outcome in SpanOutcome::ALL {
                 let labels = [KeyValue::new(attribute::OUTCOME, outcome.name())];
                 observer.observe(counters.spans(*outcome).get(), &labels);
-            }
-        })
-        .build();
-
-    let counters = Arc::clone(telemetry);
-    let _ = meter
-        .u64_observable_counter(metric::SCRAPES)
-        .with_unit("{scrape}")
-        .with_description("What became of scrapes.")
-        .with_callback(move |observer| {
-            for outcome in ScrapeOutcome::ALL {
-                let labels = [KeyValue::new(attribute::OUTCOME, outcome.name())];
-                observer.observe(counters.scrapes(*outcome).get(), &labels);
             }
         })
         .build();

@@ -121,7 +121,7 @@ impl Pages {
         metrics.chain(health).collect()
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Chunks> {
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Content> {
         let path = request.uri().path();
         if path != "/" && !self.paths().contains(&path) {
             return text(StatusCode::NOT_FOUND, "not found");
@@ -138,10 +138,10 @@ impl Pages {
                 let accept = accept.iter().filter_map(|value| value.to_str().ok());
                 let format = Format::accepted(accept);
                 match scrapes.scrape(format).await {
-                    Ok(page) => {
-                        answer(StatusCode::OK, format.content_type(), Chunks::of_page(page))
+                    Some(page) => {
+                        answer(StatusCode::OK, format.content_type(), Content::Page(page))
                     }
-                    Err(refused) => text(StatusCode::SERVICE_UNAVAILABLE, &refused.to_string()),
+                    None => text(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
                 }
             }
             ("/healthz", _, Some(telemetry)) => match telemetry.health.stuck() {
@@ -161,12 +161,16 @@ impl Pages {
     }
 }
 
-fn text(status: StatusCode, text: &str) -> Response<Chunks> {
+fn text(status: StatusCode, text: &str) -> Response<Content> {
     let line = Bytes::from(format!("{text}\n"));
-    answer(status, "text/plain; charset=utf-8", Chunks::of(line))
+    answer(
+        status,
+        "text/plain; charset=utf-8",
+        Content::Line(Some(line)),
+    )
 }
 
-fn answer(status: StatusCode, content_type: &'static str, body: Chunks) -> Response<Chunks> {
+fn answer(status: StatusCode, content_type: &'static str, body: Content) -> Response<Content> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let content_type = HeaderValue::from_static(content_type);
@@ -174,33 +178,13 @@ fn answer(status: StatusCode, content_type: &'static str, body: Chunks) -> Respo
     response
 }
 
-/// A body in pieces, which are not put together for each reader.
-struct Chunks {
-    pieces: VecDeque<Bytes>,
-    left: u64,
-    /// Keeps its place among the pages until it was read.
-    _page: Option<Arc<Page>>,
+/// What is answered.
+enum Content {
+    Line(Option<Bytes>),
+    Page(Page),
 }
 
-impl Chunks {
-    fn of(piece: Bytes) -> Self {
-        Self {
-            left: piece.len() as u64,
-            pieces: VecDeque::from([piece]),
-            _page: None,
-        }
-    }
-
-    fn of_page(page: Arc<Page>) -> Self {
-        Self {
-            pieces: page.pieces.iter().cloned().collect(),
-            left: page.pieces.iter().map(|piece| piece.len() as u64).sum(),
-            _page: Some(page),
-        }
-    }
-}
-
-impl Body for Chunks {
+impl Body for Content {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -208,18 +192,17 @@ impl Body for Chunks {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.pieces.pop_front();
-        Poll::Ready(piece.map(|piece| {
-            self.left -= piece.len() as u64;
-            Ok(Frame::data(piece))
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty()
+        let piece = match &mut *self {
+            Self::Line(line) => line.take(),
+            Self::Page(page) => page.next(),
+        };
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        match self {
+            Self::Line(line) => SizeHint::with_exact(line.as_ref().map_or(0, |it| it.len() as u64)),
+            Self::Page(_) => SizeHint::default(),
+        }
     }
 }

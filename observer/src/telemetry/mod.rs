@@ -132,16 +132,6 @@ reasons! {
     }
 }
 
-reasons! {
-    /// What became of a scrape: `observer.scrapes`.
-    ScrapeOutcome {
-        /// Its answer was made. Whether it was read to its end is up to who asked.
-        Answered = "answered",
-        /// Refused: the answer is larger than its budget.
-        Refused = "refused",
-    }
-}
-
 /// The observer's own counters.
 #[derive(Debug, Default)]
 pub struct Telemetry {
@@ -167,13 +157,14 @@ pub struct Telemetry {
     pub series_overflowed: Counter,
     /// Metric exports that failed: a resource's points of one interval. Cumulative points arrive with the next.
     pub metric_exports_failed: Counter,
+    /// `observer.scrapes`: scrapes that were answered. Whether the answer was read to its end is up to who asked.
+    pub scrapes: Counter,
     /// Pairs of endpoints that were forgotten, and exchanges that were given up, to make room for others (UDP).
     pub datagrams_evicted: Counter,
     lost: [Counter; Lost::ALL.len()],
     skipped: [Counter; Skipped::ALL.len()],
     resyncs: [[Counter; Resync::ALL.len()]; 2],
     spans: [Counter; SpanOutcome::ALL.len()],
-    scrapes: [Counter; ScrapeOutcome::ALL.len()],
 }
 
 impl Telemetry {
@@ -199,11 +190,5 @@ impl Telemetry {
     #[must_use]
     pub fn spans(&self, outcome: SpanOutcome) -> &Counter {
         &self.spans[outcome as usize]
-    }
-
-    /// `observer.scrapes`, by what became of them.
-    #[must_use]
-    pub fn scrapes(&self, outcome: ScrapeOutcome) -> &Counter {
-        &self.scrapes[outcome as usize]
     }
 }

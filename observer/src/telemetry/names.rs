@@ -243,7 +243,7 @@ pub mod metric {
         REPLIES_ORPHANED = "observer.replies.orphaned";
         /// What became of spans. Ours.
         SPANS = "observer.spans";
-        /// What became of scrapes. Ours.
+        /// Scrapes that were answered. Ours.
         SCRAPES = "observer.scrapes";
         /// CPU time of the observer, s. Ours.
         CPU_TIME = "observer.cpu.time";

@@ -2,13 +2,8 @@
 
 use std::borrow::Cow;
 
-use hyper::body::Bytes;
-
-use super::{protobuf, text};
+use super::{name, protobuf, text};
 use crate::aggregation::Exemplar;
-
-/// Size of the pieces that a family grows by: what is full is not moved again.
-const PIECE: usize = 64 * 1024;
 
 /// Formats of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +17,6 @@ pub(in crate::sinks) enum Format {
 }
 
 impl Format {
-    pub(super) const ALL: [Self; 3] = [Self::Text, Self::OpenMetrics, Self::Protobuf];
-
     /// The best that the `Accept` headers allow; the older text where they say nothing that we know.
     pub(in crate::sinks) fn accepted<'a>(headers: impl Iterator<Item = &'a str>) -> Self {
         let mut best = (Self::Text, 0.0);
@@ -145,7 +138,9 @@ impl Histogram {
             total += count;
             let within = |exemplar: &&Exemplar| exemplar.value > below && exemplar.value <= bound;
             let exemplars = self.exemplars.iter().filter(within);
+            // They are read after the counts: a bucket that was empty then shows none.
             let latest = exemplars.max_by_key(|exemplar| exemplar.time);
+            let latest = latest.filter(|_| *count > 0);
             below = bound;
             (bound, total, latest)
         })
@@ -158,62 +153,57 @@ pub(super) type Labels<'a> = [(Cow<'a, str>, Cow<'a, str>)];
 /// Samples of one name.
 #[derive(Debug)]
 pub(super) struct Family {
+    /// Of OpenTelemetry.
+    pub(super) instrument: String,
+    /// Of Prometheus, without `_total` or `_info`.
     pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) unit: Option<Cow<'static, str>>,
     pub(super) help: String,
-    full: Vec<Bytes>,
-    open: Vec<u8>,
 }
 
 impl Family {
-    pub(super) fn new(
-        name: String,
-        kind: Kind,
-        unit: Option<Cow<'static, str>>,
-        help: &str,
-    ) -> Self {
+    /// Those of an instrument.
+    pub(super) fn new(instrument: &str, unit: &str, kind: Kind, help: &str) -> Self {
+        let (name, unit) = name::family(instrument, unit, kind);
         Self {
+            instrument: instrument.to_owned(),
             name,
             kind,
             unit,
             help: help.to_owned(),
-            full: Vec::new(),
-            open: Vec::new(),
         }
     }
 
-    /// Adds one series and says how many bytes it took.
-    pub(super) fn write(&mut self, format: Format, labels: &Labels<'_>, sample: &Sample) -> usize {
-        if self.open.len() >= PIECE {
-            let next = Vec::with_capacity(PIECE + PIECE / 8);
-            let full = std::mem::replace(&mut self.open, next);
-            self.full.push(Bytes::from(full));
-        }
-        let before = self.open.len();
-        let mut open = std::mem::take(&mut self.open);
-        match format {
-            Format::Text | Format::OpenMetrics => {
-                text::write(format, self, labels, sample, &mut open);
-            }
-            Format::Protobuf => protobuf::write(self, labels, sample, &mut open),
-        }
-        self.open = open;
-        self.open.len() - before
+    /// What is known of each service.
+    pub(super) fn target() -> Self {
+        Self::new(
+            "target",
+            "",
+            Kind::Info,
+            "Attributes of the observed process.",
+        )
     }
 
-    /// The family's head and samples.
-    pub(super) fn finish(mut self, format: Format, into: &mut Vec<Bytes>) {
-        let mut samples = std::mem::take(&mut self.full);
-        samples.push(Bytes::from(std::mem::take(&mut self.open)));
+    /// What stands before the samples, which have this length together.
+    pub(super) fn write_head(&self, format: Format, length: usize, out: &mut Vec<u8>) {
         match format {
-            Format::Text | Format::OpenMetrics => {
-                let mut head = Vec::new();
-                text::head(format, &self, &mut head);
-                into.push(Bytes::from(head));
-                into.append(&mut samples);
-            }
-            Format::Protobuf => protobuf::family(&self, samples, into),
+            Format::Text | Format::OpenMetrics => text::head(format, self, out),
+            Format::Protobuf => protobuf::head(self, length, out),
+        }
+    }
+
+    /// One series.
+    pub(super) fn write(
+        &self,
+        format: Format,
+        labels: &Labels<'_>,
+        sample: &Sample,
+        out: &mut Vec<u8>,
+    ) {
+        match format {
+            Format::Text | Format::OpenMetrics => text::write(format, self, labels, sample, out),
+            Format::Protobuf => protobuf::write(self, labels, sample, out),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Scrapes: cumulative points of all services on one page, as Prometheus reads it.
 //!
 //! ```text
-//! request ─▶ Format::accepted ─▶ Scrapes ─▶ Metrics::scrape ─▶ Exposition ─▶ Page ─▶ response
-//!                                one at a time               families of text       shared by who waited
+//! request ─▶ Scrapes ─▶ Metrics::scrape ─▶ Snapshot ─▶ Exposition ─▶ response
+//!            one at a time               shared by    text, piece by piece
+//!                                        who waited
 //! ```
 //!
 //! Written here because no crate does it: prometheus-client and prometheus keep registries of their own,
@@ -22,33 +23,38 @@ use std::time::Instant;
 use hyper::body::Bytes;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
-use self::exposition::Exposition;
+use self::exposition::{Exposition, Snapshot};
 use crate::aggregation::Metrics;
-use crate::telemetry::{ScrapeOutcome, Telemetry};
+use crate::telemetry::Telemetry;
 
 pub(super) use self::family::Format;
 
-/// Pages of one format that are being made or read. Who asks while a page is made shares the next. When all are held by slow
-/// readers, the last of them is given out again.
-const MAX_PAGES: usize = 2;
-/// Most bytes of a page. 5,000 histograms of 18 buckets take 25 MB.
-const MAX_PAGE: usize = 64 * 1024 * 1024;
+/// Snapshots at once. Who asks while one is taken shares the next. When slow readers hold all of them, the last is given out
+/// again.
+const MAX_SNAPSHOTS: usize = 2;
 
-/// An answer to a scrape.
+/// A snapshot that is being read.
 #[derive(Debug)]
-pub(super) struct Page {
-    pub(super) pieces: Vec<Bytes>,
+struct Held {
+    snapshot: Arc<Snapshot>,
     begun: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
-/// Why a scrape is refused.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Refused {
-    #[error("more than {} MiB of metrics: fewer series, or OTLP, would help", MAX_PAGE >> 20)]
-    Size,
-    #[error("stopping")]
-    Stopping,
+/// An answer to a scrape, made while it is sent.
+#[derive(Debug)]
+pub(super) struct Page {
+    exposition: Exposition,
+    /// Keeps the place of the snapshot.
+    _held: Arc<Held>,
+}
+
+impl Iterator for Page {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        self.exposition.next()
+    }
 }
 
 /// Answers scrapes.
@@ -56,9 +62,9 @@ pub(super) enum Refused {
 pub(super) struct Scrapes {
     metrics: Arc<Metrics>,
     telemetry: Arc<Telemetry>,
-    places: [Arc<Semaphore>; Format::ALL.len()],
-    /// The last page of each format, while somebody reads it.
-    last: Mutex<[Weak<Page>; Format::ALL.len()]>,
+    places: Arc<Semaphore>,
+    /// The last snapshot, while somebody reads it.
+    last: Mutex<Weak<Held>>,
 }
 
 impl Scrapes {
@@ -66,43 +72,36 @@ impl Scrapes {
         Self {
             metrics,
             telemetry,
-            places: Format::ALL.map(|_| Arc::new(Semaphore::new(MAX_PAGES))),
+            places: Arc::new(Semaphore::new(MAX_SNAPSHOTS)),
             last: Mutex::default(),
         }
     }
 
-    /// All points as of now.
-    pub(super) async fn scrape(&self, format: Format) -> Result<Arc<Page>, Refused> {
+    /// All points as of now; `None` at the end of the program.
+    pub(super) async fn scrape(&self, format: Format) -> Option<Page> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
-        let shared = last[format as usize].upgrade();
-        let held = self.places[format as usize].available_permits() == 0;
-        let page = match shared.filter(|page| held || page.begun >= asked) {
-            Some(page) => page,
-            None => Arc::new(self.page(format).await?),
+        let full = self.places.available_permits() == 0;
+        let shared = last.upgrade().filter(|held| full || held.begun >= asked);
+        let held = match shared {
+            Some(held) => held,
+            None => Arc::new(self.take().await?),
         };
-        last[format as usize] = Arc::downgrade(&page);
-        self.telemetry.scrapes(ScrapeOutcome::Answered).add(1);
-        Ok(page)
+        *last = Arc::downgrade(&held);
+        self.telemetry.scrapes.add(1);
+        Some(Page {
+            exposition: Exposition::new(format, Arc::clone(&held.snapshot)),
+            _held: held,
+        })
     }
 
-    async fn page(&self, format: Format) -> Result<Page, Refused> {
-        let places = Arc::clone(&self.places[format as usize]);
-        let permit = places.acquire_owned().await;
-        let permit = permit.map_err(|_| Refused::Stopping)?;
+    async fn take(&self) -> Option<Held> {
+        let permit = Arc::clone(&self.places).acquire_owned().await.ok()?;
         let begun = Instant::now();
         let metrics = Arc::clone(&self.metrics);
-        let made = tokio::task::spawn_blocking(move || {
-            let mut exposition = Exposition::new(format, MAX_PAGE);
-            metrics.scrape(|scraped| exposition.add(scraped));
-            exposition.finish()
-        });
-        let Some(pieces) = made.await.map_err(|_| Refused::Stopping)? else {
-            self.telemetry.scrapes(ScrapeOutcome::Refused).add(1);
-            return Err(Refused::Size);
-        };
-        Ok(Page {
-            pieces,
+        let taken = tokio::task::spawn_blocking(move || Snapshot::take(&metrics));
+        Some(Held {
+            snapshot: Arc::new(taken.await.ok()?),
             begun,
             _permit: permit,
         })

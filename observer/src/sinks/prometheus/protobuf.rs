@@ -1,7 +1,6 @@
 //! The delimited protocol buffers of Prometheus (`io.prometheus.client.MetricFamily`): the only format that Prometheus reads
 //! native histograms in. Fields that nobody here writes are left out.
 
-use hyper::body::Bytes;
 use prost::Message;
 
 use super::family::{Exponential, Family, Kind, Labels, Number, Sample};
@@ -138,8 +137,8 @@ impl From<&aggregation::Exemplar> for Exemplar {
     }
 }
 
-/// A family: its length, its head, then `metrics`, which [`write`] made.
-pub(super) fn family(family: &Family, metrics: Vec<Bytes>, into: &mut Vec<Bytes>) {
+/// What stands before the series of a family, which [`write`] makes: the length of all, and what it is.
+pub(super) fn head(family: &Family, length: usize, out: &mut Vec<u8>) {
     let (suffix, kind) = match family.kind {
         Kind::Counter => ("_total", 0),
         Kind::Gauge => ("", 1),
@@ -152,12 +151,8 @@ pub(super) fn family(family: &Family, metrics: Vec<Bytes>, into: &mut Vec<Bytes>
         kind: Some(kind),
         unit: family.unit.as_ref().map(|unit| unit.clone().into_owned()),
     };
-    let metrics_length: usize = metrics.iter().map(Bytes::len).sum();
-    let mut out = Vec::new();
-    prost::encoding::encode_varint((head.encoded_len() + metrics_length) as u64, &mut out);
+    prost::encoding::encode_varint((head.encoded_len() + length) as u64, out);
     out.extend_from_slice(&head.encode_to_vec());
-    into.push(Bytes::from(out));
-    into.extend(metrics);
 }
 
 /// One series.
@@ -286,18 +281,18 @@ mod tests {
 
     #[test]
     fn families_are_delimited() {
-        let of = Family::new("cache_hits".to_owned(), Kind::Counter, None, "Hits.");
-        let mut metric = Vec::new();
+        let of = Family::new("cache.hits", "{key}", Kind::Counter, "Hits.");
+        let mut series = Vec::new();
         let labels = [("a".into(), "b".into())];
         write(
             &of,
             &labels,
             &Sample::Number(Number::Unsigned(3)),
-            &mut metric,
+            &mut series,
         );
-        let mut pieces = Vec::new();
-        family(&of, vec![Bytes::from(metric)], &mut pieces);
-        let page = pieces.concat();
+        let mut page = Vec::new();
+        head(&of, series.len(), &mut page);
+        page.append(&mut series);
         let mut rest = &page[..];
         let length = prost::encoding::decode_varint(&mut rest).unwrap();
         assert_eq!(length as usize, rest.len());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use opentelemetry::trace::{SpanId, TraceId};
 
-use super::exposition::Exposition;
+use super::exposition::{Exposition, Snapshot};
 use super::family::Format;
 use crate::aggregation::testing::{endpoint, service, transaction};
 use crate::aggregation::{Aggregator, Metrics, Options, SpanReference};
@@ -23,11 +23,9 @@ fn metrics(options: Options) -> Arc<Metrics> {
     Arc::new(Metrics::new(options, Arc::new(Telemetry::default())))
 }
 
-fn page(metrics: &Metrics, format: Format, limit: usize) -> Option<String> {
-    let mut exposition = Exposition::new(format, limit);
-    metrics.scrape(|scraped| exposition.add(scraped));
-    let pieces = exposition.finish()?;
-    Some(String::from_utf8(pieces.concat()).unwrap())
+fn page(metrics: &Metrics, format: Format) -> String {
+    let pieces: Vec<_> = Exposition::new(format, Arc::new(Snapshot::take(metrics))).collect();
+    String::from_utf8(pieces.concat()).unwrap()
 }
 
 /// The lines of a page that are not of the observer itself.
@@ -77,7 +75,7 @@ fn service_named(name: &str) -> Service {
 #[test]
 fn the_older_text() {
     let metrics = of_two_services(Options::default());
-    let page = page(&metrics, Format::Text, usize::MAX).unwrap();
+    let page = page(&metrics, Format::Text);
     let lines = lines(&page);
     for line in [
         "# TYPE target_info gauge",
@@ -109,7 +107,7 @@ fn the_older_text() {
 #[test]
 fn openmetrics() {
     let metrics = of_two_services(Options::default());
-    let page = page(&metrics, Format::OpenMetrics, usize::MAX).unwrap();
+    let page = page(&metrics, Format::OpenMetrics);
     let lines = lines(&page);
     assert_eq!(lines[0], "# TYPE target info");
     assert!(page.ends_with("\n# EOF\n"));
@@ -134,7 +132,7 @@ fn exponential_histograms_as_text_keep_count_and_sum() {
         },
         ..Options::default()
     });
-    let page = page(&metrics, Format::OpenMetrics, usize::MAX).unwrap();
+    let page = page(&metrics, Format::OpenMetrics);
     let latency = "cache_latency_milliseconds_";
     let labels = r#"{service_name="web",service_instance_id="node-1:4711",cache_name="127.0.0.1:6379",cache_operation="get""#;
     let found: Vec<&str> = page
@@ -164,17 +162,11 @@ fn a_process_number_that_is_given_again_makes_one_service() {
             aggregator.record(series, &transaction("GET", 3), Clock::default());
         }
     }
-    let page = page(&metrics, Format::Text, usize::MAX).unwrap();
+    let page = page(&metrics, Format::Text);
     let counts: Vec<&str> = page
         .lines()
         .filter(|line| line.starts_with("cache_operations_total"))
         .collect();
     assert_eq!(counts.len(), 1, "{counts:?}");
     assert!(counts[0].ends_with(" 1"), "the newer: {counts:?}");
-}
-
-#[test]
-fn a_page_has_a_limit() {
-    let metrics = of_two_services(Options::default());
-    assert!(page(&metrics, Format::Text, 2_000).is_none());
 }
