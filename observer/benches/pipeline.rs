@@ -181,6 +181,7 @@ fn pipeline() -> Pipeline {
         metrics,
         sinks: Arc::new(sinks),
         export: Arc::default(),
+        spans_per_second: 0,
     })
 }
 

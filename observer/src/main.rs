@@ -47,10 +47,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Run(run) => {
             let config = Config::new(&run.common, Surroundings::look())?;
-            let live = LiveConfig {
-                backend: run.backend,
-                duration: run.duration,
-            };
+            let live = LiveConfig::new(&run, &config);
             pipeline::run(&config, &live)
         }
         Command::Replay(replay) => {

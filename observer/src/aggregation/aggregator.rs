@@ -131,14 +131,16 @@ impl Aggregator {
 
     /// Counts a transaction. Measured: 56 to 78 ns for four instruments; allocates only at the first use of a series.
     ///
-    /// `clock` tells the time of the transaction, for times to live that are given as points in time.
-    pub fn record(&mut self, id: SeriesId, transaction: &Transaction, clock: Clock) {
+    /// `clock` tells the time of the transaction, for times to live that are given as points in time. Answers whether it took
+    /// longer than 99 of 100 commands of its class at its cache.
+    pub fn record(&mut self, id: SeriesId, transaction: &Transaction, clock: Clock) -> bool {
         self.summary.count(transaction);
         if transaction.ending == Ending::NotExecuted {
-            return;
+            return false;
         }
-        if let Some(Some(slot)) = self.sets.get_mut(id.0 as usize) {
-            slot.set.record(transaction, clock);
+        match self.sets.get_mut(id.0 as usize) {
+            Some(Some(slot)) => slot.set.record(transaction, clock),
+            _ => false,
         }
     }
 

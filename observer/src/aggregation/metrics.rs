@@ -3,19 +3,15 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use opentelemetry::metrics::{Counter, Histogram, MeterProvider};
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
-use opentelemetry_sdk::metrics::reader::MetricReader;
-use opentelemetry_sdk::metrics::{
-    Instrument, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream, Temporality,
-};
 
+use super::provider::Provider;
 use super::rate::{Rate, Rates};
 use super::{observer, resource};
 use crate::enrichment::Service;
@@ -73,8 +69,14 @@ pub struct Options {
     pub max_series: usize,
     /// How long a service without connections keeps its metrics.
     pub idle: Duration,
-    /// Whether points are totals since the start or since the last collection.
+    /// Whether the points of [`Metrics::collect`] are totals since the start or since the last collection.
     pub temporality: Temporality,
+    /// Whether [`Metrics::collect`] is called.
+    pub pushed: bool,
+    /// Whether [`Metrics::scrape`] is called, and over what time it tells hit rates.
+    pub scraped: Option<Duration>,
+    /// Exponential histograms in place of those with bounds.
+    pub exponential: bool,
     /// `host.name` of the observer's own resource.
     pub host: Option<String>,
 }
@@ -87,75 +89,11 @@ impl Default for Options {
             max_series: 128,
             idle: Duration::from_secs(600),
             temporality: Temporality::Cumulative,
+            pushed: true,
+            scraped: None,
+            exponential: false,
             host: None,
         }
-    }
-}
-
-/// A reader that this side and the provider share.
-#[derive(Debug, Clone)]
-struct SharedReader(Arc<ManualReader>);
-
-impl MetricReader for SharedReader {
-    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
-        self.0.register_pipeline(pipeline);
-    }
-
-    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
-        self.0.collect(metrics)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
-    }
-
-    fn temporality(&self, kind: InstrumentKind) -> Temporality {
-        self.0.temporality(kind)
-    }
-}
-
-/// A provider, and the reader that collects from it.
-#[derive(Debug)]
-struct Provider {
-    provider: SdkMeterProvider,
-    reader: SharedReader,
-    overflowed: AtomicBool,
-}
-
-impl Provider {
-    fn new(resource: Resource, options: &Options) -> Self {
-        let reader = ManualReader::builder()
-            .with_temporality(options.temporality)
-            .build();
-        let reader = SharedReader(Arc::new(reader));
-        let (latency, others) = (options.max_latency_series, options.max_series);
-        let limit = move |instrument: &Instrument| {
-            let limit = match instrument.name() {
-                metric::CLIENT_DURATION | metric::SERVER_DURATION => latency,
-                _ => others,
-            };
-            Stream::builder().with_cardinality_limit(limit).build().ok()
-        };
-        let provider = SdkMeterProvider::builder()
-            .with_resource(resource)
-            .with_reader(reader.clone())
-            .with_view(limit)
-            .build();
-        Self {
-            provider,
-            reader,
-            overflowed: AtomicBool::new(false),
-        }
-    }
-
-    fn collect(&self) -> Option<ResourceMetrics> {
-        let mut metrics = ResourceMetrics::default();
-        self.reader.collect(&mut metrics).ok()?;
-        Some(metrics)
     }
 }
 
@@ -249,6 +187,18 @@ impl ServiceMetrics {
     pub(super) fn rate(&self, cache: &str) -> Arc<Rate> {
         self.rates.of(cache)
     }
+
+    /// How many of these instruments have an overflow series; says so the first time.
+    fn overflow(&self, metrics: &ResourceMetrics) -> u64 {
+        let series = overflowing(metrics);
+        if series > 0 && !self.provider.overflowed.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                resource = ?metrics.resource(),
+                "more metric series than the limit: the rest share one marked otel.metric.overflow"
+            );
+        }
+        series
+    }
 }
 
 struct Held {
@@ -257,11 +207,17 @@ struct Held {
     holders: usize,
 }
 
+struct Retired {
+    metrics: Arc<ServiceMetrics>,
+    to_push: bool,
+    to_scrape: bool,
+}
+
 #[derive(Default)]
 struct Services {
     live: HashMap<u32, Held>,
-    /// No longer recorded to; collected once more, then dropped.
-    retired: Vec<Arc<ServiceMetrics>>,
+    /// No longer recorded to; collected once more by each kind of reader, then dropped.
+    retired: Vec<Retired>,
     overflow: Option<Arc<ServiceMetrics>>,
 }
 
@@ -271,6 +227,17 @@ pub struct Metrics {
     telemetry: Arc<Telemetry>,
     services: Mutex<Services>,
     own: Provider,
+    /// Held while points are collected: pushes and scrapes share readers.
+    collecting: Mutex<()>,
+}
+
+/// The points of one resource for a scrape, all cumulative.
+#[derive(Debug)]
+pub struct Scraped {
+    /// All but the hit rates.
+    pub metrics: ResourceMetrics,
+    /// `cache.hit_rate` of each cache over the time of [`Options::scraped`].
+    pub hit_rates: Vec<(String, f64)>,
 }
 
 impl fmt::Debug for Metrics {
@@ -292,6 +259,7 @@ impl Metrics {
             telemetry,
             services: Mutex::default(),
             own,
+            collecting: Mutex::default(),
         }
     }
 
@@ -336,11 +304,18 @@ impl Metrics {
         if held.holders == 0
             && let Some(held) = services.live.remove(&service)
         {
-            // Nothing collects when no metrics exporter is set: the oldest go then.
+            let retired = Retired {
+                metrics: held.metrics,
+                to_push: self.options.pushed,
+                to_scrape: self.options.scraped.is_some(),
+            };
+            // Nobody may come for them: the oldest go then.
             if services.retired.len() >= self.options.max_services {
                 services.retired.remove(0);
             }
-            services.retired.push(held.metrics);
+            if retired.to_push || retired.to_scrape {
+                services.retired.push(retired);
+            }
         }
     }
 
@@ -365,32 +340,61 @@ impl Metrics {
     ///
     /// With delta temporality each point is handed out once, so one caller must serve all exporters.
     pub fn collect(&self, mut each: impl FnMut(ResourceMetrics)) {
-        let (services, retired) = {
-            let mut services = self.services();
-            let retired = std::mem::take(&mut services.retired);
-            let live = services.live.values().map(|held| &held.metrics);
-            let all: Vec<_> = live.chain(&services.overflow).cloned().collect();
-            (all, retired)
-        };
+        let _collecting = self.collecting();
         let mut overflowed = 0;
-        for service in services.iter().chain(&retired) {
-            let Some(metrics) = service.provider.collect() else {
-                continue;
-            };
-            let series = overflowing(&metrics);
-            overflowed += series;
-            if series > 0 && !service.provider.overflowed.swap(true, Ordering::Relaxed) {
-                tracing::warn!(
-                    resource = ?metrics.resource(),
-                    "more metric series than the limit: the rest share one marked otel.metric.overflow"
-                );
+        for service in self.current(|retired| &mut retired.to_push) {
+            if let Some(metrics) = service.provider.collect() {
+                overflowed += service.overflow(&metrics);
+                each(metrics);
             }
-            each(metrics);
         }
         self.telemetry.series_overflowed.set(overflowed);
         if let Some(metrics) = self.own.collect() {
             each(metrics);
         }
+    }
+
+    /// Collects the cumulative points of every service and of the observer, resource by resource, in the calling thread.
+    /// Anyone may, at any time; [`Options::scraped`] must be set.
+    pub fn scrape(&self, mut each: impl FnMut(&Scraped)) {
+        let _collecting = self.collecting();
+        let window = self.options.scraped.unwrap_or(Duration::MAX);
+        let now = Instant::now();
+        let mut overflowed = 0;
+        for service in self.current(|retired| &mut retired.to_scrape) {
+            let rates = &service.rates;
+            if let Some(metrics) = rates.while_scraping(|| service.provider.scrape()) {
+                overflowed += service.overflow(&metrics);
+                let hit_rates = rates.scrape(window, now);
+                each(&Scraped { metrics, hit_rates });
+            }
+        }
+        self.telemetry.series_overflowed.set(overflowed);
+        if let Some(metrics) = self.own.scrape() {
+            let hit_rates = Vec::new();
+            each(&Scraped { metrics, hit_rates });
+        }
+    }
+
+    fn collecting(&self) -> MutexGuard<'_, ()> {
+        let lock = self.collecting.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All services, newest first, and those retired that this kind of reader has not seen yet.
+    fn current(&self, to_see: impl Fn(&mut Retired) -> &mut bool) -> Vec<Arc<ServiceMetrics>> {
+        let mut services = self.services();
+        let mut live: Vec<_> = services.live.iter().collect();
+        live.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(**id));
+        let live = live.into_iter().map(|(_, held)| &held.metrics);
+        let mut all: Vec<_> = live.chain(&services.overflow).cloned().collect();
+        services.retired.retain_mut(|retired| {
+            if std::mem::take(to_see(retired)) {
+                all.push(Arc::clone(&retired.metrics));
+            }
+            retired.to_push || retired.to_scrape
+        });
+        all
     }
 }
 
@@ -405,6 +409,12 @@ fn overflowing(metrics: &ResourceMetrics) -> u64 {
             .data_points()
             .any(|point| marked(Box::new(point.attributes()))),
         AggregatedMetrics::U64(MetricData::Histogram(data)) => data
+            .data_points()
+            .any(|point| marked(Box::new(point.attributes()))),
+        AggregatedMetrics::F64(MetricData::ExponentialHistogram(data)) => data
+            .data_points()
+            .any(|point| marked(Box::new(point.attributes()))),
+        AggregatedMetrics::U64(MetricData::ExponentialHistogram(data)) => data
             .data_points()
             .any(|point| marked(Box::new(point.attributes()))),
         AggregatedMetrics::U64(MetricData::Sum(data)) => data

@@ -15,6 +15,8 @@ mod facts;
 mod metrics;
 mod observer;
 pub mod pattern;
+mod provider;
+mod quantile;
 mod rate;
 mod resource;
 mod series;
@@ -26,6 +28,7 @@ mod tests;
 
 pub use aggregator::{Aggregator, SeriesId};
 pub use facts::{Failure, failure, has_latency, redirected, value_size};
-pub use metrics::{Metrics, Options};
+pub use metrics::{Metrics, Options, Scraped};
+pub use rate::HIT_RATE_TEXT;
 pub use resource::{attributes as resource_attributes, resource};
 pub use summary::{Summary, Totals};

@@ -10,6 +10,7 @@ use opentelemetry::metrics::{BoundCounter, BoundHistogram};
 
 use super::facts::{self, Failure};
 use super::metrics::ServiceMetrics;
+use super::quantile::Percentile;
 use super::rate::Rate;
 use crate::enrichment::Endpoint;
 use crate::protocol::{Class, Operation, Protocol, Word};
@@ -83,6 +84,7 @@ struct ClassSeries {
     keys: Option<(BoundCounter<u64>, BoundCounter<u64>)>,
     latency: Option<BoundHistogram<f64>>,
     value_size: Option<BoundHistogram<u64>>,
+    slow: Percentile,
 }
 
 /// One handle for each error type, few enough to be searched.
@@ -139,7 +141,8 @@ impl SeriesSet {
         }
     }
 
-    pub(super) fn record(&mut self, transaction: &Transaction, clock: Clock) {
+    /// Answers whether it took longer than 99 of 100 commands of its class.
+    pub(super) fn record(&mut self, transaction: &Transaction, clock: Clock) -> bool {
         let failure = facts::failure(transaction);
         let latency = facts::has_latency(transaction)
             .then(|| transaction.end.saturating_sub(transaction.start) as f64);
@@ -163,9 +166,11 @@ impl SeriesSet {
                 keys: None,
                 latency: None,
                 value_size: None,
+                slow: Percentile::default(),
             })
         });
         series.operations.add(1);
+        let slow = latency.is_some_and(|nanos| series.slow.exceeded(nanos));
         if let Some(nanos) = latency {
             series
                 .latency
@@ -201,6 +206,7 @@ impl SeriesSet {
                 .get(failure, |name| service.errors.bind(&labels.error(name)))
                 .add(1);
         }
+        slow
     }
 
     fn latency(&mut self, transaction: &Transaction, failure: Option<Failure>, seconds: f64) {

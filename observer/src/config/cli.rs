@@ -1,5 +1,6 @@
 //! The command line, and the environment variables that stand for its options.
 
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +46,12 @@ pub struct Run {
     /// Stop after this time, such as 10s or 5m [default: at SIGINT or SIGTERM]
     #[arg(long, env = "CACHE_OBSERVER_DURATION", value_parser = duration, value_name = "T")]
     pub duration: Option<Duration>,
+    /// Where the prometheus exporter serves /metrics [default: 127.0.0.1:9464]
+    #[arg(long, env = "CACHE_OBSERVER_PROMETHEUS_LISTEN", value_parser = address, value_name = "ADDR")]
+    pub prometheus_listen: Option<SocketAddr>,
+    /// Where /healthz and /readyz are served; may be the same address [default: nowhere]
+    #[arg(long, env = "CACHE_OBSERVER_HEALTH_LISTEN", value_parser = address, value_name = "ADDR")]
+    pub health_listen: Option<SocketAddr>,
 }
 
 /// Options of `replay`.
@@ -158,8 +165,18 @@ pub enum Exporter {
     Jsonl,
     /// An OpenTelemetry collector.
     Otlp,
+    /// Whoever scrapes; metrics only.
+    Prometheus,
     /// Nowhere.
     None,
+}
+
+/// `127.0.0.1:9464`, `[::1]:9464`, `localhost:9464`.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let mut found = text.to_socket_addrs().map_err(|error| error.to_string())?;
+    found
+        .next()
+        .ok_or_else(|| "the host has no address".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -7,6 +7,7 @@ pub mod export;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,6 +52,27 @@ pub struct LiveConfig {
     pub backend: BackendArgument,
     /// When to stop; `None`: at a signal.
     pub duration: Option<Duration>,
+    /// Where `/metrics` is served, if Prometheus is an exporter.
+    pub prometheus: Option<SocketAddr>,
+    /// Where `/healthz` and `/readyz` are served.
+    pub health: Option<SocketAddr>,
+}
+
+/// Where `/metrics` is served unless said otherwise: the port that the specification gives to Prometheus exporters.
+const PROMETHEUS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
+impl LiveConfig {
+    /// Checks what was written and fills in the defaults.
+    #[must_use]
+    pub fn new(run: &cli::Run, config: &Config) -> Self {
+        let scraped = config.metrics.contains(&Exporter::Prometheus);
+        Self {
+            backend: run.backend,
+            duration: run.duration,
+            prometheus: scraped.then(|| run.prometheus_listen.unwrap_or(PROMETHEUS)),
+            health: run.health_listen,
+        }
+    }
 }
 
 /// A combination of options that cannot be run.
@@ -65,6 +87,9 @@ pub enum ConfigError {
     /// Two writers of one stream.
     #[error("console and jsonl cannot both write to the same output: give one of them alone")]
     OneOutput,
+    /// Spans to Prometheus.
+    #[error("--traces-exporter: prometheus takes metrics only")]
+    PrometheusTraces,
     /// No port at all.
     #[error("no port to watch: give --redis-port or --memcached-port")]
     NoPort,
@@ -163,6 +188,9 @@ impl Config {
             &common.traces_exporter,
             otlp_or(surroundings.traces_endpoint, console),
         )?;
+        if traces.contains(&Exporter::Prometheus) {
+            return Err(ConfigError::PrometheusTraces);
+        }
         let metrics = exporters(
             "--metrics-exporter",
             &common.metrics_exporter,
@@ -367,6 +395,12 @@ mod tests {
                 "--traces-exporter console --metrics-exporter jsonl",
                 "console and jsonl",
             ),
+            (
+                "--traces-exporter prometheus",
+                "prometheus takes metrics only",
+            ),
+            ("--prometheus-listen 9464", "invalid value '9464'"),
+            ("--health-listen 127.0.0.1:x", "invalid value '127.0.0.1:x'"),
             ("--duration soon", "invalid value 'soon'"),
             ("--duration 0s", "invalid value '0s'"),
             ("--keys half", "invalid value 'half'"),

@@ -9,8 +9,8 @@ use crate::config::export::Export;
 use crate::source::event::{Clock, End};
 use crate::transaction::Exchange;
 
-pub use process::Enricher;
 pub(crate) use process::percent_decoded;
+pub use process::{Enricher, host_name};
 
 /// The observed process, as an OpenTelemetry resource.
 #[derive(Debug, PartialEq)]

@@ -10,7 +10,7 @@ use crate::aggregation::{Aggregator, SeriesId};
 use crate::config::export::Export;
 use crate::enrichment::{Endpoint, Enricher, Observation, Service};
 use crate::protocol::Protocol;
-use crate::sinks::Sinks;
+use crate::sinks::{BudgetId, Policy, Sinks};
 use crate::source::event::{Clock, Nanos};
 use crate::stream::datagram::{self, Pair};
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
@@ -38,6 +38,7 @@ pub(super) struct Reporter {
     pub(super) aggregator: Aggregator,
     pub(super) sinks: Arc<Sinks>,
     pub(super) export: Arc<Export>,
+    pub(super) policy: Policy,
     pub(super) clock: Clock,
 }
 
@@ -62,6 +63,7 @@ struct Bound {
     service: Arc<Service>,
     series: SeriesId,
     export: Arc<Export>,
+    budget: BudgetId,
 }
 
 impl Engine {
@@ -130,31 +132,50 @@ impl Reporter {
             bound => {
                 if let Some(old) = bound.take() {
                     self.aggregator.release(old.series);
+                    self.policy.release(old.budget);
                 }
                 let service = self.enricher.service(first.task.as_ref());
                 let series = self
                     .aggregator
                     .bind(&caller.endpoint, &service, caller.protocol);
+                let budget = self.policy.bind(service.id, &self.export.spans);
                 bound.insert(Bound {
                     pid,
                     service,
                     series,
+                    budget,
                     export: Arc::clone(&self.export),
                 })
             }
         };
+        let mut slow = false;
         for transaction in exchange.transactions() {
-            self.aggregator
+            slow |= self
+                .aggregator
                 .record(bound.series, transaction, self.clock);
         }
-        if self.sinks.wants_spans() {
-            self.sinks.submit(Observation {
-                exchange,
-                endpoint: Arc::clone(&caller.endpoint),
-                service: Arc::clone(&bound.service),
-                export: Arc::clone(&bound.export),
-                clock: self.clock,
-            });
+        if !self.sinks.wants_spans() {
+            return;
+        }
+        let Some(sample) = self.policy.decide(bound.budget, &exchange, slow) else {
+            self.sinks.leave_out(&exchange, &bound.export);
+            return;
+        };
+        let observation = Observation {
+            exchange,
+            endpoint: Arc::clone(&caller.endpoint),
+            service: Arc::clone(&bound.service),
+            export: Arc::clone(&bound.export),
+            clock: self.clock,
+        };
+        self.sinks.submit(observation, sample);
+    }
+
+    /// The connection is gone.
+    fn release(&mut self, caller: Caller) {
+        if let Some(bound) = caller.bound {
+            self.aggregator.release(bound.series);
+            self.policy.release(bound.budget);
         }
     }
 }
@@ -216,9 +237,7 @@ impl Handler for Engine {
                 conversation.close(ending, time, telemetry, out);
             });
         }
-        if let Some(bound) = session.caller.bound {
-            self.reporter.aggregator.release(bound.series);
-        }
+        self.reporter.release(session.caller);
     }
 }
 
@@ -241,9 +260,7 @@ impl datagram::Handler for Engine {
     }
 
     fn part(&mut self, caller: Caller) {
-        if let Some(bound) = caller.bound {
-            self.reporter.aggregator.release(bound.series);
-        }
+        self.reporter.release(caller);
     }
 
     fn begin(&mut self, pair: &Pair) -> Datagrams {

@@ -11,10 +11,12 @@ use tracing::{info, warn};
 
 use super::{Exporting, Failure, Pipeline, watched};
 use crate::config::cli::{BackendArgument, RoleArgument};
+use crate::config::export::SpanPolicy;
 use crate::config::{Config, LiveConfig};
 use crate::sinks::Overflow;
 use crate::source::live::{BackendChoice, Live, Options, monotonic};
 use crate::stream::reassembly::Limits;
+use crate::telemetry::Phase;
 
 /// How long the reader sleeps at most when nothing comes.
 const POLL: Duration = Duration::from_millis(50);
@@ -34,8 +36,7 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
         .map_err(|error| Failure::Runtime(error.to_string()))?;
     // Before anything is said: whoever waits for that may send a signal at once.
     let signals = Signals::catch(&runtime).map_err(|error| Failure::Runtime(error.to_string()))?;
-    let idle = format!("watching {}", watched(config));
-    let exporting = Exporting::start(config, Overflow::Drop, Some(idle))?;
+    let exporting = Exporting::start(config, Overflow::Drop, Some(live))?;
     let ports = [config.redis_ports.as_slice(), &config.memcached_ports].concat();
     let source = Live::start(
         &Options {
@@ -56,7 +57,9 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
         attached_ms = started.elapsed().as_millis() as u64,
         "observing"
     );
-    let pipeline = exporting.pipeline(config, Limits::LIVE, source.clock());
+    let health = &exporting.telemetry.health;
+    health.enter(Phase::Observing);
+    let pipeline = exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
     let stop = Arc::new(AtomicBool::new(false));
     let observer = {
         let stop = Arc::clone(&stop);
@@ -69,6 +72,7 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
     runtime.block_on(until_stopped(signals, live.duration, &exporting, || {
         observer.is_finished()
     }));
+    health.enter(Phase::Stopping);
     stop.store(true, Ordering::Relaxed);
     let (pipeline, result) = observer
         .join()
@@ -96,6 +100,7 @@ fn observe(
                 break;
             }
         }
+        telemetry.health.tick();
         if looked.elapsed() >= LOSSES {
             looked = Instant::now();
             if let Err(error) = source.read_losses(telemetry) {

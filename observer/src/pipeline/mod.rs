@@ -22,9 +22,9 @@ use opentelemetry_sdk::metrics::Temporality;
 use crate::aggregation::{Aggregator, Metrics};
 use crate::config::cli::{Exporter, RoleArgument};
 use crate::config::export::Export;
-use crate::config::{Config, ConfigError};
-use crate::enrichment::Enricher;
-use crate::sinks::{self, Overflow, SinkError, SinkOptions, Sinks};
+use crate::config::{Config, ConfigError, LiveConfig};
+use crate::enrichment::{Enricher, host_name};
+use crate::sinks::{self, Overflow, Policy, SinkError, SinkOptions, Sinks};
 use crate::source::event::{Clock, Event, EventKind, Nanos};
 use crate::source::live::StartError;
 use crate::source::replay::{self, ReplayError, Totals};
@@ -69,7 +69,9 @@ impl From<ConfigError> for Failure {
 impl From<SinkError> for Failure {
     fn from(error: SinkError) -> Self {
         match error {
-            SinkError::Setting { .. } | SinkError::Output { .. } => Self::Usage(error.to_string()),
+            SinkError::Setting { .. } | SinkError::Output { .. } | SinkError::Listen { .. } => {
+                Self::Usage(error.to_string())
+            }
             SinkError::Thread(_) => Self::Runtime(error.to_string()),
         }
     }
@@ -110,6 +112,8 @@ pub struct Parts {
     pub sinks: Arc<Sinks>,
     /// What of a span leaves, and how it is named.
     pub export: Arc<Export>,
+    /// Most spans a second and service where `export` names no limit; 0: none.
+    pub spans_per_second: u32,
 }
 
 impl Pipeline {
@@ -123,6 +127,7 @@ impl Pipeline {
             aggregator: Aggregator::new(parts.metrics),
             sinks: parts.sinks,
             export: parts.export,
+            policy: Policy::new(parts.spans_per_second),
             clock: parts.clock,
         };
         Self {
@@ -191,8 +196,14 @@ impl Pipeline {
 /// [`Failure::Replay`] for the first file that cannot be read to its end: what could be read of it, and all other files,
 /// have been reported then.
 pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
+    if config.metrics.contains(&Exporter::Prometheus) {
+        return Err(Failure::Usage(
+            "--metrics-exporter: prometheus is for run: replay ends before anyone could scrape it"
+                .to_owned(),
+        ));
+    }
     let exporting = Exporting::start(config, Overflow::Wait, None)?;
-    let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default());
+    let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default(), 0);
     let ports = Ports::new([config.redis_ports.as_slice(), &config.memcached_ports].concat());
     let mut failure = None;
     for file in files {
@@ -230,19 +241,29 @@ struct Exporting {
 }
 
 impl Exporting {
-    fn start(config: &Config, overflow: Overflow, idle: Option<String>) -> Result<Self, Failure> {
+    /// `live`: there is what only makes sense then.
+    fn start(
+        config: &Config,
+        overflow: Overflow,
+        live: Option<&LiveConfig>,
+    ) -> Result<Self, Failure> {
         let telemetry = Arc::new(Telemetry::default());
         let options = SinkOptions {
             traces: config.traces.iter().filter_map(exporter).collect(),
             metrics: config.metrics.iter().filter_map(exporter).collect(),
             output: config.output.clone(),
-            idle,
+            idle: live.map(|_| format!("watching {}", watched(config))),
+            prometheus: live.and_then(|live| live.prometheus),
+            health: live.and_then(|live| live.health),
             overflow,
             ..SinkOptions::from_env(|name| std::env::var(name).ok())?
         };
         let metrics = Arc::new(Metrics::new(
             crate::aggregation::Options {
                 temporality: temporality()?,
+                pushed: !options.metrics.is_empty(),
+                scraped: options.prometheus.map(|_| options.metric_interval),
+                host: host_name("/proc".as_ref()),
                 ..crate::aggregation::Options::default()
             },
             Arc::clone(&telemetry),
@@ -255,7 +276,13 @@ impl Exporting {
         })
     }
 
-    fn pipeline(&self, config: &Config, limits: Limits, clock: Clock) -> Pipeline {
+    fn pipeline(
+        &self,
+        config: &Config,
+        limits: Limits,
+        clock: Clock,
+        spans_per_second: u32,
+    ) -> Pipeline {
         Pipeline::new(Parts {
             role: role(config.role),
             redis_ports: config.redis_ports.clone(),
@@ -266,6 +293,7 @@ impl Exporting {
             metrics: Arc::clone(&self.metrics),
             sinks: Arc::clone(&self.sinks),
             export: Arc::new(config.export.clone()),
+            spans_per_second,
         })
     }
 
@@ -298,7 +326,8 @@ fn exporter(exporter: &Exporter) -> Option<sinks::Exporter> {
         Exporter::Console => Some(sinks::Exporter::Console),
         Exporter::Jsonl => Some(sinks::Exporter::Jsonl),
         Exporter::Otlp => Some(sinks::Exporter::Otlp),
-        Exporter::None => None,
+        // It fetches; the sinks learn of it by the address.
+        Exporter::Prometheus | Exporter::None => None,
     }
 }
 

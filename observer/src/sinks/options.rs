@@ -1,5 +1,6 @@
 //! What the sinks are told: plain data, and the parts of it that the OpenTelemetry environment variables set.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,6 +49,10 @@ pub struct SinkOptions {
     pub overflow: Overflow,
     /// Between two metric exports. `OTEL_METRIC_EXPORT_INTERVAL`.
     pub metric_interval: Duration,
+    /// Where `/metrics` is served.
+    pub prometheus: Option<SocketAddr>,
+    /// Where `/healthz` and `/readyz` are served. It may be the same address.
+    pub health: Option<SocketAddr>,
     /// Of the OTLP exporters.
     pub otlp: OtlpOptions,
 }
@@ -64,6 +69,8 @@ impl Default for SinkOptions {
             queue: 8192,
             overflow: Overflow::Drop,
             metric_interval: Duration::from_secs(60),
+            prometheus: None,
+            health: None,
             otlp: OtlpOptions::default(),
         }
     }
@@ -174,6 +181,16 @@ pub enum SinkError {
     Output {
         /// Its path.
         path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An address cannot be listened on.
+    #[error("{option}: cannot listen on {address}: {source}")]
+    Listen {
+        /// Who asked for it.
+        option: &'static str,
+        /// The address.
+        address: SocketAddr,
         /// Why.
         source: std::io::Error,
     },

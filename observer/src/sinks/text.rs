@@ -189,7 +189,8 @@ impl TextWorker {
                         spans += 1;
                     }
                 } else {
-                    spans += 1;
+                    spans +=
+                        Span::count(&item.observation.exchange, &item.observation.export) as u64;
                 }
                 count += 1;
             }

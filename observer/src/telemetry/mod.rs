@@ -3,9 +3,12 @@
 //! One shared [`Telemetry`]; every stage counts into it, the sinks export it. All counters only grow, except
 //! the one that is called a gauge.
 
+mod health;
 pub mod names;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use health::{Health, Phase};
 
 /// A counter that only grows.
 #[derive(Debug, Default)]
@@ -127,9 +130,21 @@ reasons! {
     }
 }
 
+reasons! {
+    /// What became of a scrape: `observer.scrapes`.
+    ScrapeOutcome {
+        /// Its answer was made. Whether it was read to its end is up to who asked.
+        Answered = "answered",
+        /// Refused: the answer is larger than its budget.
+        Refused = "refused",
+    }
+}
+
 /// The observer's own counters.
 #[derive(Debug, Default)]
 pub struct Telemetry {
+    /// Whether the observer is alive, and observes.
+    pub health: Health,
     /// `observer.events`: events that arrived from the source.
     pub events: Counter,
     /// `observer.payload.captured`: payload bytes that arrived.
@@ -156,6 +171,7 @@ pub struct Telemetry {
     skipped: [Counter; Skipped::ALL.len()],
     resyncs: [[Counter; Resync::ALL.len()]; 2],
     spans: [Counter; SpanOutcome::ALL.len()],
+    scrapes: [Counter; ScrapeOutcome::ALL.len()],
 }
 
 impl Telemetry {
@@ -181,5 +197,11 @@ impl Telemetry {
     #[must_use]
     pub fn spans(&self, outcome: SpanOutcome) -> &Counter {
         &self.spans[outcome as usize]
+    }
+
+    /// `observer.scrapes`, by what became of them.
+    #[must_use]
+    pub fn scrapes(&self, outcome: ScrapeOutcome) -> &Counter {
+        &self.scrapes[outcome as usize]
     }
 }

@@ -79,6 +79,9 @@ pub mod attribute {
         CACHE_CLIENT_LIBRARY_NAME = "cache.client.library.name";
         /// Version of the client library. Ours.
         CACHE_CLIENT_LIBRARY_VERSION = "cache.client.library.version";
+        /// Probability with which the span was kept, where it was not certain. Ours; the same in the trace state is
+        /// OpenTelemetry's (`ot=th:…`, development).
+        SAMPLING_RATIO = "sampling.ratio";
         /// Of the observer's own metrics: why. Ours.
         REASON = "reason";
         /// Of the observer's own metrics: which protocol. Ours.
@@ -90,11 +93,52 @@ pub mod attribute {
     }
 }
 
+/// Older names of span attributes, added by `--naming dup`. Those that begin with `db.` or `net.` and name no system: semconv before
+/// 1.25, deprecated. The others: names of common guides.
+pub mod older {
+    names! {
+        /// Now `db.system.name`.
+        DB_SYSTEM = "db.system";
+        /// Now `db.operation.name`.
+        DB_OPERATION = "db.operation";
+        /// Now `db.namespace`.
+        DB_NAME = "db.name";
+        /// Now `db.query.text`.
+        DB_STATEMENT = "db.statement";
+        /// Now `server.address`.
+        NET_PEER_NAME = "net.peer.name";
+        /// Now `server.port`.
+        NET_PEER_PORT = "net.peer.port";
+        /// As `db.operation.name`.
+        REDIS_COMMAND = "db.redis.command";
+        /// As `cache.key`; several joined by `, `.
+        REDIS_KEY = "db.redis.key";
+        /// As `cache.key_pattern`; several joined by `, `.
+        REDIS_KEY_PATTERN = "db.redis.key_pattern";
+        /// As `cache.key_count`.
+        REDIS_KEY_COUNT = "db.redis.key_count";
+        /// As `cache.deleted_count`.
+        REDIS_DELETED_COUNT = "db.redis.deleted_count";
+        /// As `cache.ttl`.
+        REDIS_TTL_SECONDS = "db.redis.ttl_seconds";
+        /// As `db.operation.batch.size`.
+        REDIS_PIPELINE_LENGTH = "db.redis.pipeline_length";
+        /// As `cache.key`; several joined by `, `.
+        MEMCACHED_KEY = "db.memcached.key";
+        /// As `cache.ttl`.
+        MEMCACHED_TTL = "db.memcached.ttl";
+        /// Duration of the span, ms.
+        CACHE_LATENCY_MS = "cache.latency_ms";
+    }
+}
+
 /// Attributes of a resource.
 pub mod resource {
     names! {
         /// Logical name. semconv, stable.
         SERVICE_NAME = "service.name";
+        /// Tells instances of a service apart: `<host>:<process id>`. semconv, stable.
+        SERVICE_INSTANCE_ID = "service.instance.id";
         /// Version of the observer, on its own resource. semconv, stable.
         SERVICE_VERSION = "service.version";
         /// Process id. semconv.
@@ -147,6 +191,8 @@ pub mod metric {
         REPLIES_ORPHANED = "observer.replies.orphaned";
         /// What became of spans. Ours.
         SPANS = "observer.spans";
+        /// What became of scrapes. Ours.
+        SCRAPES = "observer.scrapes";
         /// CPU time of the observer, s. Ours.
         CPU_TIME = "observer.cpu.time";
         /// Resident memory of the observer, By. Ours.

@@ -1,0 +1,208 @@
+//! What a page is made of: families of samples in one of the formats.
+
+use std::borrow::Cow;
+
+use hyper::body::Bytes;
+
+use super::text;
+
+/// Size of the pieces that a family grows by: what is full is not moved again.
+const PIECE: usize = 64 * 1024;
+
+/// Formats of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sinks) enum Format {
+    /// Prometheus text 0.0.4.
+    Text,
+    /// OpenMetrics text 1.0.0.
+    OpenMetrics,
+}
+
+impl Format {
+    pub(super) const ALL: [Self; 2] = [Self::Text, Self::OpenMetrics];
+
+    /// The best that the `Accept` headers allow; the older text where they say nothing that we know.
+    pub(in crate::sinks) fn accepted<'a>(headers: impl Iterator<Item = &'a str>) -> Self {
+        let mut best = (Self::Text, 0.0);
+        for range in headers.flat_map(|header| header.split(',')) {
+            let mut parts = range.split(';').map(str::trim);
+            let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let (mut weight, mut version) = (1.0, None);
+            for part in parts {
+                match part.split_once('=') {
+                    Some(("q", text)) => weight = text.trim().parse().unwrap_or(0.0),
+                    Some(("version", text)) => version = Some(text.trim_matches('"')),
+                    _ => {}
+                }
+            }
+            let format = match (media.as_str(), version) {
+                ("application/openmetrics-text", None | Some("1.0.0")) => Self::OpenMetrics,
+                ("text/plain", None | Some("0.0.4")) => Self::Text,
+                _ => continue,
+            };
+            if weight > best.1 {
+                best = (format, weight);
+            }
+        }
+        best.0
+    }
+
+    pub(in crate::sinks) fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// What a family is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+    /// Facts as labels, with the value 1.
+    Info,
+}
+
+/// A number of any of the SDK's types.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Number {
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+}
+
+impl From<u64> for Number {
+    fn from(number: u64) -> Self {
+        Self::Unsigned(number)
+    }
+}
+
+impl From<i64> for Number {
+    fn from(number: i64) -> Self {
+        Self::Signed(number)
+    }
+}
+
+impl From<f64> for Number {
+    fn from(number: f64) -> Self {
+        Self::Float(number)
+    }
+}
+
+/// The value of one series.
+#[derive(Debug)]
+pub(super) enum Sample {
+    Number(Number),
+    Histogram(Histogram),
+}
+
+/// With bounds.
+#[derive(Debug)]
+pub(super) struct Histogram {
+    pub(super) bounds: Vec<f64>,
+    /// One more than bounds.
+    pub(super) counts: Vec<u64>,
+    pub(super) sum: Number,
+}
+
+/// Names and values, not escaped.
+pub(super) type Labels<'a> = [(Cow<'a, str>, Cow<'a, str>)];
+
+/// Samples of one name.
+#[derive(Debug)]
+pub(super) struct Family {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) unit: Option<Cow<'static, str>>,
+    pub(super) help: String,
+    full: Vec<Bytes>,
+    open: Vec<u8>,
+}
+
+impl Family {
+    pub(super) fn new(
+        name: String,
+        kind: Kind,
+        unit: Option<Cow<'static, str>>,
+        help: &str,
+    ) -> Self {
+        Self {
+            name,
+            kind,
+            unit,
+            help: help.to_owned(),
+            full: Vec::new(),
+            open: Vec::new(),
+        }
+    }
+
+    /// Adds one series and says how many bytes it took.
+    pub(super) fn write(&mut self, format: Format, labels: &Labels<'_>, sample: &Sample) -> usize {
+        if self.open.len() >= PIECE {
+            let next = Vec::with_capacity(PIECE + PIECE / 8);
+            let full = std::mem::replace(&mut self.open, next);
+            self.full.push(Bytes::from(full));
+        }
+        let before = self.open.len();
+        let mut open = std::mem::take(&mut self.open);
+        text::write(format, self, labels, sample, &mut open);
+        self.open = open;
+        self.open.len() - before
+    }
+
+    /// The family's head and samples.
+    pub(super) fn finish(mut self, format: Format, into: &mut Vec<Bytes>) {
+        let mut head = Vec::new();
+        text::head(format, &self, &mut head);
+        into.push(Bytes::from(head));
+        into.append(&mut self.full);
+        into.push(Bytes::from(self.open));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_are_negotiated() {
+        for (accept, format) in [
+            (vec![], Format::Text),
+            (vec!["*/*"], Format::Text),
+            (vec!["text/html"], Format::Text),
+            (vec!["application/openmetrics-text"], Format::OpenMetrics),
+            (
+                // Prometheus 2.
+                vec![
+                    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                ],
+                Format::OpenMetrics,
+            ),
+            (
+                // Prometheus 3.
+                vec![
+                    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+                ],
+                Format::OpenMetrics,
+            ),
+            (
+                vec!["application/openmetrics-text;q=0.3", "text/plain; q=0.7"],
+                Format::Text,
+            ),
+            (
+                vec!["application/openmetrics-text;version=0.0.1"],
+                Format::Text,
+            ),
+            (vec!["application/openmetrics-text;q=0"], Format::Text),
+            (vec!["application/openmetrics-text;q=x, ;;;="], Format::Text),
+        ] {
+            assert_eq!(
+                Format::accepted(accept.iter().copied()),
+                format,
+                "{accept:?}"
+            );
+        }
+    }
+}
