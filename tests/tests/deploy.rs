@@ -84,7 +84,7 @@ fn every_panel_and_every_rule_is_answered_with_data() -> Result<()> {
     variables(&prometheus, &dashboard)?;
     rules(&prometheus)?;
 
-    // The crawler never finds a key, and opens a connection for each two commands.
+    // The crawler never finds a key, and opens a connection for each command.
     for (alert, service) in [
         ("CacheHitRateLow", "crawler"),
         ("CacheConnectionChurn", "crawler"),
@@ -164,10 +164,9 @@ fn rules(prometheus: &Prometheus) -> Result<()> {
         "cache:hit_rate:ratio_rate5m",
         "cache:latency_milliseconds:p99_rate5m",
         "cache:misses:rate1m",
-        "db_client_connection_count{db_client_connection_state=\"used\"}",
-        "db_client_connection_count{db_client_connection_state=\"idle\"}",
-        "cache_connection_queued",
-        "rate(cache_connection_opened_total[5m])",
+        "rate(cache_connection_exhausted_time_seconds_total[1m])",
+        "rate(cache_connection_churned_total[5m])",
+        "rate(cache_connection_closed_total[5m])",
         "rate(observer_events_lost_total[5m])",
         "up{job=\"cache-observer\"} == 1",
     ] {

@@ -1,7 +1,7 @@
 """Traffic for dashboards, until SIGTERM: `traffic.py shop|crawler REDIS MEMCACHED CLOSED`, three ports.
 
 `shop` looks into its caches first, and fills them on a miss; its threads share pools of connections. At SIGUSR1 it empties
-both. `crawler` asks for what is never there, on a connection for each two commands. Nobody listens on CLOSED.
+both. `crawler` asks for what is never there, on a connection for each command. Nobody listens on CLOSED.
 """
 
 import math
@@ -17,6 +17,7 @@ import redis
 
 ROLE, (REDIS, MEMCACHED, CLOSED) = sys.argv[1], map(int, sys.argv[2:5])
 STOP = threading.Event()
+FAILED = []
 BEGUN = time.monotonic()
 
 
@@ -50,10 +51,10 @@ def customer(pool):
                 r.incr("visits")
             case 6:
                 # Busy for some milliseconds.
-                r.eval("local n = 0 for i = 1, 300000 do n = n + i end return n", 0)
+                r.eval("local n = 0 for i = 1, 1000000 do n = n + i end return n", 0)
             case 7:
                 try:
-                    r.lpush("visits", "x")
+                    r.lpop("visits")
                 except redis.ResponseError:
                     pass
         pause(0.02)
@@ -82,11 +83,16 @@ def multiplexed():
 def crawler():
     while not STOP.is_set():
         with redis.Redis(port=REDIS, single_connection_client=True) as r:
-            for _ in range(2):
-                assert r.get(f"absent:{random.randrange(10**9)}") is None
+            assert r.get(f"absent:{random.randrange(10**9)}") is None
         with socket.socket() as refused:
             assert refused.connect_ex(("127.0.0.1", CLOSED)) != 0
         pause(0.1)
+
+
+def failed(error):
+    threading.__excepthook__(error)
+    FAILED.append(error)
+    STOP.set()
 
 
 def main():
@@ -103,6 +109,7 @@ def main():
         pymemcache.Client(("127.0.0.1", MEMCACHED)).flush_all()
 
     signal.signal(signal.SIGUSR1, empty)
+    threading.excepthook = failed
     workers = [threading.Thread(target=customer, args=(caches,)) for _ in range(6)]
     workers += [threading.Thread(target=reader, args=(pages,)) for _ in range(2)]
     workers.append(threading.Thread(target=multiplexed))
@@ -112,6 +119,8 @@ def main():
     STOP.wait()
     for worker in workers:
         worker.join()
+    if FAILED:
+        sys.exit(1)
 
 
 main()

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use tests::prometheus::Panel;
+// `tests` alone is the module below.
+use ::tests::prometheus::Panel;
 
 /// Pixels of one of the 24 columns, and of a row of the grid.
 const COLUMN: f64 = 50.0;
