@@ -13,14 +13,15 @@ use crate::server::{Server, free_port};
 /// The traffic of `tests/clients/python/traffic.py`; ends when dropped.
 #[derive(Debug)]
 pub struct Traffic {
+    // Dropped first: clients complain when their servers are gone.
+    shop: Running,
+    crawler: Running,
     /// The Redis that both services use.
     pub redis: Server,
     /// The Memcached that `shop` uses.
     pub memcached: Server,
     /// A port where nobody listens, which `crawler` tries.
     pub closed: u16,
-    shop: Running,
-    crawler: Running,
 }
 
 impl Traffic {
@@ -30,7 +31,11 @@ impl Traffic {
     ///
     /// When something is not installed or does not start.
     pub fn start<T>(observe: impl FnOnce(&Server, &Server, u16) -> Result<T>) -> Result<(Self, T)> {
-        let (redis, memcached, closed) = (Server::redis()?, Server::memcached()?, free_port()?);
+        let (redis, memcached, closed) = (
+            Server::redis_8(&[], &[])?,
+            Server::memcached()?,
+            free_port()?,
+        );
         let observed = observe(&redis, &memcached, closed)?;
         let service = |name: &str| {
             let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python/traffic.py");

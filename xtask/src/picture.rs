@@ -37,7 +37,7 @@ pub(crate) fn task(options: &Options) -> Result<()> {
     setup::tests()?;
     let binary = build::task()?;
     let port = free_port()?;
-    let (traffic, observer) = Traffic::start(|redis, memcached, closed| {
+    let (mut traffic, observer) = Traffic::start(|redis, memcached, closed| {
         let mut command = shell::as_root(&binary)?;
         command
             .args(["run", "--traces-exporter", "none"])
@@ -72,6 +72,7 @@ pub(crate) fn task(options: &Options) -> Result<()> {
     }
     let has_data = |drawing: &Drawing| drawing.panel.kind == "row" || !drawing.series.is_empty();
     ensure!(drawings.iter().all(has_data), "a panel has no data");
+    traffic.stop()?;
     drop(observer);
     let path = shell::workspace().join("docs/images/dashboard.svg");
     fs::create_dir_all(path.parent().context("a folder")?)?;

@@ -82,7 +82,7 @@ def multiplexed():
 
 def crawler():
     while not STOP.is_set():
-        with redis.Redis(port=REDIS, single_connection_client=True) as r:
+        with redis.Redis(port=REDIS, protocol=2, single_connection_client=True) as r:
             assert r.get(f"absent:{random.randrange(10**9)}") is None
         with socket.socket() as refused:
             assert refused.connect_ex(("127.0.0.1", CLOSED)) != 0
@@ -101,7 +101,7 @@ def main():
     if ROLE == "crawler":
         crawler()
         return
-    caches = redis.BlockingConnectionPool(port=REDIS, max_connections=4, timeout=None)
+    caches = redis.BlockingConnectionPool(port=REDIS, protocol=2, max_connections=4, timeout=None)
     pages = pymemcache.PooledClient(("127.0.0.1", MEMCACHED), max_pool_size=3, no_delay=True)
 
     def empty(*_):

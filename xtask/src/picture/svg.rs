@@ -168,6 +168,11 @@ fn lines(svg: &mut String, drawing: &Drawing, mut frame: Frame, step: f64) {
         .fold(0.0, f64::max);
     let (tick, count) = match drawing.panel.unit.as_str() {
         "percentunit" if highest <= 1.0 && highest > 0.4 => (0.25, 4),
+        "bytes" if highest >= 1024.0 => {
+            let unit = 1024_f64.powf(highest.log(1024.0).floor());
+            let (tick, count) = ticks(highest / unit);
+            (tick * unit, count)
+        }
         _ => ticks(highest),
     };
     frame.top_value = tick * f64::from(count);
@@ -385,7 +390,7 @@ fn shown(value: f64, unit: &str) -> String {
         "ms" if value >= 1.0 || value == 0.0 => format!("{} ms", rounded(value)),
         "ms" => format!("{} µs", rounded(value * 1e3)),
         "s" if value > 0.0 && value < 1.0 => shown(value * 1e3, "ms"),
-        "s" if value >= 3600.0 => format!("{} h", rounded(value / 3600.0)),
+        "s" if value >= 7200.0 => format!("{} h", rounded(value / 3600.0)),
         "s" => format!("{} s", rounded(value)),
         "bytes" => scaled(1024.0, [" B", " KiB", " MiB", " GiB"]),
         "Bps" => scaled(1e3, [" B/s", " kB/s", " MB/s", " GB/s"]),
