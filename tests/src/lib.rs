@@ -15,6 +15,7 @@ pub mod observer;
 pub mod process;
 pub mod prometheus;
 pub mod random;
+pub mod scrape;
 pub mod secrets;
 pub mod server;
 pub mod statistics;

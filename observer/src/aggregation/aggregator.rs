@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::exemplar::SpanReference;
 use super::metrics::{Metrics, ServiceMetrics};
 use super::series::SeriesSet;
 use super::summary::Summary;
@@ -141,6 +142,19 @@ impl Aggregator {
         match self.sets.get_mut(id.0 as usize) {
             Some(Some(slot)) => slot.set.record(transaction, clock),
             _ => false,
+        }
+    }
+
+    /// Lets the latency buckets of a transaction that was recorded point to the span that it is exported as.
+    pub fn point(
+        &mut self,
+        id: SeriesId,
+        transaction: &Transaction,
+        clock: Clock,
+        span: SpanReference,
+    ) {
+        if let Some(Some(slot)) = self.sets.get_mut(id.0 as usize) {
+            slot.set.point(transaction, clock, span);
         }
     }
 

@@ -7,10 +7,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, MeterProvider};
 use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
 
+use super::exemplar::{Exemplar, Table};
 use super::provider::Provider;
 use super::rate::{Rate, Rates};
 use super::{observer, resource};
@@ -109,6 +111,8 @@ pub(super) struct ServiceMetrics {
     pub(super) ttl: Histogram<u64>,
     pub(super) value_size: Histogram<u64>,
     rates: Arc<Rates>,
+    /// For scrapes, the only ones that show them.
+    pub(super) exemplars: Option<Arc<Table>>,
     pub(super) errors: Counter<u64>,
 }
 
@@ -143,6 +147,7 @@ impl ServiceMetrics {
         rates.show(&meter);
         Self {
             rates,
+            exemplars: options.scraped.map(|_| Arc::new(Table::new(&LATENCY))),
             latency: meter
                 .f64_histogram(metric::LATENCY)
                 .with_unit("ms")
@@ -234,10 +239,27 @@ pub struct Metrics {
 /// The points of one resource for a scrape, all cumulative.
 #[derive(Debug)]
 pub struct Scraped {
-    /// All but the hit rates.
+    /// All but the hit rates: those in here, if any, are of pushes.
     pub metrics: ResourceMetrics,
     /// `cache.hit_rate` of each cache over the time of [`Options::scraped`].
     pub hit_rates: Vec<(String, f64)>,
+    exemplars: Option<Arc<Table>>,
+}
+
+impl Scraped {
+    /// Whether series of this metric may have exemplars.
+    #[must_use]
+    pub fn has_exemplars(&self, metric: &str) -> bool {
+        let table = self.exemplars.as_ref();
+        table.is_some_and(|table| table.knows(metric))
+    }
+
+    /// The last exported span of each bucket of a series, with some buckets missing.
+    #[must_use]
+    pub fn exemplars(&self, metric: &str, attributes: &[KeyValue]) -> Vec<Exemplar> {
+        let table = self.exemplars.as_ref();
+        table.map_or_else(Vec::new, |table| table.read(metric, attributes))
+    }
 }
 
 impl fmt::Debug for Metrics {
@@ -365,14 +387,20 @@ impl Metrics {
             let rates = &service.rates;
             if let Some(metrics) = rates.while_scraping(|| service.provider.scrape()) {
                 overflowed += service.overflow(&metrics);
-                let hit_rates = rates.scrape(window, now);
-                each(&Scraped { metrics, hit_rates });
+                each(&Scraped {
+                    metrics,
+                    hit_rates: rates.scrape(window, now),
+                    exemplars: service.exemplars.clone(),
+                });
             }
         }
         self.telemetry.series_overflowed.set(overflowed);
         if let Some(metrics) = self.own.scrape() {
-            let hit_rates = Vec::new();
-            each(&Scraped { metrics, hit_rates });
+            each(&Scraped {
+                metrics,
+                hit_rates: Vec::new(),
+                exemplars: None,
+            });
         }
     }
 
@@ -400,7 +428,7 @@ impl Metrics {
 
 /// How many instruments have an overflow series.
 fn overflowing(metrics: &ResourceMetrics) -> u64 {
-    let marked = |mut attributes: Box<dyn Iterator<Item = &opentelemetry::KeyValue> + '_>| {
+    let marked = |mut attributes: Box<dyn Iterator<Item = &KeyValue> + '_>| {
         attributes.any(|attribute| attribute.key.as_str() == "otel.metric.overflow")
     };
     let instruments = metrics.scope_metrics().flat_map(|scope| scope.metrics());

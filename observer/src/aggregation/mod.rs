@@ -11,6 +11,7 @@
 //! for a connection; [`Aggregator::record`] then finds its series by array index.
 
 mod aggregator;
+mod exemplar;
 mod facts;
 mod metrics;
 mod observer;
@@ -27,6 +28,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use aggregator::{Aggregator, SeriesId};
+pub use exemplar::{Exemplar, SpanReference};
 pub use facts::{Failure, failure, has_latency, redirected, value_size};
 pub use metrics::{Metrics, Options, Scraped};
 pub use rate::HIT_RATE_TEXT;

@@ -168,7 +168,13 @@ impl Reporter {
             export: Arc::clone(&bound.export),
             clock: self.clock,
         };
-        self.sinks.submit(observation, sample);
+        let Some(submitted) = self.sinks.submit(observation, sample) else {
+            return;
+        };
+        for transaction in submitted.transactions() {
+            self.aggregator
+                .point(bound.series, transaction, self.clock, submitted.span());
+        }
     }
 
     /// The connection is gone.

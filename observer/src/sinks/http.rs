@@ -1,7 +1,8 @@
 //! The listeners of scrapes and health checks.
 //!
 //! A client costs little, whatever it does: one request a connection, a head of at most [`MAX_HEAD`] within [`HEAD`], all
-//! over within [`WHOLE`], and [`MAX_CONNECTIONS`] of them at once; further ones wait in the kernel's queue.
+//! over within [`WHOLE`], and [`MAX_CONNECTIONS`] at once. One more cuts off the oldest, so that those who say or read
+//! nothing keep nobody out.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -19,7 +20,7 @@ use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 use super::options::SinkError;
 use super::prometheus::{Format, Page, Scrapes};
@@ -74,20 +75,25 @@ impl Listener {
         let socket = tokio::net::TcpListener::from_std(self.socket)?;
         let pages = self.pages;
         runtime.spawn(async move {
-            let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-            while let Ok(permit) = Arc::clone(&connections).acquire_owned().await {
-                match socket.accept().await {
-                    Ok((stream, _)) => {
-                        let pages = pages.clone();
-                        tokio::spawn(async move {
-                            // Who takes too long is cut off; that a client went away is its own affair.
-                            let _ = tokio::time::timeout(WHOLE, serve(stream, pages)).await;
-                            drop(permit);
-                        });
-                    }
+            let mut connections: VecDeque<AbortHandle> = VecDeque::new();
+            loop {
+                let Ok((stream, _)) = socket.accept().await else {
                     // Out of descriptors, most likely: others give theirs back.
-                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                };
+                connections.retain(|connection| !connection.is_finished());
+                if connections.len() >= MAX_CONNECTIONS
+                    && let Some(oldest) = connections.pop_front()
+                {
+                    oldest.abort();
                 }
+                let pages = pages.clone();
+                // That a client went away is its own affair.
+                let serving = tokio::spawn(async move {
+                    let _ = tokio::time::timeout(WHOLE, serve(stream, pages)).await;
+                });
+                connections.push_back(serving.abort_handle());
             }
         });
         Ok(())

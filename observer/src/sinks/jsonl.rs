@@ -54,6 +54,18 @@ struct Distribution<T> {
     bucket_counts: Vec<u64>,
 }
 
+/// Bucket `i` holds what is above base^(offset + i) and at most base^(offset + i + 1); base is 2^(2^-scale). Nothing that is
+/// measured is negative.
+#[derive(serde::Serialize)]
+struct Exponential<T> {
+    count: usize,
+    sum: T,
+    scale: i8,
+    zero_count: u64,
+    offset: i32,
+    bucket_counts: Vec<u64>,
+}
+
 /// Appends the line of a span.
 pub(super) fn span(span: &Span, out: &mut Vec<u8>) {
     let resource = resource_attributes(&span.service);
@@ -163,8 +175,20 @@ fn points<T: Copy + Serialize>(head: &Head<'_>, data: &MetricData<T>, out: &mut 
                 head.line(point.attributes(), distribution, out);
             }
         }
-        // None of our instruments has one.
-        MetricData::ExponentialHistogram(_) => {}
+        MetricData::ExponentialHistogram(histogram) => {
+            for point in histogram.data_points() {
+                let buckets = point.positive_bucket();
+                let distribution = Exponential {
+                    count: point.count(),
+                    sum: point.sum(),
+                    scale: point.scale(),
+                    zero_count: point.zero_count(),
+                    offset: buckets.offset(),
+                    bucket_counts: buckets.counts().collect(),
+                };
+                head.line(point.attributes(), distribution, out);
+            }
+        }
     }
 }
 

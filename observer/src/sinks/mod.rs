@@ -45,11 +45,11 @@ use self::queue::Queue;
 use self::span::{Ids, Span};
 use self::text::{TextWorker, Writer};
 use self::transport::Transport;
-use crate::aggregation::Metrics;
+use crate::aggregation::{Metrics, SpanReference};
 use crate::config::export::Export;
 use crate::enrichment::Observation;
 use crate::telemetry::{SpanOutcome, Telemetry};
-use crate::transaction::Exchange;
+use crate::transaction::{Exchange, Transaction};
 
 pub use options::{
     Compression, Exporter, OtlpOptions, OtlpProtocol, OtlpSignal, OtlpTls, Output, Overflow,
@@ -67,6 +67,27 @@ const GRACE: Duration = Duration::from_millis(100);
 struct Item {
     observation: Observation,
     ids: Ids,
+}
+
+/// An observation that is on its way.
+#[derive(Debug)]
+pub struct Submitted(Arc<Item>);
+
+impl Submitted {
+    /// The span that it becomes: of a batch, the one of all its commands.
+    #[must_use]
+    pub fn span(&self) -> SpanReference {
+        SpanReference {
+            trace: self.0.ids.trace,
+            span: self.0.ids.span,
+        }
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn transactions(&self) -> &[Transaction] {
+        self.0.observation.exchange.transactions()
+    }
 }
 
 /// The running exporters.
@@ -241,18 +262,22 @@ impl Sinks {
         !self.queues.is_empty()
     }
 
-    /// Hands over an observation to be exported as a span. Never blocks with [`Overflow::Drop`].
-    pub fn submit(&self, observation: Observation, sample: Sample) {
+    /// Hands over an observation to be exported as a span; `None` when no exporter takes it. Never blocks with
+    /// [`Overflow::Drop`].
+    pub fn submit(&self, observation: Observation, sample: Sample) -> Option<Submitted> {
         if self.queues.is_empty() {
-            return;
+            return None;
         }
         let item = Arc::new(Item {
             observation,
             ids: Ids::new(sample),
         });
         let weight = item.observation.exchange.transactions().len();
+        let mut taken = false;
         for queue in &self.queues {
-            if !queue.push(Arc::clone(&item), weight) {
+            if queue.push(Arc::clone(&item), weight) {
+                taken = true;
+            } else {
                 self.count(
                     SpanOutcome::Dropped,
                     &item.observation.exchange,
@@ -260,6 +285,7 @@ impl Sinks {
                 );
             }
         }
+        taken.then_some(Submitted(item))
     }
 
     /// Counts the spans of an exchange that the policy leaves out.

@@ -8,7 +8,7 @@ use opentelemetry::{Key, KeyValue};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, Metric, MetricData};
 
-use super::family::{Family, Format, Histogram, Kind, Number, Sample};
+use super::family::{Exponential, Family, Format, Histogram, Kind, Number, Sample};
 use super::{name, text};
 use crate::aggregation::{HIT_RATE_TEXT, Scraped};
 use crate::telemetry::names::{attribute, metric, resource};
@@ -68,15 +68,14 @@ impl Exposition {
         labels.extend(facts);
         labels[2..].sort_unstable();
         self.write(0, &labels, &Sample::Number(Number::Unsigned(1)));
-        for metric in scraped
-            .metrics
-            .scope_metrics()
-            .flat_map(|scope| scope.metrics())
-        {
+        let metrics = scraped.metrics.scope_metrics();
+        let metrics = metrics.flat_map(|scope| scope.metrics());
+        // Where scrapes have a reader of their own, the SDK puts the rates that were pushed there, too.
+        for metric in metrics.filter(|metric| metric.name() != metric::HIT_RATE) {
             match metric.data() {
-                AggregatedMetrics::F64(data) => self.points(&service, metric, data),
-                AggregatedMetrics::U64(data) => self.points(&service, metric, data),
-                AggregatedMetrics::I64(data) => self.points(&service, metric, data),
+                AggregatedMetrics::F64(data) => self.points(scraped, &service, metric, data),
+                AggregatedMetrics::U64(data) => self.points(scraped, &service, metric, data),
+                AggregatedMetrics::I64(data) => self.points(scraped, &service, metric, data),
             }
         }
         for (cache, rate) in &scraped.hit_rates {
@@ -89,6 +88,7 @@ impl Exposition {
 
     fn points<T: Copy + Into<Number>>(
         &mut self,
+        scraped: &Scraped,
         service: &Service,
         metric: &Metric,
         data: &MetricData<T>,
@@ -99,6 +99,11 @@ impl Exposition {
             MetricData::Histogram(_) | MetricData::ExponentialHistogram(_) => Kind::Histogram,
         };
         let at = self.family(metric.name(), metric.unit(), kind, metric.description());
+        let pointing = self.format != Format::Text && scraped.has_exemplars(metric.name());
+        let exemplars = |attributes: Box<dyn Iterator<Item = &KeyValue> + '_>| match pointing {
+            true => scraped.exemplars(metric.name(), &attributes.cloned().collect::<Vec<_>>()),
+            false => Vec::new(),
+        };
         match data {
             MetricData::Gauge(gauge) => {
                 for point in gauge.data_points() {
@@ -118,17 +123,22 @@ impl Exposition {
                         bounds: point.bounds().collect(),
                         counts: point.bucket_counts().collect(),
                         sum: point.sum().into(),
+                        exemplars: exemplars(Box::new(point.attributes())),
                     });
                     self.write(at, &service.series(point.attributes()), &sample);
                 }
             }
             MetricData::ExponentialHistogram(histogram) => {
                 for point in histogram.data_points() {
-                    // Text has no such buckets: count and sum are what remains.
-                    let sample = Sample::Histogram(Histogram {
-                        bounds: Vec::new(),
-                        counts: vec![point.count() as u64],
+                    // Nothing that is measured is negative.
+                    let sample = Sample::Exponential(Exponential {
+                        scale: point.scale(),
+                        zero_count: point.zero_count(),
+                        offset: point.positive_bucket().offset(),
+                        counts: point.positive_bucket().counts().collect(),
+                        count: point.count() as u64,
                         sum: point.sum().into(),
+                        exemplars: exemplars(Box::new(point.attributes())),
                     });
                     self.write(at, &service.series(point.attributes()), &sample);
                 }

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use hyper::body::Bytes;
 
-use super::text;
+use super::{protobuf, text};
+use crate::aggregation::Exemplar;
 
 /// Size of the pieces that a family grows by: what is full is not moved again.
 const PIECE: usize = 64 * 1024;
@@ -16,10 +17,12 @@ pub(in crate::sinks) enum Format {
     Text,
     /// OpenMetrics text 1.0.0.
     OpenMetrics,
+    /// Protocol buffers.
+    Protobuf,
 }
 
 impl Format {
-    pub(super) const ALL: [Self; 2] = [Self::Text, Self::OpenMetrics];
+    pub(super) const ALL: [Self; 3] = [Self::Text, Self::OpenMetrics, Self::Protobuf];
 
     /// The best that the `Accept` headers allow; the older text where they say nothing that we know.
     pub(in crate::sinks) fn accepted<'a>(headers: impl Iterator<Item = &'a str>) -> Self {
@@ -27,17 +30,25 @@ impl Format {
         for range in headers.flat_map(|header| header.split(',')) {
             let mut parts = range.split(';').map(str::trim);
             let media = parts.next().unwrap_or_default().to_ascii_lowercase();
-            let (mut weight, mut version) = (1.0, None);
+            let (mut weight, mut version, mut message, mut encoding) = (1.0, None, None, None);
             for part in parts {
                 match part.split_once('=') {
                     Some(("q", text)) => weight = text.trim().parse().unwrap_or(0.0),
                     Some(("version", text)) => version = Some(text.trim_matches('"')),
+                    Some(("proto", text)) => message = Some(text.trim_matches('"')),
+                    Some(("encoding", text)) => encoding = Some(text.trim_matches('"')),
                     _ => {}
                 }
             }
             let format = match (media.as_str(), version) {
                 ("application/openmetrics-text", None | Some("1.0.0")) => Self::OpenMetrics,
                 ("text/plain", None | Some("0.0.4")) => Self::Text,
+                ("application/vnd.google.protobuf", _)
+                    if message == Some("io.prometheus.client.MetricFamily")
+                        && encoding == Some("delimited") =>
+                {
+                    Self::Protobuf
+                }
                 _ => continue,
             };
             if weight > best.1 {
@@ -51,6 +62,9 @@ impl Format {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Protobuf => {
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+            }
         }
     }
 }
@@ -96,6 +110,20 @@ impl From<f64> for Number {
 pub(super) enum Sample {
     Number(Number),
     Histogram(Histogram),
+    Exponential(Exponential),
+}
+
+/// With buckets whose bounds are powers of 2^(2^-scale).
+#[derive(Debug)]
+pub(super) struct Exponential {
+    pub(super) scale: i8,
+    pub(super) zero_count: u64,
+    /// Index of the first bucket.
+    pub(super) offset: i32,
+    pub(super) counts: Vec<u64>,
+    pub(super) count: u64,
+    pub(super) sum: Number,
+    pub(super) exemplars: Vec<Exemplar>,
 }
 
 /// With bounds.
@@ -105,6 +133,23 @@ pub(super) struct Histogram {
     /// One more than bounds.
     pub(super) counts: Vec<u64>,
     pub(super) sum: Number,
+    pub(super) exemplars: Vec<Exemplar>,
+}
+
+impl Histogram {
+    /// Upper bound, cumulative count and latest exemplar of each bucket.
+    pub(super) fn buckets(&self) -> impl Iterator<Item = (f64, u64, Option<&Exemplar>)> {
+        let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
+        let (mut total, mut below) = (0, f64::NEG_INFINITY);
+        bounds.zip(&self.counts).map(move |(bound, count)| {
+            total += count;
+            let within = |exemplar: &&Exemplar| exemplar.value > below && exemplar.value <= bound;
+            let exemplars = self.exemplars.iter().filter(within);
+            let latest = exemplars.max_by_key(|exemplar| exemplar.time);
+            below = bound;
+            (bound, total, latest)
+        })
+    }
 }
 
 /// Names and values, not escaped.
@@ -147,18 +192,29 @@ impl Family {
         }
         let before = self.open.len();
         let mut open = std::mem::take(&mut self.open);
-        text::write(format, self, labels, sample, &mut open);
+        match format {
+            Format::Text | Format::OpenMetrics => {
+                text::write(format, self, labels, sample, &mut open);
+            }
+            Format::Protobuf => protobuf::write(self, labels, sample, &mut open),
+        }
         self.open = open;
         self.open.len() - before
     }
 
     /// The family's head and samples.
     pub(super) fn finish(mut self, format: Format, into: &mut Vec<Bytes>) {
-        let mut head = Vec::new();
-        text::head(format, &self, &mut head);
-        into.push(Bytes::from(head));
-        into.append(&mut self.full);
-        into.push(Bytes::from(self.open));
+        let mut samples = std::mem::take(&mut self.full);
+        samples.push(Bytes::from(std::mem::take(&mut self.open)));
+        match format {
+            Format::Text | Format::OpenMetrics => {
+                let mut head = Vec::new();
+                text::head(format, &self, &mut head);
+                into.push(Bytes::from(head));
+                into.append(&mut samples);
+            }
+            Format::Protobuf => protobuf::family(&self, samples, into),
+        }
     }
 }
 
@@ -187,6 +243,14 @@ mod tests {
                 ],
                 Format::OpenMetrics,
             ),
+            (
+                // Prometheus with native histograms.
+                vec![
+                    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                ],
+                Format::Protobuf,
+            ),
+            (vec!["application/vnd.google.protobuf"], Format::Text),
             (
                 vec!["application/openmetrics-text;q=0.3", "text/plain; q=0.7"],
                 Format::Text,

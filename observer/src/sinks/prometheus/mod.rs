@@ -11,6 +11,9 @@
 mod exposition;
 mod family;
 mod name;
+mod protobuf;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::sync::{Arc, Weak};
@@ -25,7 +28,8 @@ use crate::telemetry::{ScrapeOutcome, Telemetry};
 
 pub(super) use self::family::Format;
 
-/// Pages that are being made or read. A reader that waits gets the page of another if it is not older than its request.
+/// Pages of one format that are being made or read. Who asks while a page is made shares the next. When all are held by slow
+/// readers, the last of them is given out again.
 const MAX_PAGES: usize = 2;
 /// Most bytes of a page. 5,000 histograms of 18 buckets take 25 MB.
 const MAX_PAGE: usize = 64 * 1024 * 1024;
@@ -52,7 +56,7 @@ pub(super) enum Refused {
 pub(super) struct Scrapes {
     metrics: Arc<Metrics>,
     telemetry: Arc<Telemetry>,
-    places: Arc<Semaphore>,
+    places: [Arc<Semaphore>; Format::ALL.len()],
     /// The last page of each format, while somebody reads it.
     last: Mutex<[Weak<Page>; Format::ALL.len()]>,
 }
@@ -62,7 +66,7 @@ impl Scrapes {
         Self {
             metrics,
             telemetry,
-            places: Arc::new(Semaphore::new(MAX_PAGES)),
+            places: Format::ALL.map(|_| Arc::new(Semaphore::new(MAX_PAGES))),
             last: Mutex::default(),
         }
     }
@@ -72,7 +76,8 @@ impl Scrapes {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
         let shared = last[format as usize].upgrade();
-        let page = match shared.filter(|page| page.begun >= asked) {
+        let held = self.places[format as usize].available_permits() == 0;
+        let page = match shared.filter(|page| held || page.begun >= asked) {
             Some(page) => page,
             None => Arc::new(self.page(format).await?),
         };
@@ -82,7 +87,8 @@ impl Scrapes {
     }
 
     async fn page(&self, format: Format) -> Result<Page, Refused> {
-        let permit = Arc::clone(&self.places).acquire_owned().await;
+        let places = Arc::clone(&self.places[format as usize]);
+        let permit = places.acquire_owned().await;
         let permit = permit.map_err(|_| Refused::Stopping)?;
         let begun = Instant::now();
         let metrics = Arc::clone(&self.metrics);

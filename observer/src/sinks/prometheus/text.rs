@@ -3,12 +3,13 @@
 use std::io::Write;
 
 use super::family::{Family, Format, Kind, Labels, Number, Sample};
+use crate::aggregation::{Exemplar, SpanReference};
 
 /// What ends a page.
 pub(super) fn end(format: Format) -> &'static str {
     match format {
         Format::OpenMetrics => "# EOF\n",
-        Format::Text => "",
+        Format::Text | Format::Protobuf => "",
     }
 }
 
@@ -43,46 +44,66 @@ pub(super) fn write(
     sample: &Sample,
     out: &mut Vec<u8>,
 ) {
-    let _ = format;
     let name = family.name.as_bytes();
     let labels = joined(labels);
-    let mut line = |suffix: &str, bound: Option<f64>, number: Number| {
-        out.extend_from_slice(name);
-        out.extend_from_slice(suffix.as_bytes());
-        if !labels.is_empty() || bound.is_some() {
-            out.push(b'{');
-            out.extend_from_slice(&labels);
-            if let Some(bound) = bound {
-                if !labels.is_empty() {
-                    out.push(b',');
+    let mut line =
+        |suffix: &str, bound: Option<f64>, number: Number, example: Option<&Exemplar>| {
+            out.extend_from_slice(name);
+            out.extend_from_slice(suffix.as_bytes());
+            if !labels.is_empty() || bound.is_some() {
+                out.push(b'{');
+                out.extend_from_slice(&labels);
+                if let Some(bound) = bound {
+                    if !labels.is_empty() {
+                        out.push(b',');
+                    }
+                    out.extend_from_slice(b"le=\"");
+                    float(bound, out);
+                    out.push(b'"');
                 }
-                out.extend_from_slice(b"le=\"");
-                float(bound, out);
-                out.push(b'"');
+                out.push(b'}');
             }
-            out.push(b'}');
-        }
-        out.push(b' ');
-        match number {
-            Number::Unsigned(number) => put(out, format_args!("{number}")),
-            Number::Signed(number) => put(out, format_args!("{number}")),
-            Number::Float(number) => float(number, out),
-        }
-        out.push(b'\n');
-    };
+            out.push(b' ');
+            match number {
+                Number::Unsigned(number) => put(out, format_args!("{number}")),
+                Number::Signed(number) => put(out, format_args!("{number}")),
+                Number::Float(number) => float(number, out),
+            }
+            if let (Some(exemplar), Format::OpenMetrics) = (example, format) {
+                let SpanReference { trace, span } = exemplar.span;
+                put(
+                    out,
+                    format_args!(" # {{trace_id=\"{trace}\",span_id=\"{span}\"}} "),
+                );
+                float(exemplar.value, out);
+                let (seconds, millis) = (
+                    exemplar.time / 1_000_000_000,
+                    exemplar.time / 1_000_000 % 1_000,
+                );
+                put(out, format_args!(" {seconds}.{millis:03}"));
+            }
+            out.push(b'\n');
+        };
     match (sample, family.kind) {
-        (Sample::Number(number), Kind::Counter) => line("_total", None, *number),
-        (Sample::Number(number), Kind::Info) => line("_info", None, *number),
-        (Sample::Number(number), _) => line("", None, *number),
+        (Sample::Number(number), Kind::Counter) => line("_total", None, *number, None),
+        (Sample::Number(number), Kind::Info) => line("_info", None, *number, None),
+        (Sample::Number(number), _) => line("", None, *number, None),
         (Sample::Histogram(histogram), _) => {
-            let bounds = histogram.bounds.iter().copied().chain([f64::INFINITY]);
-            let mut total = 0;
-            for (bound, count) in bounds.zip(&histogram.counts) {
-                total += count;
-                line("_bucket", Some(bound), Number::Unsigned(total));
+            let mut count = 0;
+            for (bound, total, exemplar) in histogram.buckets() {
+                line("_bucket", Some(bound), Number::Unsigned(total), exemplar);
+                count = total;
             }
-            line("_sum", None, histogram.sum);
-            line("_count", None, Number::Unsigned(total));
+            line("_sum", None, histogram.sum, None);
+            line("_count", None, Number::Unsigned(count), None);
+        }
+        // Text has no such buckets, and bounds that move with the scale would be new series each time.
+        (Sample::Exponential(histogram), _) => {
+            let count = Number::Unsigned(histogram.count);
+            let latest = histogram.exemplars.iter().max_by_key(|one| one.time);
+            line("_bucket", Some(f64::INFINITY), count, latest);
+            line("_sum", None, histogram.sum, None);
+            line("_count", None, count, None);
         }
     }
 }
