@@ -2,8 +2,6 @@
 
 use std::fs;
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -12,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::process::{Folder, Running, eventually};
+use crate::scrape;
 use crate::server::free_port;
 
 /// What the template variables of the dashboard stand for in the tests.
@@ -135,22 +134,18 @@ impl Prometheus {
     }
 
     fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let parameters: Vec<_> = parameters
             .iter()
             .map(|(name, value)| format!("{name}={}", escaped(value)))
             .collect();
         // HTTP 1.0: the answer comes in one piece and ends with the connection.
         let request = format!("GET {path}?{} HTTP/1.0\r\n\r\n", parameters.join("&"));
-        stream.write_all(request.as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-        let status = head.split(' ').nth(1).context("no status")?;
+        let answer = scrape::ask(self.port, request.as_bytes())?;
+        let text = answer.text()?;
         // A refused query says why in its body.
-        ensure!(status == "200" || body.contains("\"error\""), "{head}");
-        Ok(body.to_owned())
+        let answered = answer.status == 200 || text.contains("\"error\"");
+        ensure!(answered, "status {}", answer.status);
+        Ok(text.to_owned())
     }
 }
 
