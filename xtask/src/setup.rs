@@ -83,6 +83,8 @@ pub(crate) fn tests() -> Result<()> {
             (go::GOMEMCACHE, "golang-github-bradfitz-gomemcache-dev"),
             ("memccp", "libmemcached-tools"),
             ("saslpasswd2", "sasl2-bin"),
+            ("prometheus", "prometheus"),
+            ("promtool", "prometheus"),
         ],
         "the tests use it",
     )?;
