@@ -100,6 +100,14 @@ fn every_panel_and_every_rule_is_answered_with_data() -> Result<()> {
     let others = "ALERTS{alertname=~\"CacheObserver.*\", alertstate=\"firing\"}";
     assert_eq!(prometheus.query(others)?, Vec::<serde_json::Value>::new());
 
+    // Such as samples that came twice, or out of order.
+    let log = prometheus.log();
+    let complaint = log.lines().find(|line| {
+        let line = line.to_ascii_lowercase();
+        line.contains("level=error") || line.contains("level=warn")
+    });
+    ensure!(complaint.is_none(), "Prometheus says: {complaint:?}");
+
     traffic.stop()?;
     same_as_servers(&prometheus, &traffic)?;
     let report = observer.stop()?;

@@ -12,7 +12,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tests::process::eventually;
 use tests::prometheus::{Dashboard, Prometheus, Query};
+use tests::scrape;
 use tests::server::free_port;
 use tests::traffic::Traffic;
 
@@ -47,10 +49,14 @@ pub(crate) fn task(options: &Options) -> Result<()> {
             .args(["--metrics-exporter", "prometheus"])
             .arg("--prometheus-listen")
             .arg(format!("127.0.0.1:{port}"))
+            .arg("--health-listen")
+            .arg(format!("127.0.0.1:{port}"))
             .stdin(Stdio::null());
-        Ok(Observer(
-            command.spawn().context("cannot start the observer")?,
-        ))
+        let observer = Observer(command.spawn().context("cannot start the observer")?);
+        eventually(Duration::from_secs(20), "the observer is ready", || {
+            Ok(scrape::get(port, "/readyz", "*/*").is_ok_and(|answer| answer.status == 200))
+        })?;
+        Ok(observer)
     })?;
     let prometheus = Prometheus::start(port)?;
     eprintln!("picture: {} s of traffic", options.seconds + WARM_UP);
@@ -68,10 +74,13 @@ pub(crate) fn task(options: &Options) -> Result<()> {
             let answer = prometheus.range(&query.expression, end, options.seconds, step)?;
             series.extend(answer.iter().map(|found| of(found, query)));
         }
+        ensure!(
+            panel.kind == "row" || !series.is_empty(),
+            "{} has no data",
+            panel.title
+        );
         drawings.push(Drawing { panel, series });
     }
-    let has_data = |drawing: &Drawing| drawing.panel.kind == "row" || !drawing.series.is_empty();
-    ensure!(drawings.iter().all(has_data), "a panel has no data");
     traffic.stop()?;
     drop(observer);
     let path = shell::workspace().join("docs/images/dashboard.svg");

@@ -73,8 +73,8 @@ def multiplexed():
     with socket.create_connection(("127.0.0.1", REDIS)) as connection:
         answers = connection.makefile("rb")
         while not STOP.is_set():
-            connection.sendall(b"GET multiplexed:1\r\n")
-            connection.sendall(b"GET multiplexed:2\r\n")
+            connection.sendall(b"*2\r\n$3\r\nGET\r\n$8\r\nabsent:1\r\n")
+            connection.sendall(b"*2\r\n$3\r\nGET\r\n$8\r\nabsent:2\r\n")
             for _ in range(2):
                 assert answers.readline() == b"$-1\r\n"
             pause(0.2)
