@@ -1,5 +1,6 @@
 //! Panels as SVG, near enough to how Grafana shows them.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 // `tests` alone is the module below.
@@ -19,6 +20,9 @@ const COLOURS: [&str; 10] = [
     "#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#96d98d",
     "#ffb357", "#ca95e5",
 ];
+
+/// Why writing into a string cannot fail.
+const TAKES_ALL: &str = "a string takes all";
 
 /// A named line.
 pub(crate) struct Series {
@@ -273,17 +277,20 @@ fn heat_map(svg: &mut String, drawing: &Drawing, frame: &Frame, step: f64) {
         );
     }
     let width = step / (frame.span.1 - frame.span.0) * frame.width;
+    // Cells of the same brightness are one element.
+    let mut shades = BTreeMap::<u32, String>::new();
     for (row, time, count) in cells {
         let x = (frame.x(time) - width).max(frame.left);
-        let light = 22.0 + 50.0 * (count / most).sqrt();
+        let shade = (12.0 * (count / most).sqrt()).round() as u32;
+        let (y, right, low) = (top(row) + 0.5, width - 0.5, height - 1.0);
+        let path = shades.entry(shade).or_default();
+        write!(path, "M{x:.1} {y:.1}h{right:.1}v{low:.1}h-{right:.1}z").expect(TAKES_ALL);
+    }
+    for (shade, path) in shades {
+        let light = 22 + 4 * shade;
         put(
             svg,
-            format_args!(
-                "<rect x=\"{x:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"hsl(28,90%,{light:.0}%)\"/>",
-                top(row) + 0.5,
-                width - 0.5,
-                height - 1.0
-            ),
+            format_args!("<path d=\"{path}\" fill=\"hsl(28,90%,{light}%)\"/>"),
         );
     }
     times(svg, frame);
@@ -315,7 +322,10 @@ fn legend(svg: &mut String, drawing: &Drawing, frame: &Frame) {
 fn times(svg: &mut String, frame: &Frame) {
     let seconds = frame.span.1 - frame.span.0;
     let minutes = (seconds / 60.0).floor() as u32;
-    for minute in 1..=minutes {
+    let room = frame.width / seconds * 60.0;
+    // About what a label takes.
+    let every = (45.0 / room).ceil().max(1.0) as u32;
+    for minute in (1..=minutes).filter(|minute| minute % every == 0) {
         let x = frame.x(frame.span.0 + 60.0 * f64::from(minute));
         let anchor = if minute == minutes { "end" } else { "middle" };
         text(
@@ -340,11 +350,11 @@ fn grid(svg: &mut String, frame: &Frame, y: f64) {
 }
 
 fn put(svg: &mut String, element: std::fmt::Arguments<'_>) {
-    writeln!(svg, "{element}").expect("a string takes all");
+    writeln!(svg, "{element}").expect(TAKES_ALL);
 }
 
 fn put_path(path: &mut String, letter: char, x: f64, y: f64) {
-    write!(path, "{letter}{x:.1} {y:.1}").expect("a string takes all");
+    write!(path, "{letter}{x:.1} {y:.1}").expect(TAKES_ALL);
 }
 
 fn text(svg: &mut String, x: f64, y: f64, attributes: &str, text: &str) {
