@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Limits {
     /// Services with metrics of their own; further ones share the service `cache-observer.overflow`. One that has no
-    /// connection left makes room. Each takes 57 KiB with the defaults and about 1 KiB more a series (measured).
+    /// connection left makes room. Each takes 136 KiB with the defaults and about 1 KiB more a series (measured).
     pub services: usize,
     /// Latency series of one service: operations × servers × databases × error types. Further ones share a series marked
     /// `otel.metric.overflow`.
