@@ -13,6 +13,9 @@ use clap::ValueEnum;
 
 /// The variable of the specification for how many spans may wait.
 pub(crate) const QUEUE_VARIABLE: &str = "OTEL_BSP_MAX_QUEUE_SIZE";
+/// Sets `histograms.exponential`.
+pub(crate) const HISTOGRAM_VARIABLE: &str =
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
 
 /// The variable of the specification for where `/metrics` is served; its port has another.
 const PROMETHEUS_VARIABLE: &str = "OTEL_EXPORTER_PROMETHEUS_HOST";
@@ -139,7 +142,7 @@ fn flat(table: &str, value: Option<Value>) -> Vec<(String, Value)> {
     }
 }
 
-/// What is no option of the command line. `lines`: where it stands in the file.
+/// What the tables hold, also where an option sets it. `lines`: where it stands in the file.
 pub(super) fn of_tables(
     config: &Config,
     lines: &BTreeMap<String, usize>,
@@ -150,13 +153,7 @@ pub(super) fn of_tables(
     if let Ok(patterns) = Value::try_from(&tables.key_patterns) {
         values.push(("key-patterns".to_owned(), patterns));
     }
-    let file_only = |(path, _): &(String, Value)| {
-        !matches!(
-            path.as_str(),
-            "spans.pipeline" | "spans.share" | "spans.per-second"
-        )
-    };
-    values.extend(config.spans().into_iter().filter(file_only));
+    values.extend(config.spans());
     values.extend(flat("caches", Value::try_from(&tables.caches).ok()));
     values.extend(flat("redaction", Value::try_from(&tables.redaction).ok()));
     values.extend(flat("limits", Value::try_from(&tables.limits).ok()));
@@ -183,6 +180,12 @@ pub(super) fn of_tables(
         {
             entry.value = i64::try_from(queue).ok().map(Value::Integer);
             entry.origin = Origin::Variable(QUEUE_VARIABLE.to_owned());
+        }
+        if entry.path == "histograms.exponential"
+            && let Some(exponential) = surroundings.exponential
+        {
+            entry.value = Some(Value::Boolean(exponential));
+            entry.origin = Origin::Variable(HISTOGRAM_VARIABLE.to_owned());
         }
         entry
     };
