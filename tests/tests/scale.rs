@@ -263,7 +263,7 @@ fn two_hundred_services() -> Result<()> {
     println!(
         "{SERVICES} services, {series} series, {lines} lines in {} MiB on a page; {resident} MiB resident, {peak} MiB at most; \
          {threads} threads before, {now} after",
-        bytes / 40 >> 20
+        (bytes / 40) >> 20
     );
     assert!(series >= 5_000, "{series} series");
     assert!(peak < 96, "{peak} MiB");
