@@ -33,7 +33,7 @@ const ROWS: [f64; 13] = [
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Services with metrics of their own; further ones share the service `cache-observer.overflow`. One that has no
-    /// connection left makes room. Each takes 136 KiB with the limits below and about 1 KiB more a series (measured).
+    /// connection left makes room. Each takes 150 KiB with the limits below and about 1 KiB more a series (measured).
     pub max_services: usize,
     /// Latency series of one service: operations × servers × databases × error types. Further ones share a series marked
     /// `otel.metric.overflow`.

@@ -101,6 +101,25 @@ fn samplers_are_shares() {
 }
 
 #[test]
+fn a_variable_chooses_histograms() {
+    for (value, expected) in [
+        ("", None),
+        ("explicit_bucket_histogram", Some(false)),
+        ("Base2_Exponential_Bucket_Histogram", Some(true)),
+        ("summary", None),
+    ] {
+        assert_eq!(exponential(Some(value.to_owned())), expected, "{value}");
+    }
+    let surroundings = Surroundings {
+        exponential: Some(true),
+        ..Surroundings::default()
+    };
+    let histograms = |surroundings| config("", surroundings).unwrap().tables.histograms;
+    assert!(histograms(surroundings).exponential);
+    assert!(!histograms(Surroundings::default()).exponential);
+}
+
+#[test]
 fn refusals_are_one_line() {
     let table = [
         ("--redis-port 11211", "port 11211 is given to both"),
@@ -453,5 +472,26 @@ mod files {
         let last = reloader.reload().unwrap();
         assert_eq!(last.applied, ["caches.10.0.0.7:1", "redis-port"]);
         assert_eq!(last.restart, [""; 0]);
+    }
+}
+
+#[test]
+fn where_prometheus_scrapes() {
+    for (host, port, address) in [
+        ("", "", None),
+        ("0.0.0.0", "", Some("0.0.0.0:9464")),
+        ("", "9000", Some("127.0.0.1:9000")),
+        ("::1", "9000", Some("[::1]:9000")),
+        ("", "http", None),
+        ("a b", "", None),
+    ] {
+        let found = prometheus_address(|name| {
+            Some(if name.ends_with("_HOST") { host } else { port }.to_owned())
+        });
+        assert_eq!(
+            found,
+            address.map(|it| it.parse().unwrap()),
+            "{host} {port}"
+        );
     }
 }
