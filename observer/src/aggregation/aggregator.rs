@@ -12,6 +12,7 @@ use super::summary::Summary;
 use crate::enrichment::{Endpoint, Service};
 use crate::protocol::Protocol;
 use crate::source::event::{Clock, End, Nanos};
+use crate::telemetry::Limit;
 use crate::telemetry::names::value;
 use crate::transaction::{Ending, Transaction};
 
@@ -250,7 +251,7 @@ impl Aggregator {
         });
         let overflow = metrics.is_none();
         if overflow {
-            let overflowed = &self.metrics.telemetry().services_overflowed;
+            let overflowed = self.metrics.telemetry().exceeded(Limit::Services);
             overflowed.add(1);
             if overflowed.get() == 1 {
                 tracing::warn!(

@@ -21,8 +21,8 @@ use crate::config::histograms::Histograms;
 use crate::config::limits::Limits;
 use crate::config::pools;
 use crate::enrichment::Service;
-use crate::telemetry::Telemetry;
 use crate::telemetry::names::{metric, value};
+use crate::telemetry::{Limit, Telemetry};
 
 /// Bounds of the histogram of returned rows. semconv `db/database-metrics`.
 const ROWS: [f64; 13] = [
@@ -199,16 +199,15 @@ impl ServiceMetrics {
         self.rates.of(cache)
     }
 
-    /// How many of these instruments have an overflow series; says so the first time.
-    fn overflow(&self, metrics: &ResourceMetrics) -> u64 {
-        let series = overflowing(metrics);
-        if series > 0 && !self.provider.overflowed.swap(true, Ordering::Relaxed) {
+    /// Counts, and says, the first time, that an instrument has an overflow series.
+    fn overflow(&self, metrics: &ResourceMetrics, telemetry: &Telemetry) {
+        if is_overflowing(metrics) && !self.provider.overflowed.swap(true, Ordering::Relaxed) {
+            telemetry.exceeded(Limit::Series).add(1);
             tracing::warn!(
                 resource = ?metrics.resource(),
                 "more metric series than the limit: the rest share one marked otel.metric.overflow"
             );
         }
-        series
     }
 
     /// `service.name`.
@@ -377,14 +376,12 @@ impl Metrics {
     /// With delta temporality each point is handed out once, so one caller must serve all exporters.
     pub fn collect(&self, mut each: impl FnMut(ResourceMetrics)) {
         let _collecting = self.collecting();
-        let mut overflowed = 0;
         for service in self.current(|retired| &mut retired.to_push) {
             if let Some(metrics) = service.provider.collect() {
-                overflowed += service.overflow(&metrics);
+                service.overflow(&metrics, &self.telemetry);
                 each(metrics);
             }
         }
-        self.telemetry.series_overflowed.set(overflowed);
         if let Some(metrics) = self.own.collect() {
             each(metrics);
         }
@@ -396,11 +393,10 @@ impl Metrics {
         let _collecting = self.collecting();
         let window = self.options.scraped.unwrap_or(Duration::MAX);
         let now = Instant::now();
-        let mut overflowed = 0;
         for service in self.current(|retired| &mut retired.to_scrape) {
             let rates = &service.rates;
             if let Some(metrics) = rates.while_scraping(|| service.provider.scrape()) {
-                overflowed += service.overflow(&metrics);
+                service.overflow(&metrics, &self.telemetry);
                 each(Scraped {
                     metrics,
                     hit_rates: rates.scrape(window, now),
@@ -408,7 +404,6 @@ impl Metrics {
                 });
             }
         }
-        self.telemetry.series_overflowed.set(overflowed);
         if let Some(metrics) = self.own.scrape() {
             each(Scraped {
                 metrics,
@@ -440,13 +435,13 @@ impl Metrics {
     }
 }
 
-/// How many instruments have an overflow series.
-fn overflowing(metrics: &ResourceMetrics) -> u64 {
+/// Whether an instrument has an overflow series.
+fn is_overflowing(metrics: &ResourceMetrics) -> bool {
     let marked = |mut attributes: Box<dyn Iterator<Item = &KeyValue> + '_>| {
         attributes.any(|attribute| attribute.key.as_str() == "otel.metric.overflow")
     };
-    let instruments = metrics.scope_metrics().flat_map(|scope| scope.metrics());
-    let overflowed = instruments.filter(|metric| match metric.data() {
+    let mut instruments = metrics.scope_metrics().flat_map(|scope| scope.metrics());
+    instruments.any(|metric| match metric.data() {
         AggregatedMetrics::F64(MetricData::Histogram(data)) => data
             .data_points()
             .any(|point| marked(Box::new(point.attributes()))),
@@ -463,6 +458,5 @@ fn overflowing(metrics: &ResourceMetrics) -> u64 {
             .data_points()
             .any(|point| marked(Box::new(point.attributes()))),
         _ => false,
-    });
-    overflowed.count() as u64
+    })
 }

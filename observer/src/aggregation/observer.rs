@@ -8,7 +8,7 @@ use opentelemetry::metrics::Meter;
 
 use crate::protocol::Protocol;
 use crate::telemetry::names::{attribute, metric};
-use crate::telemetry::{Lost, Resync, Skipped, SpanOutcome, Telemetry};
+use crate::telemetry::{Limit, Lost, Resync, Skipped, SpanOutcome, Telemetry};
 
 /// Clock ticks a second in `/proc/PID/stat`: part of the kernel's interface, 100 on all architectures that we
 /// support.
@@ -49,6 +49,32 @@ pub(super) fn instruments(meter: &Meter, telemetry: &Arc<Telemetry>) {
         telemetry,
         |telemetry| telemetry.scrapes.get(),
     );
+
+    counter(
+        meter,
+        (
+            metric::METRIC_EXPORTS_FAILED,
+            "{export}",
+            "Exports of metrics that failed.",
+        ),
+        telemetry,
+        |telemetry| telemetry.metric_exports_failed.get(),
+    );
+
+    let counters = Arc::clone(telemetry);
+    let _ = meter
+        .u64_observable_counter(metric::LIMITS_EXCEEDED)
+        .with_unit("{excess}")
+        .with_description(
+            "What was left out, forgotten or put together because a limit was reached.",
+        )
+        .with_callback(move |observer| {
+            for limit in Limit::ALL {
+                let labels = [KeyValue::new(attribute::LIMIT, limit.name())];
+                observer.observe(counters.exceeded(*limit).get(), &labels);
+            }
+        })
+        .build();
 
     let counters = Arc::clone(telemetry);
     let _ = meter

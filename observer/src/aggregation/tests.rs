@@ -13,7 +13,7 @@ use super::{Aggregator, Metrics, Options, SeriesId};
 use crate::enrichment::Endpoint;
 use crate::protocol::{Class, Expiry, Protocol, Redirect, Word};
 use crate::source::event::{Clock, End};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Limit, Telemetry};
 use crate::transaction::{Ending, Transaction};
 
 struct Fixture {
@@ -337,7 +337,7 @@ fn bounds_names_from_the_wire() {
         points["web cache.errors{cache.name=127.0.0.1:6379,error.type=_OTHER}"],
         "84"
     );
-    assert_eq!(fixture.telemetry.series_overflowed.get(), 0);
+    assert_eq!(fixture.telemetry.exceeded(Limit::Series).get(), 0);
 }
 
 #[test]
@@ -362,7 +362,7 @@ fn says_when_series_overflow() {
             .any(|name| name.contains("otel.metric.overflow=true")),
         "{points:?}"
     );
-    assert_eq!(fixture.telemetry.series_overflowed.get(), 1);
+    assert_eq!(fixture.telemetry.exceeded(Limit::Series).get(), 1);
 }
 
 #[test]
@@ -377,7 +377,7 @@ fn a_service_without_connections_makes_room() {
             .aggregator
             .record(id, &transaction("GET", 3), Clock::default());
     }
-    assert_eq!(fixture.telemetry.services_overflowed.get(), 1);
+    assert_eq!(fixture.telemetry.exceeded(Limit::Services).get(), 1);
     let services = |points: &BTreeMap<String, String>| {
         let mut names: Vec<_> = points
             .keys()
@@ -400,7 +400,7 @@ fn a_service_without_connections_makes_room() {
     fixture
         .aggregator
         .record(fourth, &transaction("GET", 3), Clock::default());
-    assert_eq!(fixture.telemetry.services_overflowed.get(), 1);
+    assert_eq!(fixture.telemetry.exceeded(Limit::Services).get(), 1);
     let points = fixture.collect();
     assert_eq!(
         services(&points),

@@ -30,7 +30,7 @@ use rustc_hash::FxHashMap;
 use super::Segment;
 use super::flows::{Ports, Role, Verdict};
 use crate::source::event::{Datagram, Direction, End, Event, Nanos, SocketId, Task};
-use crate::telemetry::{Skipped, Telemetry};
+use crate::telemetry::{Limit, Skipped, Telemetry};
 use host::Request;
 use pieces::{Pieces, Whole};
 
@@ -450,7 +450,7 @@ impl<P, E> Datagrams<P, E> {
             }
         }
         if let Some((_, index)) = oldest {
-            telemetry.datagrams_evicted.add(1);
+            telemetry.exceeded(Limit::DatagramPairs).add(1);
             self.close(index, time, handler, telemetry);
         }
     }

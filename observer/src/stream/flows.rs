@@ -11,7 +11,7 @@ use super::role::verdict;
 pub use super::role::{Ports, Role, Verdict};
 use super::{Segment, Side};
 use crate::source::event::{Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, Task};
-use crate::telemetry::{Skipped, Telemetry};
+use crate::telemetry::{Limit, Skipped, Telemetry};
 
 /// How flows are kept.
 #[derive(Debug, Clone)]
@@ -385,6 +385,7 @@ impl<H: Handler> Flows<H> {
         telemetry: &Telemetry,
     ) -> usize {
         if self.by_sk.len() >= self.options.max_flows {
+            telemetry.exceeded(Limit::Connections).add(1);
             self.evict(event.time, handler);
         }
         let (send, receive) = start.unwrap_or_default();

@@ -4,7 +4,7 @@ use super::flows::{Close, Flow, Flows, Handler, Options, Ports, Role, Verdict};
 use super::reassembly::Limits;
 use super::{Content, Segment, Side};
 use crate::source::event::{Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, Task};
-use crate::telemetry::{Skipped, Telemetry};
+use crate::telemetry::{Limit, Skipped, Telemetry};
 
 const MS: Nanos = 1_000_000;
 
@@ -298,6 +298,7 @@ fn the_table_is_bounded() {
         );
         assert!(host.flows.len() <= 100);
     }
+    assert_eq!(host.telemetry.exceeded(Limit::Connections).get(), 900);
     assert_eq!(host.lines().len(), 1_000);
 }
 

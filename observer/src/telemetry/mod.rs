@@ -121,6 +121,20 @@ reasons! {
 }
 
 reasons! {
+    /// Which of the limits of the configuration was met: `observer.limits.exceeded`.
+    Limit {
+        /// A process whose metrics went to the service that all beyond the limit share.
+        Services = "services",
+        /// A service of which an instrument has a series marked `otel.metric.overflow`, which all beyond the limit share.
+        Series = "series",
+        /// A connection that was forgotten to make room for another.
+        Connections = "connections",
+        /// A pair of endpoints that exchange datagrams was forgotten, or an exchange given up, to make room for others.
+        DatagramPairs = "datagram-pairs",
+    }
+}
+
+reasons! {
     /// What became of a span: `observer.spans`.
     SpanOutcome {
         /// Accepted by the exporter's peer, or written.
@@ -151,20 +165,15 @@ pub struct Telemetry {
     pub pushes: Counter,
     /// Bytes of the streams that were neither decoded nor bridged: lost, or passed over until a sure boundary.
     pub lost_bytes: Counter,
-    /// Processes whose metrics went to the overflow service, because the budget for services was used up.
-    pub services_overflowed: Counter,
-    /// Metric series beyond a cardinality limit: they share one series marked `otel.metric.overflow`.
-    pub series_overflowed: Counter,
-    /// Metric exports that failed: a resource's points of one interval. Cumulative points arrive with the next.
+    /// `observer.metric_exports.failed`: a resource's points of one interval each. Cumulative points arrive with the next.
     pub metric_exports_failed: Counter,
     /// `observer.scrapes`: scrapes that were answered. Whether the answer was read to its end is up to who asked.
     pub scrapes: Counter,
-    /// Pairs of endpoints that were forgotten, and exchanges that were given up, to make room for others (UDP).
-    pub datagrams_evicted: Counter,
     lost: [Counter; Lost::ALL.len()],
     skipped: [Counter; Skipped::ALL.len()],
     resyncs: [[Counter; Resync::ALL.len()]; 2],
     spans: [Counter; SpanOutcome::ALL.len()],
+    limits: [Counter; Limit::ALL.len()],
 }
 
 impl Telemetry {
@@ -184,6 +193,12 @@ impl Telemetry {
     #[must_use]
     pub fn resyncs(&self, protocol: crate::protocol::Protocol, reason: Resync) -> &Counter {
         &self.resyncs[protocol as usize][reason as usize]
+    }
+
+    /// `observer.limits.exceeded`, by limit.
+    #[must_use]
+    pub fn exceeded(&self, limit: Limit) -> &Counter {
+        &self.limits[limit as usize]
     }
 
     /// `observer.spans`, by what became of them.

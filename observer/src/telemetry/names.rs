@@ -96,6 +96,8 @@ pub mod attribute {
         PROTOCOL = "protocol";
         /// Of the observer's own metrics: what became of a span. Ours.
         OUTCOME = "outcome";
+        /// Of the observer's own metrics: which limit, by its name in the configuration. Ours.
+        LIMIT = "limit";
         /// `user` or `system`. semconv, registry `cpu.mode`.
         CPU_MODE = "cpu.mode";
     }
@@ -243,6 +245,10 @@ pub mod metric {
         REPLIES_ORPHANED = "observer.replies.orphaned";
         /// What became of spans. Ours.
         SPANS = "observer.spans";
+        /// What was left out, forgotten or put together because a limit was reached. Ours.
+        LIMITS_EXCEEDED = "observer.limits.exceeded";
+        /// Exports of metrics that failed. Ours.
+        METRIC_EXPORTS_FAILED = "observer.metric_exports.failed";
         /// Scrapes that were answered. Ours.
         SCRAPES = "observer.scrapes";
         /// CPU time of the observer, s. Ours.

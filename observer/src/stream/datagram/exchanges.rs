@@ -9,7 +9,7 @@ use super::{
 use crate::source::event::Nanos;
 use crate::stream::flows::Verdict;
 use crate::stream::{Content, Segment, Side};
-use crate::telemetry::{Lost, Skipped, Telemetry};
+use crate::telemetry::{Limit, Lost, Skipped, Telemetry};
 
 impl<P, E> Datagrams<P, E> {
     pub(super) fn request<H: Handler<Peer = P, Exchange = E>>(
@@ -268,7 +268,7 @@ impl<P, E> Datagrams<P, E> {
         match slot.entries.remove(&due.id).map(|entry| entry.state) {
             Some(State::Live(live)) => {
                 if room && due.at > now {
-                    telemetry.datagrams_evicted.add(1);
+                    telemetry.exceeded(Limit::DatagramPairs).add(1);
                 }
                 self.hand_on(due.index, *live, now, handler, telemetry);
             }

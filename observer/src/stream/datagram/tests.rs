@@ -4,7 +4,7 @@ use super::fuzz::{Step, Table};
 use super::{GRACE, TIMEOUT};
 use crate::source::event::{Direction, End};
 use crate::stream::flows::Role;
-use crate::telemetry::{Lost, Skipped};
+use crate::telemetry::{Limit, Lost, Skipped};
 
 const MS: u64 = 1_000_000;
 
@@ -199,7 +199,7 @@ fn endpoints_beyond_the_budget_make_room() {
         table.wait(MS);
     }
     assert_eq!(table.len(), 4);
-    assert_eq!(table.telemetry.datagrams_evicted.get(), 6);
+    assert_eq!(table.telemetry.exceeded(Limit::DatagramPairs).get(), 6);
     assert_eq!(told(&mut table).len(), 6);
     table.finish();
     assert_eq!(told(&mut table).len(), 4);
