@@ -107,7 +107,9 @@ pub struct Report {
 impl Observer {
     fn start(options: Options) -> Result<Self> {
         let folder = Folder::new()?;
-        let mut command = Command::new(binary());
+        // What runs in the background may have been told to ignore hangups, which those it starts inherit.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=HUP").arg(binary());
         command.arg("run").arg("--summary").args(&options.arguments);
         command.args([
             "--traces-exporter",
@@ -146,8 +148,7 @@ impl Observer {
         command.stdout(File::create(folder.path().join("stdout"))?);
         command.stderr(File::create(folder.path().join("stderr"))?);
         let begun = Instant::now();
-        let mut process = Running::start(&mut command)
-            .with_context(|| format!("{} is built by `cargo xtask build`", binary().display()))?;
+        let mut process = Running::start(&mut command)?;
         let log = folder.path().join("stderr");
         eventually(
             Duration::from_secs(20),
@@ -155,7 +156,9 @@ impl Observer {
             || {
                 let text = fs::read_to_string(&log)?;
                 if let Some(status) = process.child().try_wait()? {
-                    bail!("the observer ended at once: {status}\n{text}");
+                    bail!(
+                        "the observer, which `cargo xtask build` makes, ended at once: {status}\n{text}"
+                    );
                 }
                 Ok(text.contains("observing"))
             },

@@ -173,27 +173,20 @@ impl Exposition {
             true => scraped.exemplars(&family.instrument, &attributes.cloned().collect::<Vec<_>>()),
             false => Vec::new(),
         };
+        let mut write = |labels: Vec<Label<'_>>, sample: &Sample| {
+            family.write(self.format, &labels, sample, out);
+        };
         match data {
             MetricData::Gauge(gauge) => {
                 for point in gauge.data_points() {
                     let sample = Sample::Number(point.value().into());
-                    family.write(
-                        self.format,
-                        &service.series(point.attributes()),
-                        &sample,
-                        out,
-                    );
+                    write(service.series(point.attributes()), &sample);
                 }
             }
             MetricData::Sum(sum) => {
                 for point in sum.data_points() {
                     let sample = Sample::Number(point.value().into());
-                    family.write(
-                        self.format,
-                        &service.series(point.attributes()),
-                        &sample,
-                        out,
-                    );
+                    write(service.series(point.attributes()), &sample);
                 }
             }
             MetricData::Histogram(histogram) => {
@@ -204,12 +197,7 @@ impl Exposition {
                         sum: point.sum().into(),
                         exemplars: exemplars(Box::new(point.attributes())),
                     });
-                    family.write(
-                        self.format,
-                        &service.series(point.attributes()),
-                        &sample,
-                        out,
-                    );
+                    write(service.series(point.attributes()), &sample);
                 }
             }
             MetricData::ExponentialHistogram(histogram) => {
@@ -224,12 +212,7 @@ impl Exposition {
                         sum: point.sum().into(),
                         exemplars: exemplars(Box::new(point.attributes())),
                     });
-                    family.write(
-                        self.format,
-                        &service.series(point.attributes()),
-                        &sample,
-                        out,
-                    );
+                    write(service.series(point.attributes()), &sample);
                 }
             }
         }
