@@ -73,7 +73,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// When it ends before, or needs longer than 20 s.
+    /// When it ends before, or needs longer than a minute.
     pub fn start(self) -> Result<Observer> {
         Observer::start(self)
     }
@@ -151,7 +151,7 @@ impl Observer {
         let mut process = Running::start(&mut command)?;
         let log = folder.path().join("stderr");
         eventually(
-            Duration::from_secs(20),
+            Duration::from_secs(60),
             "the observer says that it observes",
             || {
                 let text = fs::read_to_string(&log)?;
