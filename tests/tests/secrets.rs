@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use tests::capture::{Capture, Side};
 use tests::client::{Memcached, Redis, Reply, encode};
 use tests::collector::Collector;
-use tests::observer::{Options, Report, binary, replayed};
+use tests::observer::{Observer, Options, Report, binary, replayed};
 use tests::process::{Folder, Running, eventually, output};
 use tests::secrets::memcached::{SASL_AUTH, SASL_LIST_MECHS, SASL_STEP, request};
 use tests::secrets::{KEY, MARKER, REQUESTS, capture, excerpt, leak};
@@ -377,18 +377,16 @@ fn converse(server: &Server) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_server_that_asks_for_a_password() -> Result<()> {
-    let server = Server::redis_on(free_port()?, &["--requirepass", MARKER])?;
-    let collector = Collector::start()?;
-    let lines = Options::new()
-        .redis(server.port)
+/// Two observers of the same ports that say all they can: one in JSON Lines, one, of the servers' ends, to a collector.
+fn observers(ports: &Options, collector: &Collector) -> Result<[(&'static str, Observer); 2]> {
+    let lines = ports
+        .clone()
         .with("--metrics-exporter", "jsonl")
         .with("--spans-pipeline", "commands")
         .variable("CACHE_OBSERVER_LOG", "trace")
         .start()?;
-    let exporting = Options::new()
-        .redis(server.port)
+    let exporting = ports
+        .clone()
         .with("--role", "server")
         .traces("otlp")
         .with("--metrics-exporter", "otlp")
@@ -399,8 +397,16 @@ fn a_server_that_asks_for_a_password() -> Result<()> {
         .variable("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
         .variable("RUST_LOG", "trace")
         .start()?;
+    Ok([("JSON Lines", lines), ("OTLP", exporting)])
+}
+
+#[test]
+fn a_server_that_asks_for_a_password() -> Result<()> {
+    let server = Server::redis_on(free_port()?, &["--requirepass", MARKER])?;
+    let collector = Collector::start()?;
+    let observers = observers(&Options::new().redis(server.port), &collector)?;
     converse(&server)?;
-    for (what, observer) in [("JSON Lines", lines), ("OTLP", exporting)] {
+    for (what, observer) in observers {
         let report = observer.stop()?;
         assert_silent(what, said(&report).as_bytes())?;
         let auths = report.summary.of("redis", "AUTH", "count");
@@ -479,24 +485,7 @@ fn a_memcached_that_authenticates_by_sasl() -> Result<()> {
     let (folder, port) = (Folder::new()?, free_port()?);
     let _server = guarded(&folder, port)?;
     let collector = Collector::start()?;
-    let lines = Options::new()
-        .memcached(port)
-        .with("--metrics-exporter", "jsonl")
-        .with("--spans-pipeline", "commands")
-        .variable("CACHE_OBSERVER_LOG", "trace")
-        .start()?;
-    let exporting = Options::new()
-        .memcached(port)
-        .with("--role", "server")
-        .traces("otlp")
-        .with("--metrics-exporter", "otlp")
-        .variable(
-            "OTEL_EXPORTER_OTLP_ENDPOINT",
-            &format!("http://127.0.0.1:{}", collector.grpc),
-        )
-        .variable("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-        .variable("RUST_LOG", "trace")
-        .start()?;
+    let observers = observers(&Options::new().memcached(port), &collector)?;
     let (key, marker) = (KEY.as_bytes(), MARKER.as_bytes());
     let upper = MARKER.to_ascii_uppercase();
     let right = format!("\0alice\0{MARKER}");
@@ -537,7 +526,7 @@ fn a_memcached_that_authenticates_by_sasl() -> Result<()> {
     let (status, _) = answer(&mut stream, SASL_AUTH)?;
     ensure!(status == 0, "{status:#x}");
     drop(stream);
-    for (what, observer) in [("JSON Lines", lines), ("OTLP", exporting)] {
+    for (what, observer) in observers {
         let report = observer.stop()?;
         assert_silent(what, said(&report).as_bytes())?;
         let of = |operation, number| report.summary.of("memcached", operation, number);
