@@ -244,6 +244,17 @@ impl Observer {
 }
 
 impl Report {
+    /// The backend that was in use, as the log says.
+    ///
+    /// # Errors
+    ///
+    /// When it does not.
+    pub fn backend(&self) -> Result<&str> {
+        let words = self.log.split_whitespace();
+        let mut named = words.filter_map(|word| word.strip_prefix("backend="));
+        named.next().context("the log names no backend")
+    }
+
     /// The last value of a metric, added up over those of its series that have these attributes.
     #[must_use]
     pub fn metric(&self, name: &str, attributes: &[(&str, &str)]) -> f64 {

@@ -10,6 +10,7 @@ mod run;
 mod setup;
 mod shell;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -25,8 +26,10 @@ enum Task {
     Build,
     /// Build, become root, observe this host.
     Run(run::Options),
-    /// Run all tests; those with real servers as root.
+    /// Run all tests; those with real servers as root, and those of `vm`.
     Test(test::Options),
+    /// Run the tests that depend on the kernel in guests with stock kernels, with each backend.
+    Vm(vm::Options),
     /// Check format, lints, dependencies and the house rules.
     Lint,
     /// Measure the overhead and the pipeline; writes target/bench.json.
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Build => build::task().map(drop),
         Task::Run(options) => return exit(run::task(&options)),
         Task::Test(options) => test::task(&options),
+        Task::Vm(options) => vm::task(&options),
         Task::Lint => lint::task(),
         Task::Bench(options) => bench::task(&options),
     };

@@ -5,6 +5,7 @@
 
 mod bpf;
 mod go;
+mod kernels;
 mod node;
 mod packages;
 mod python;
@@ -15,6 +16,7 @@ use anyhow::Result;
 
 use crate::shell;
 pub(crate) use bpf::{builds_core as bpf_builds_core, clippy as bpf_clippy};
+pub(crate) use kernels::{Kernel, kernel};
 pub(crate) use python::folder as python_folder;
 
 /// What to set up beside the toolchain.
