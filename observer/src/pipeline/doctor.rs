@@ -84,6 +84,6 @@ fn advice(report: &Report) -> String {
     match report.chosen() {
         Some(backend) if backend.has_start_times() => "nothing: cache-observer run".to_owned(),
         Some(_) => "nothing: cache-observer run; latencies are a few microseconds low with this backend, since the start of a send is not seen".to_owned(),
-        None => "no backend can be used: boot Linux 6.3 or later, or 5.8 or later with BPF trampolines".to_owned(),
+        None => "no backend can be used: boot Linux 6.3 or later, or 5.17 or later with BPF trampolines or kprobes".to_owned(),
     }
 }

@@ -42,6 +42,7 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
             backend: match live.backend {
                 BackendArgument::Auto => BackendChoice::Auto,
                 BackendArgument::Fentry => BackendChoice::Fentry,
+                BackendArgument::Kprobe => BackendChoice::Kprobe,
                 BackendArgument::Tracepoint => BackendChoice::Tracepoint,
             },
             ports: &ports,
