@@ -1,4 +1,6 @@
 //! All backends, on all kernels, tell the same of the same traffic: what `backends.expected` says. Times are aside.
+//!
+//! Where spans are meant to change, `CACHE_OBSERVER_RENEW=1` writes that file anew.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -160,10 +162,9 @@ fn told(report: &Report) -> String {
         let (name, _) = name.rsplit_once(':').unwrap_or((name, ""));
         let text = Value::from(attributes).to_string();
         let line = format!(
-            "{} {name} {} {} {text}",
+            "{} {name} {} {text}",
             text_of(&span["kind"]),
             text_of(&span["status"]["code"]),
-            text_of(&span["resource"]["service.name"]),
         );
         *lines.entry(line).or_default() += 1;
     }
@@ -212,7 +213,11 @@ fn each_tells_the_same() -> Result<()> {
         report.summary.0
     );
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/backends.expected");
-    let (told, expected) = (told(&report), fs::read_to_string(file)?);
+    let told = told(&report);
+    if std::env::var_os("CACHE_OBSERVER_RENEW").is_some() {
+        fs::write(&file, &told)?;
+    }
+    let expected = fs::read_to_string(file)?;
     for (number, pair) in told.lines().zip(expected.lines()).enumerate() {
         ensure!(
             pair.0 == pair.1,
