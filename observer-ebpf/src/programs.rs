@@ -127,7 +127,7 @@ pub(crate) fn sent(sk: u64, msg: u64, length: i32, started: impl FnOnce() -> u64
     }
     let length = length as u32;
     let call = Call::new(direction::SEND, sk, &common, &ports, length, started)?;
-    call.send(&iter::buffer(msg, length, 0))
+    call.send(&iter::buffer(msg, length, iter::ALL))
 }
 
 /// `tcp_recvmsg(sk, msg, len, flags)`, exit. Only one of the three is loaded, by what this kernel's has.
@@ -164,7 +164,7 @@ pub(crate) fn room(asked: u64, flags: i32) -> Option<u64> {
     } else if flags & TRUNC != 0 {
         Some(asked)
     } else {
-        Some(0)
+        Some(iter::ALL)
     }
 }
 

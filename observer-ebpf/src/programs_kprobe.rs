@@ -10,6 +10,7 @@ use observer_ebpf::{config, counter, lane};
 
 use crate::datagram::Socket;
 use crate::globals::{Asked, CALLS, count, setting};
+use crate::iter;
 use crate::programs::{room, sent, taken};
 use crate::programs_udp::{sending, sent_by, taken_by};
 use crate::socket::{Common, INET, INET6, filter, judge};
@@ -61,7 +62,7 @@ fn flags(ctx: &ProbeContext) -> Option<i32> {
 /// `tcp_sendmsg_locked(sk, msg, size)`, entry.
 #[kprobe]
 pub(crate) fn send_call(ctx: ProbeContext) -> u32 {
-    enter(lane::SEND, stream(&ctx, 0));
+    enter(lane::SEND, stream(&ctx, iter::ALL));
     0
 }
 
@@ -113,7 +114,7 @@ fn send(ctx: &ProbeContext, family: u16) -> Option<Asked> {
     Some(Asked {
         sk,
         msg,
-        room: 0,
+        room: iter::ALL,
         started: sending(sk, msg, family)?,
     })
 }

@@ -197,7 +197,7 @@ pub(crate) fn sent_by(
         return None;
     }
     let length = length as u32;
-    let buffer = iter::buffer(msg, length, 0);
+    let buffer = iter::buffer(msg, length, iter::ALL);
     let way = (direction::SEND, lane);
     socket.send(way, &ports, &peer, length, started, &buffer)
 }

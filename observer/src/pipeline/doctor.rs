@@ -77,9 +77,8 @@ fn advice(report: &Report) -> String {
         let names: Vec<_> = report.missing.iter().map(|c| c.name()).collect();
         return format!("run as root, or grant {}", names.join(", "));
     }
-    if report.btf.is_err() {
-        return "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y; all common distributions' are"
-            .to_owned();
+    if let Err(error) = &report.btf {
+        return error.advice().to_owned();
     }
     match report.chosen() {
         Some(backend) if backend.has_start_times() => "nothing: cache-observer run".to_owned(),

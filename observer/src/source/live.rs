@@ -97,7 +97,7 @@ pub enum StartError {
         missing: Vec<Capability>,
     },
     /// The kernel does not describe its types, or lacks a field that every backend needs.
-    #[error(transparent)]
+    #[error("{}; {}", .0, .0.advice())]
     Btf(#[from] BtfError),
     /// The kernel refuses each backend that was tried.
     #[error("no backend could be attached{}", listed(reasons))]
