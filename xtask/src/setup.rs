@@ -93,6 +93,37 @@ pub(crate) fn tests() -> Result<()> {
     go::programs()
 }
 
+/// The target of the check for 64-bit Arm.
+pub(crate) const ARM: &str = "aarch64-unknown-linux-gnu";
+
+/// What compiles for 64-bit Arm.
+pub(crate) fn arm() -> Result<()> {
+    packages::programs(
+        &[
+            ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+            (
+                "/usr/aarch64-linux-gnu/include/stdlib.h",
+                "libc6-dev-arm64-cross",
+            ),
+        ],
+        "lint compiles for 64-bit Arm",
+    )?;
+    let there = shell::output("rustup", ["target", "list", "--installed"]);
+    if there.is_some_and(|there| there.lines().any(|target| target == ARM)) {
+        return Ok(());
+    }
+    shell::step(
+        &format!("rustup target add {ARM}"),
+        "lint compiles for 64-bit Arm",
+        || {
+            shell::run_quietly(
+                shell::program("rustup").args(["target", "add", ARM]),
+                Duration::from_secs(600),
+            )
+        },
+    )
+}
+
 /// What `lint` calls.
 pub(crate) fn lint() -> Result<()> {
     if shell::output("cargo", ["deny", "--version"]).is_some() {
