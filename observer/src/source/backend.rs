@@ -77,6 +77,9 @@ pub enum AttachError {
         #[source]
         source: Box<ProgramError>,
     },
+    /// The list of events cannot be written.
+    #[error("it needs tracefs, to follow calls that wait: {0}")]
+    Tracefs(#[source] std::io::Error),
     /// The kernel refused to follow the returns of a function.
     #[error("the kernel refused a kretprobe of {function}: {source}")]
     Probe {
@@ -158,7 +161,10 @@ pub(crate) fn attach(
     tracepoint(&mut ebpf, name::SET_STATE, "inet_sock_set_state")?;
     let (programs, returns) = match backend {
         Backend::Fentry => (fentry(&mut ebpf, btf)?, None),
-        Backend::Kprobe => kprobe::attach(&mut ebpf, btf)?,
+        Backend::Kprobe => {
+            let (programs, returns) = kprobe::attach(&mut ebpf, btf)?;
+            (programs, Some(returns))
+        }
         Backend::Tracepoint => {
             datagrams(&mut ebpf)?;
             tracepoint(&mut ebpf, name::RECEIVE_LENGTH, "sock_recv_length")?;

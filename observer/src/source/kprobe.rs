@@ -1,8 +1,8 @@
 //! Attaching the `kprobe` backend.
 //!
 //! A kretprobe follows only as many calls at a time as it was given room for, and a receive that waits is such a call: the kernel's
-//! own room, twice the processors, is used up by a pool of clients. Only events in tracefs take a number. They are names that outlive
-//! a process that was killed; the next start removes them. Where tracefs cannot be written, the kernel's room must do.
+//! own room, twice the processors, is used up by a pool of clients, whose replies would go unseen. Only events in tracefs take a
+//! number. They are names that outlive a process that was killed; the next start removes them.
 #![allow(unsafe_code, reason = "perf events have no safe wrapper here")]
 
 use std::fs::{self, File, OpenOptions};
@@ -39,12 +39,8 @@ const GROUP: &str = "cache_observer";
 pub(crate) fn attach(
     ebpf: &mut Ebpf,
     btf: &Btf,
-) -> Result<(Vec<&'static str>, Option<Returns>), AttachError> {
-    let mut returns = Returns::open()
-        .inspect_err(|error| {
-            warn!("{error}: no more calls than the kernel's default are followed while they wait")
-        })
-        .ok();
+) -> Result<(Vec<&'static str>, Returns), AttachError> {
+    let mut returns = Returns::open().map_err(AttachError::Tracefs)?;
     let there = |function| match btf.has_function(function) {
         // A kernel may be built without IPv6, or with it as a module.
         Ok(false) if function.starts_with("udpv6") => {
@@ -65,19 +61,10 @@ pub(crate) fn attach(
     for &[function, _, program] in &functions {
         let loaded: &mut KProbe = backend::program(ebpf, program)?;
         loaded.load().map_err(backend::refused(program))?;
-        match &mut returns {
-            Some(returns) => {
-                let fd = loaded.fd().map_err(backend::refused(program))?;
-                returns
-                    .add(function, fd.as_fd().as_raw_fd())
-                    .map_err(|source| AttachError::Probe { function, source })?;
-            }
-            None => {
-                loaded
-                    .attach(function, 0)
-                    .map_err(backend::refused(program))?;
-            }
-        }
+        let fd = loaded.fd().map_err(backend::refused(program))?;
+        returns
+            .add(function, fd.as_fd().as_raw_fd())
+            .map_err(|source| AttachError::Probe { function, source })?;
         programs.push(program);
     }
     for &[function, program, _] in &functions {
