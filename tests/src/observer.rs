@@ -73,7 +73,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// When it ends before, or needs longer than 20 s.
+    /// When it ends before, or needs longer than 90 s.
     pub fn start(self) -> Result<Observer> {
         Observer::start(self)
     }
@@ -139,8 +139,9 @@ impl Observer {
         let mut process = Running::start(&mut command)
             .with_context(|| format!("{} is built by `cargo xtask build`", binary().display()))?;
         let log = folder.path().join("stderr");
+        // Long, for a slow machine: an emulated one with other work took 9 s.
         eventually(
-            Duration::from_secs(20),
+            Duration::from_secs(90),
             "the observer says that it observes",
             || {
                 let text = fs::read_to_string(&log)?;
