@@ -10,6 +10,7 @@ use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMe
 
 use super::testing::{endpoint, other, service, transaction};
 use super::{Aggregator, Metrics, Options, SeriesId};
+use crate::enrichment::Endpoint;
 use crate::protocol::{Class, Expiry, Protocol, Redirect, Word};
 use crate::source::event::{Clock, End};
 use crate::telemetry::Telemetry;
@@ -48,7 +49,7 @@ impl Fixture {
     }
 }
 
-fn describe(metrics: &ResourceMetrics, points: &mut BTreeMap<String, String>) {
+pub(super) fn describe(metrics: &ResourceMetrics, points: &mut BTreeMap<String, String>) {
     let service = metrics
         .resource()
         .get(&Key::from_static_str("service.name"));
@@ -77,6 +78,24 @@ fn describe(metrics: &ResourceMetrics, points: &mut BTreeMap<String, String>) {
                         name(point.attributes().collect()),
                         point.value().to_string(),
                     );
+                }
+            }
+            AggregatedMetrics::I64(MetricData::Sum(sum)) => {
+                for point in sum.data_points() {
+                    let value = point.value().to_string();
+                    points.insert(name(point.attributes().collect()), value);
+                }
+            }
+            AggregatedMetrics::I64(MetricData::Gauge(gauge)) => {
+                for point in gauge.data_points() {
+                    let value = point.value().to_string();
+                    points.insert(name(point.attributes().collect()), value);
+                }
+            }
+            AggregatedMetrics::F64(MetricData::Sum(sum)) => {
+                for point in sum.data_points() {
+                    let value = format!("{:.3}", point.value());
+                    points.insert(name(point.attributes().collect()), value);
                 }
             }
             AggregatedMetrics::F64(MetricData::Gauge(gauge)) => {
@@ -451,4 +470,32 @@ fn delta_points_are_given_once() {
         .aggregator
         .record(id, &transaction("GET", 3), Clock::default());
     assert_eq!(fixture.collect()[operations], "1");
+}
+
+#[test]
+fn counters_go_on_when_unused_series_were_forgotten() {
+    let mut fixture = fixture(Options::default());
+    let get = transaction("GET", 3);
+    let kept = fixture.bind(1, "web", End::Client);
+    let named = Endpoint {
+        cache: "old".to_owned(),
+        ..Endpoint::clone(&endpoint(End::Client, "127.0.0.1:6380"))
+    };
+    let named = Arc::new(named);
+    for _ in 0..2 {
+        let id = fixture
+            .aggregator
+            .bind(&named, &service(1, "web"), Protocol::Redis);
+        fixture.aggregator.record(id, &get, Clock::default());
+        fixture.aggregator.release(id);
+        fixture.aggregator.forget_unused();
+        fixture.aggregator.record(kept, &get, Clock::default());
+    }
+    let points = fixture.collect();
+    for cache in ["old", "127.0.0.1:6379"] {
+        let name = format!(
+            "web cache.operations{{cache.name={cache},cache.operation=get,db.system.name=redis}}"
+        );
+        assert_eq!(points[&name], "2", "{points:?}");
+    }
 }

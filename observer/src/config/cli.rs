@@ -1,9 +1,12 @@
 //! The command line, and the environment variables that stand for its options.
 
+use std::ffi::OsStr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::Resettable;
+use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::export::ExportArguments;
 
@@ -11,6 +14,14 @@ use super::export::ExportArguments;
 #[derive(Debug, Parser)]
 #[command(name = "cache-observer", version, about, long_about = None)]
 pub struct Cli {
+    /// Configuration file (TOML): every option, and what has none; options and variables stand before it
+    #[arg(
+        long,
+        global = true,
+        env = "CACHE_OBSERVER_CONFIG",
+        value_name = "FILE"
+    )]
+    pub config: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -45,6 +56,15 @@ pub struct Run {
     /// Stop after this time, such as 10s or 5m [default: at SIGINT or SIGTERM]
     #[arg(long, env = "CACHE_OBSERVER_DURATION", value_parser = duration, value_name = "T")]
     pub duration: Option<Duration>,
+    /// Where the prometheus exporter serves /metrics [default: 127.0.0.1:9464]
+    #[arg(long, env = "CACHE_OBSERVER_PROMETHEUS_LISTEN", value_parser = address, value_name = "ADDR")]
+    pub prometheus_listen: Option<SocketAddr>,
+    /// Where /healthz and /readyz are served; may be the same address [default: nowhere]
+    #[arg(long, env = "CACHE_OBSERVER_HEALTH_LISTEN", value_parser = address, value_name = "ADDR")]
+    pub health_listen: Option<SocketAddr>,
+    /// Print the configuration in effect as a file, with each value's origin, and stop
+    #[arg(long)]
+    pub print_config: bool,
 }
 
 /// Options of `replay`.
@@ -119,7 +139,7 @@ pub struct Common {
     #[arg(long, env = "CACHE_OBSERVER_OUTPUT", value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Print one JSON summary line at the end, on standard output
-    #[arg(long)]
+    #[arg(long, env = "CACHE_OBSERVER_SUMMARY")]
     pub summary: bool,
 }
 
@@ -160,8 +180,18 @@ pub enum Exporter {
     Jsonl,
     /// An OpenTelemetry collector.
     Otlp,
+    /// Whoever scrapes; metrics only.
+    Prometheus,
     /// Nowhere.
     None,
+}
+
+/// `127.0.0.1:9464`, `[::1]:9464`, `localhost:9464`.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let mut found = text.to_socket_addrs().map_err(|error| error.to_string())?;
+    found
+        .next()
+        .ok_or_else(|| "the host has no address".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -170,6 +200,19 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// The command line. A variable that is set but empty stands for nothing, as the OpenTelemetry specifications ask.
+#[must_use]
+pub fn command() -> clap::Command {
+    fn of_value(argument: Arg) -> Arg {
+        let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|text| text.is_empty());
+        match argument.get_env().is_some_and(is_empty) {
+            true => argument.env(Resettable::Reset),
+            false => argument,
+        }
+    }
+    Cli::command().mut_subcommands(|command| command.mut_args(of_value))
 }
 
 /// A refusal of clap's as one line, without usage and hints.

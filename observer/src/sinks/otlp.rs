@@ -1,9 +1,9 @@
 //! Spans and metrics to a collector, over gRPC or HTTP/protobuf.
 //!
 //! Each observed service is a resource of its own and so has a span exporter of its own; all of them share one gRPC
-//! channel or HTTP client. A failed export is retried a few times by opentelemetry-otlp (100, 200, 400 ms apart, for errors
-//! that may pass), then its spans are dropped and counted; the next batch tries anew, so a collector that comes back is
-//! found without help.
+//! channel or HTTP client. An export that fails for a reason that may pass is tried again by opentelemetry-otlp, after longer and
+//! longer pauses or when the collector says (`Retry-After`, RetryInfo), until its timeout; then its spans are dropped and
+//! counted. The next batch tries anew, so a collector that comes back is found without help.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Item;
+use super::options::SpanLimits;
 use super::queue::{Drained, Queue};
 use super::span::Span;
 use super::transport::Transport;
@@ -34,6 +35,9 @@ const CONCURRENT: usize = 4;
 const MAX_EXPORTERS: usize = 512;
 /// Between two log lines about the same trouble.
 const LOG_EVERY: Duration = Duration::from_secs(60);
+
+/// Why an export ends at the deadline.
+const STOPPING: &str = "stopping";
 
 /// When exports must end, once the sinks are told to stop.
 pub(super) type Deadline = watch::Receiver<Option<Instant>>;
@@ -60,7 +64,7 @@ async fn bounded(
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {timeout:?}")),
         },
-        () = ended => Err("stopping".to_owned()),
+        () = ended => Err(STOPPING.to_owned()),
     }
 }
 
@@ -131,6 +135,7 @@ pub(super) struct SpanWorker {
     pub(super) delay: Duration,
     /// Most spans in a request.
     pub(super) batch: usize,
+    pub(super) limits: SpanLimits,
     pub(super) deadline: Deadline,
 }
 
@@ -226,10 +231,15 @@ impl SpanWorker {
             while running.len() < CONCURRENT
                 && let Some((exporter, items)) = batches.pop_front()
             {
+                if self.is_over() {
+                    let spans = items.iter().map(|item| item.spans()).sum();
+                    self.failed(spans, STOPPING, log);
+                    continue;
+                }
                 // Made only now: a span takes several times the room of what it is made of.
                 let mut spans: Vec<_> = items
                     .iter()
-                    .flat_map(|item| Span::of(&item.observation, item.ids))
+                    .flat_map(|item| Span::of(&item.observation, item.ids, self.limits))
                     .map(|span| span.into_data(scope))
                     .collect();
                 // Batches with children may exceed what a collector takes in one request.
@@ -261,6 +271,13 @@ impl SpanWorker {
                 Some(Err(error)) => self.failed(0, &error.to_string(), log),
             }
         }
+    }
+
+    /// Whether the deadline has passed: what is left is only counted.
+    fn is_over(&self) -> bool {
+        self.deadline
+            .borrow()
+            .is_some_and(|end| end <= Instant::now())
     }
 
     fn failed(&self, count: usize, reason: &str, log: &mut Log) {

@@ -2,6 +2,7 @@
 //!
 //! - [`live`]: the kernel programs of this host.
 //! - [`replay`]: capture files.
+//! - [`sockets`]: connections from before the start.
 //! - [`record`]: what they send; [`layout`], [`btf`]: what they must know of this kernel.
 //! - [`backend`], [`kprobe`]: how they are attached; [`preflight`], [`capability`]: whether they may be.
 
@@ -15,4 +16,5 @@ pub mod live;
 pub mod preflight;
 pub mod record;
 pub mod replay;
+pub mod sockets;
 mod wait;

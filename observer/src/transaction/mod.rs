@@ -5,6 +5,7 @@
 //!
 //! - [`matcher`]: pairing and the state of a connection that a pairing depends on.
 //! - `quiet`: the same where some requests are answered only sometimes.
+//! - `setup`: what a client says before its connection is ready.
 //! - [`batch`]: which commands left together.
 //! - [`conversation`]: decoding, detection, and what happens when the boundary or the pairing is not sure.
 
@@ -16,12 +17,14 @@ pub mod matcher;
 mod probation;
 mod quiet;
 mod reply_mode;
+mod setup;
 mod subscribed;
 
 #[cfg(test)]
 mod tests;
 
-pub use conversation::Conversation;
+pub use conversation::{Conversation, Load};
+pub use setup::Ready;
 
 use std::sync::Arc;
 
@@ -75,6 +78,8 @@ pub struct Transaction {
     pub client: Option<Arc<Client>>,
     /// The thread at this end that moved the request's first byte; `None` for captures.
     pub task: Option<Task>,
+    /// Whether nothing else was outstanding on the connection while it was.
+    pub alone: bool,
 }
 
 impl Transaction {
@@ -106,6 +111,8 @@ pub enum Exchange {
     One(Transaction),
     /// Commands that left together.
     Batch(Batch),
+    /// No command: the connection begins or ends.
+    Life(Life),
 }
 
 impl Exchange {
@@ -115,15 +122,61 @@ impl Exchange {
         match self {
             Exchange::One(transaction) => std::slice::from_ref(transaction),
             Exchange::Batch(batch) => &batch.transactions,
+            Exchange::Life(_) => &[],
         }
     }
 
-    fn transactions_mut(&mut self) -> &mut [Transaction] {
+    /// Whether it only asked whether the connection works: a PING, or Memcached's NOOP, MN or VERSION, sent by itself on an idle
+    /// connection.
+    #[must_use]
+    pub fn is_health_check(&self) -> bool {
+        let Exchange::One(Transaction { request, alone, .. }) = self else {
+            return false;
+        };
+        let name = request.operation.name();
+        *alone && matches!(name, "PING" | "NOOP" | "MN" | "VERSION")
+    }
+
+    /// The same, to be changed.
+    pub fn transactions_mut(&mut self) -> &mut [Transaction] {
         match self {
             Exchange::One(transaction) => std::slice::from_mut(transaction),
             Exchange::Batch(batch) => &mut batch.transactions,
+            Exchange::Life(_) => &mut [],
         }
     }
+}
+
+/// How a connection begins or ends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Life {
+    /// The protocol of the connection.
+    pub protocol: Protocol,
+    /// Which of the two.
+    pub stage: LifeStage,
+    /// When `connect` was called; for an end, its time.
+    pub start: Nanos,
+    /// When it was ready, or the attempt failed; for an end, its time.
+    pub end: Nanos,
+    /// `error.type`, if it failed.
+    pub error: Option<&'static str>,
+}
+
+/// The two stages of a connection's life that are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LifeStage {
+    /// From `connect` to ready.
+    Connect {
+        /// When it was established, if it was.
+        established: Option<Nanos>,
+    },
+    /// Its end.
+    Close {
+        /// Since `connect`, nanoseconds, where it was seen.
+        age: Option<Nanos>,
+        /// Commands beyond its set-up, where all were seen.
+        commands: Option<u64>,
+    },
 }
 
 /// Commands that left together.
