@@ -56,6 +56,21 @@ pub(crate) fn protos() -> Option<*mut u64> {
 #[map]
 pub(crate) static STARTS: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
 
+/// A call under way: what its return does not tell.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) sk: u64,
+    pub(crate) msg: u64,
+    /// As [`crate::iter::buffer`] takes it.
+    pub(crate) room: u64,
+    pub(crate) started: u64,
+}
+
+/// Calls under way, by thread (`tid`) and, above, lane: functions call one another, never themselves. Its size is set by the loader.
+#[map]
+pub(crate) static CALLS: HashMap<u64, Asked> = HashMap::with_max_entries(1, 0);
+
 /// One scratch for each lane: a send may interrupt a receive on the same CPU.
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(lane::COUNT, 0);

@@ -15,9 +15,13 @@ use crate::socket::read;
 /// Bytes of `iov_iter` that are read; userspace checks that its fields end before.
 const ITER: usize = 40;
 
-/// The buffer behind `msg->msg_iter`, out of or into which `length` bytes have just moved.
+/// In place of how many bytes there was room for: all have moved.
+pub(crate) const ALL: u64 = u64::MAX;
+
+/// The buffer behind `msg->msg_iter`, out of or into which `length` bytes have just moved. With `MSG_TRUNC` fewer may have: then
+/// `room` is how many bytes it had room for before, else [`ALL`].
 #[inline(always)]
-pub(crate) fn buffer(msg: u64, length: u32) -> Buffer {
+pub(crate) fn buffer(msg: u64, length: u32, room: u64) -> Buffer {
     let mut iter = MaybeUninit::<[u64; ITER / 8]>::uninit();
     let address = (msg as usize).wrapping_add(offset(config::MSG_ITER));
     // SAFETY: the helper writes `ITER` bytes, which `iter` has.
@@ -32,6 +36,12 @@ pub(crate) fn buffer(msg: u64, length: u32) -> Buffer {
     let kind = u32::from(kind) & setting(config::ITER_TYPE_MASK);
     let behind: u64 = field(iter, config::ITER_OFFSET);
     let length = u64::from(length);
+    if room != ALL {
+        let left: u64 = field(iter, config::ITER_COUNT);
+        if room.wrapping_sub(left) < length {
+            return Buffer::UNREADABLE;
+        }
+    }
     if kind == setting(config::ITER_UBUF) {
         let base: u64 = field(iter, config::ITER_UBUF_BASE);
         return Buffer::plain(base.wrapping_add(behind).wrapping_sub(length));

@@ -146,8 +146,10 @@ pub mod counter {
     pub const FAULT_BYTES: usize = 7;
     /// Start times that could not be kept: the call's end is taken for its start.
     pub const STARTS_LOST: usize = 8;
+    /// Calls whose end was not seen, or that there was no room to follow (`kprobe`).
+    pub const MISSED: usize = 9;
     /// How many there are.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 10;
 }
 
 /// Sets of counters: one for each program that can run at the same time as another on a CPU.
@@ -160,11 +162,11 @@ pub mod lane {
     pub const STATE: u32 = 2;
     /// The program at the entry of a send.
     pub const ENTRY: u32 = 3;
-    /// The program that sees datagrams sent over IPv4 (`fentry`; with tracepoints one program sees all sends).
+    /// The program that sees datagrams sent over IPv4 (`fentry`, `kprobe`; with tracepoints one program sees all sends).
     pub const SEND_UDP_4: u32 = 4;
     /// Over IPv6.
     pub const SEND_UDP_6: u32 = 5;
-    /// The program that sees datagrams received over IPv4 (`fentry`).
+    /// The program that sees datagrams received over IPv4 (`fentry`, `kprobe`).
     pub const RECEIVE_UDP_4: u32 = 6;
     /// Over IPv6.
     pub const RECEIVE_UDP_6: u32 = 7;
@@ -307,10 +309,14 @@ pub mod config {
         ITER_IOVEC,
         /// `iov_iter.iov_offset`.
         ITER_OFFSET,
+        /// `iov_iter.count`.
+        ITER_COUNT,
         /// `iov_iter.ubuf`.
         ITER_UBUF_BASE,
         /// `iov_iter.__iov`, before 6.4 `iov`.
         ITER_IOV,
+        /// Which parameter of `tcp_recvmsg` and its siblings is the flags: 3, before 5.19 4.
+        RECEIVE_FLAGS,
     }
 }
 
@@ -358,6 +364,21 @@ pub mod name {
         ["receive_udp_exit_4_4", "receive_udp_exit_6_4"],
         ["receive_udp_exit_4_5", "receive_udp_exit_6_5"],
         ["receive_udp_exit_4_6", "receive_udp_exit_6_6"],
+    ];
+    /// Calls under way, of [`PROBES`].
+    pub const CALLS: &str = "CALLS";
+    /// The kprobe and the kretprobe of each function. The IPv6 ones may not be there.
+    pub const PROBES: [[&str; 3]; 6] = [
+        ["tcp_sendmsg_locked", "send_call", "send_return"],
+        ["tcp_recvmsg", "receive_call", "receive_return"],
+        ["udp_sendmsg", "send_udp_call_4", "send_udp_return_4"],
+        ["udp_recvmsg", "receive_udp_call_4", "receive_udp_return_4"],
+        ["udpv6_sendmsg", "send_udp_call_6", "send_udp_return_6"],
+        [
+            "udpv6_recvmsg",
+            "receive_udp_call_6",
+            "receive_udp_return_6",
+        ],
     ];
     /// A raw tracepoint program that does nothing: the floor of every measurement.
     pub const EMPTY: &str = "empty";

@@ -8,7 +8,8 @@
 //! - [`capture`]: one call becomes records.
 //! - [`datagram`]: UDP: who the other end is.
 //! - [`syscall`]: the buffer of a call, from the registers of its system call (`tracepoint` backend).
-//! - [`iter`]: the same from the kernel's own iterator (`fentry` backend).
+//! - [`iter`]: the same from the kernel's own iterator (`fentry` and `kprobe` backends).
+//! - [`programs`], [`programs_udp`]: what is attached; [`programs_kprobe`]: the same for the `kprobe` backend.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(unsafe_code, reason = "kernel programs")]
 
@@ -24,6 +25,8 @@ mod globals;
 mod iter;
 #[cfg(target_arch = "bpf")]
 mod programs;
+#[cfg(target_arch = "bpf")]
+mod programs_kprobe;
 #[cfg(target_arch = "bpf")]
 mod programs_udp;
 #[cfg(target_arch = "bpf")]

@@ -18,7 +18,7 @@ use crate::{iter, syscall};
 
 /// `recv` flags: out-of-band data and error reports are not the stream, a peek consumes nothing.
 pub(crate) const NOT_STREAM: i32 = 0x1 | 0x2 | 0x2000;
-/// `MSG_TRUNC`: consumed without being copied.
+/// `MSG_TRUNC`: consumed without being copied (TCP), or more than was copied (UDP).
 pub(crate) const TRUNC: i32 = 0x20;
 
 const ESTABLISHED: i32 = 1;
@@ -102,27 +102,32 @@ pub(crate) fn send_entry(ctx: FEntryContext) -> i32 {
 /// The same, exit: the socket is locked, so the position is exact, and only accepted bytes are seen.
 #[fexit(function = "tcp_sendmsg_locked")]
 pub(crate) fn send_exit(ctx: FExitContext) -> i32 {
-    let _ = sent(&ctx);
+    let _ = sent(ctx.arg(0), ctx.arg(1), ctx.arg(3), take_start);
     0
 }
 
+/// When the send of this thread that now ends began; 0 where that is not known. Forgets it.
 #[inline(always)]
-fn sent(ctx: &FExitContext) -> Option<()> {
-    let sk: u64 = ctx.arg(0);
-    let mut common = Common::uninit();
-    let ports = filter(sk, &mut common)?;
+pub(crate) fn take_start() -> u64 {
     let thread = bpf_get_current_pid_tgid();
     // SAFETY: the entry belongs to this thread, which is here and not in the entry program.
     let started = unsafe { STARTS.get(thread) }.copied().unwrap_or(0);
     let _ = STARTS.remove(thread);
-    let length: i32 = ctx.arg(3);
+    started
+}
+
+/// `tcp_sendmsg_locked` of a socket has returned `length`.
+#[inline(always)]
+pub(crate) fn sent(sk: u64, msg: u64, length: i32, started: impl FnOnce() -> u64) -> Option<()> {
+    let mut common = Common::uninit();
+    let ports = filter(sk, &mut common)?;
+    let started = started();
     if length <= 0 {
         return None;
     }
-    let msg: u64 = ctx.arg(1);
     let length = length as u32;
     let call = Call::new(direction::SEND, sk, &common, &ports, length, started)?;
-    call.send(&iter::buffer(msg, length))
+    call.send(&iter::buffer(msg, length, iter::ALL))
 }
 
 /// `tcp_recvmsg(sk, msg, len, flags)`, exit. Only one of the three is loaded, by what this kernel's has.
@@ -148,21 +153,32 @@ pub(crate) fn receive_exit_6(ctx: FExitContext) -> i32 {
 
 #[inline(always)]
 fn received(ctx: &FExitContext, flags: i32, length: i32) -> Option<()> {
-    let sk: u64 = ctx.arg(0);
+    taken(ctx.arg(0), ctx.arg(1), room(ctx.arg(2), flags)?, length)
+}
+
+/// How a receive with these flags is to be read, as [`iter::buffer`] takes it; `None` where not at all.
+#[inline(always)]
+pub(crate) fn room(asked: u64, flags: i32) -> Option<u64> {
+    if flags & NOT_STREAM != 0 {
+        None
+    } else if flags & TRUNC != 0 {
+        Some(asked)
+    } else {
+        Some(iter::ALL)
+    }
+}
+
+/// `tcp_recvmsg` of a socket has returned `length`.
+#[inline(always)]
+pub(crate) fn taken(sk: u64, msg: u64, room: u64, length: i32) -> Option<()> {
     let mut common = Common::uninit();
     let ports = filter(sk, &mut common)?;
-    if length <= 0 || flags & NOT_STREAM != 0 {
+    if length <= 0 {
         return None;
     }
-    let msg: u64 = ctx.arg(1);
     let length = length as u32;
     let call = Call::new(direction::RECEIVE, sk, &common, &ports, length, 0)?;
-    let buffer = if flags & TRUNC != 0 {
-        Buffer::UNREADABLE
-    } else {
-        iter::buffer(msg, length)
-    };
-    call.send(&buffer)
+    call.send(&iter::buffer(msg, length, room))
 }
 
 /// `inet_sock_set_state(sk, oldstate, newstate)`.

@@ -6,10 +6,9 @@ use aya_ebpf::macros::{cgroup_sock_addr, fentry, fexit, raw_tracepoint};
 use aya_ebpf::programs::{FEntryContext, FExitContext, RawTracePointContext, SockAddrContext};
 use observer_ebpf::{counter, direction, lane};
 
-use crate::buffer::Buffer;
 use crate::datagram::{Peer, Socket, sender, take_sender};
 use crate::globals::{STARTS, count};
-use crate::programs::{NOT_STREAM, TRUNC};
+use crate::programs::{NOT_STREAM, room, take_start};
 use crate::socket::{INET, INET6};
 use crate::task::Task;
 use crate::{iter, syscall};
@@ -134,19 +133,28 @@ pub(crate) fn send_udp_entry_6(ctx: FEntryContext) -> i32 {
 
 #[inline(always)]
 fn entered(ctx: &FEntryContext, family: u16, lane: u32) -> Option<()> {
-    let socket = Socket::read(ctx.arg(0))?;
+    let started = sending(ctx.arg(0), ctx.arg(1), family)?;
+    if STARTS
+        .insert(bpf_get_current_pid_tgid(), started, 0)
+        .is_err()
+    {
+        count(lane, counter::STARTS_LOST, 1);
+    }
+    Some(())
+}
+
+/// The time, if a datagram is watched that is about to be sent by the function of `family`.
+#[inline(always)]
+pub(crate) fn sending(sk: u64, msg: u64, family: u16) -> Option<u64> {
+    let socket = Socket::read(sk)?;
     // An IPv6 socket's datagrams over IPv4 go through both functions.
     if socket.family != family {
         return None;
     }
-    let peer = socket.peer(iter::name(ctx.arg(1)), true);
+    let peer = socket.peer(iter::name(msg), true);
     socket.judge(&peer)?;
     // SAFETY: the helper has no preconditions.
-    let time = unsafe { bpf_ktime_get_ns() };
-    if STARTS.insert(bpf_get_current_pid_tgid(), time, 0).is_err() {
-        count(lane, counter::STARTS_LOST, 1);
-    }
-    Some(())
+    Some(unsafe { bpf_ktime_get_ns() })
 }
 
 /// `udp_sendmsg(sk, msg, len)`, exit.
@@ -165,23 +173,31 @@ pub(crate) fn send_udp_exit_6(ctx: FExitContext) -> i32 {
 
 #[inline(always)]
 fn sent(ctx: &FExitContext, family: u16, lane: u32) -> Option<()> {
-    let socket = Socket::read(ctx.arg(0))?;
+    let (sk, msg, length) = (ctx.arg(0), ctx.arg(1), ctx.arg(3));
+    sent_by((family, lane), sk, msg, length, take_start)
+}
+
+/// The send of a datagram by the function of `family` has returned `length`.
+#[inline(always)]
+pub(crate) fn sent_by(
+    (family, lane): (u16, u32),
+    sk: u64,
+    msg: u64,
+    length: i32,
+    started: impl FnOnce() -> u64,
+) -> Option<()> {
+    let socket = Socket::read(sk)?;
     if socket.family != family {
         return None;
     }
-    let msg: u64 = ctx.arg(1);
     let peer = socket.peer(iter::name(msg), true);
     let ports = socket.judge(&peer)?;
-    let thread = bpf_get_current_pid_tgid();
-    // SAFETY: the entry belongs to this thread, which is here and not in the entry program.
-    let started = unsafe { STARTS.get(thread) }.copied().unwrap_or(0);
-    let _ = STARTS.remove(thread);
-    let length: i32 = ctx.arg(3);
+    let started = started();
     if length <= 0 {
         return None;
     }
     let length = length as u32;
-    let buffer = iter::buffer(msg, length);
+    let buffer = iter::buffer(msg, length, iter::ALL);
     let way = (direction::SEND, lane);
     socket.send(way, &ports, &peer, length, started, &buffer)
 }
@@ -210,23 +226,30 @@ receives! {
 
 #[inline(always)]
 fn received(ctx: &FExitContext, family: u16, lane: u32, flags: i32, length: i32) -> Option<()> {
-    if length <= 0 || flags & NOT_STREAM != 0 {
+    let room = room(ctx.arg(2), flags)?;
+    taken_by((family, lane), ctx.arg(0), ctx.arg(1), room, length)
+}
+
+/// The receipt of a datagram by the function of `family` has returned `length`.
+#[inline(always)]
+pub(crate) fn taken_by(
+    (family, lane): (u16, u32),
+    sk: u64,
+    msg: u64,
+    room: u64,
+    length: i32,
+) -> Option<()> {
+    if length <= 0 {
         return None;
     }
-    let socket = Socket::read(ctx.arg(0))?;
+    let socket = Socket::read(sk)?;
     if socket.family != family {
         return None;
     }
-    let msg: u64 = ctx.arg(1);
     let peer = socket.peer(iter::name(msg), true);
     let ports = socket.judge(&peer)?;
     let length = length as u32;
-    // The length may be more than was copied: then the iterator does not tell where the bytes begin.
-    let buffer = if flags & TRUNC != 0 {
-        Buffer::UNREADABLE
-    } else {
-        iter::buffer(msg, length)
-    };
+    let buffer = iter::buffer(msg, length, room);
     let way = (direction::RECEIVE, lane);
     socket.send(way, &ports, &peer, length, 0, &buffer)
 }

@@ -73,7 +73,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// When it ends before, or needs longer than a minute.
+    /// When it ends before, or needs longer than 90 s.
     pub fn start(self) -> Result<Observer> {
         Observer::start(self)
     }
@@ -150,8 +150,9 @@ impl Observer {
         let begun = Instant::now();
         let mut process = Running::start(&mut command)?;
         let log = folder.path().join("stderr");
+        // Long, for a slow machine: an emulated one with other work took 9 s.
         eventually(
-            Duration::from_secs(60),
+            Duration::from_secs(90),
             "the observer says that it observes",
             || {
                 let text = fs::read_to_string(&log)?;
@@ -266,6 +267,17 @@ impl Observer {
 }
 
 impl Report {
+    /// The backend that was in use, as the log says.
+    ///
+    /// # Errors
+    ///
+    /// When it does not.
+    pub fn backend(&self) -> Result<&str> {
+        let words = self.log.split_whitespace();
+        let mut named = words.filter_map(|word| word.strip_prefix("backend="));
+        named.next().context("the log names no backend")
+    }
+
     /// The last value of a metric, added up over those of its series that have these attributes.
     #[must_use]
     pub fn metric(&self, name: &str, attributes: &[(&str, &str)]) -> f64 {

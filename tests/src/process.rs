@@ -131,6 +131,18 @@ impl Drop for Folder {
     }
 }
 
+/// A number of commands, cut down where `CACHE_OBSERVER_TEST_LOAD` says that the machine is slow.
+///
+/// # Errors
+///
+/// When that is no number.
+pub fn load(commands: u64) -> Result<u64> {
+    match std::env::var("CACHE_OBSERVER_TEST_LOAD") {
+        Ok(divisor) => Ok(commands / divisor.parse::<u64>()?.max(1)),
+        Err(_) => Ok(commands),
+    }
+}
+
 /// Runs a program to its end and gives what it printed.
 ///
 /// # Errors

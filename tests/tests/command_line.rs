@@ -135,6 +135,21 @@ fn without_privileges() -> Result<()> {
 }
 
 #[test]
+fn a_kernel_that_does_not_describe_its_types() -> Result<()> {
+    for command in ["run", "doctor"] {
+        // In a mount namespace of its own, so that only it sees a kernel without them.
+        let script = "mount -t tmpfs none /sys/kernel/btf && exec \"$0\" \"$1\"";
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "sh", "-c", script]);
+        let output = unshare.arg(binary()).arg(command).output()?;
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{error}");
+        assert!(error.contains("CONFIG_DEBUG_INFO_BTF"), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_backend_that_this_kernel_refuses() -> Result<()> {
     let output = call(&[
         "run",

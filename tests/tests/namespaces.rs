@@ -6,8 +6,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tests::namespace::Pair;
 use tests::observer::Options;
-use tests::process::{Running, eventually};
+use tests::process::{Running, eventually, load};
 use tests::server::free_port;
+
+/// How many of each command there are; each is a process of its own.
+fn rounds() -> Result<usize> {
+    Ok(load(20)?.max(3) as usize)
+}
 
 /// Commands from end 0 to a redis-server at end 1.
 fn observe(role: &str) -> Result<tests::observer::Report> {
@@ -39,7 +44,7 @@ fn observe(role: &str) -> Result<tests::observer::Report> {
         .redis(port.parse()?)
         .with("--role", role)
         .start()?;
-    for _ in 0..20 {
+    for _ in 0..rounds()? {
         ensure!(cli(&["set", "key", "value"])?.status.success(), "redis-cli");
         ensure!(cli(&["get", "key"])?.status.success(), "redis-cli");
     }
@@ -51,7 +56,7 @@ fn one_span_a_command_from_the_clients_end() -> Result<()> {
     let report = observe("auto")?;
     assert_eq!(
         (report.of("SET").len(), report.of("GET").len()),
-        (20, 20),
+        (rounds()?, rounds()?),
         "{}",
         report.summary.0
     );
@@ -75,7 +80,7 @@ fn the_servers_end_when_asked_for() -> Result<()> {
     let report = observe("server")?;
     assert_eq!(
         (report.of("SET").len(), report.of("GET").len()),
-        (20, 20),
+        (rounds()?, rounds()?),
         "{}",
         report.summary.0
     );
@@ -102,7 +107,7 @@ fn both_ends_when_asked_for() -> Result<()> {
     let report = observe("both")?;
     assert_eq!(
         (report.of("SET").len(), report.of("GET").len()),
-        (40, 40),
+        (2 * rounds()?, 2 * rounds()?),
         "{}",
         report.summary.0
     );

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tests::client::{Redis, Reply, encode};
 use tests::observer::{Observer, Options, Report, Summary};
-use tests::process::{output, python};
+use tests::process::{load, output, python};
 use tests::server::Server;
 use tests::statistics::Statistics;
 
@@ -184,21 +184,22 @@ for i in range(1000):
 fn a_benchmark_is_counted_to_the_last_command() -> Result<()> {
     let server = Server::redis()?;
     let observer = Options::new().redis(server.port).traces("none").start()?;
-    let port = server.port.to_string();
+    let (port, each) = (server.port.to_string(), load(50_000)?);
+    let number = each.to_string();
     output(
         "redis-benchmark",
         [
-            "-p", &port, "-t", "set,get", "-n", "50000", "-c", "20", "-q",
+            "-p", &port, "-t", "set,get", "-n", &number, "-c", "20", "-q",
         ],
     )?;
     let (statistics, report) = finish(&server, observer)?;
     assert_eq!(
         ["SET", "GET"].map(|name| statistics.of_command(name).count),
-        [50_000; 2]
+        [each; 2]
     );
     let get = |number: &str| report.summary.of("redis", "GET", number);
-    assert_eq!(get("hits") + get("misses"), 50_000);
-    assert_eq!(report.summary.of("redis", "SET", "value_bytes"), 3 * 50_000);
+    assert_eq!(get("hits") + get("misses"), each);
+    assert_eq!(report.summary.of("redis", "SET", "value_bytes"), 3 * each);
     assert_complete(&report.summary);
     Ok(())
 }
@@ -207,17 +208,18 @@ fn a_benchmark_is_counted_to_the_last_command() -> Result<()> {
 fn deep_pipelines_are_counted_to_the_last_command() -> Result<()> {
     let server = Server::redis()?;
     let observer = Options::new().redis(server.port).traces("none").start()?;
-    let port = server.port.to_string();
+    let (port, each) = (server.port.to_string(), load(48_000)?);
+    let number = each.to_string();
     output(
         "redis-benchmark",
         [
-            "-p", &port, "-t", "set,get", "-n", "48000", "-c", "5", "-P", "16", "-q",
+            "-p", &port, "-t", "set,get", "-n", &number, "-c", "5", "-P", "16", "-q",
         ],
     )?;
     let (statistics, report) = finish(&server, observer)?;
     assert_eq!(
         ["SET", "GET"].map(|name| statistics.of_command(name).count),
-        [48_000; 2]
+        [each; 2]
     );
     assert_complete(&report.summary);
     Ok(())

@@ -426,10 +426,8 @@ assert s.recvmsg(100)[0][8:] == b'END\\r\\n'
 #[test]
 fn calls_that_move_several_datagrams() -> Result<()> {
     let server = server(&[])?;
-    // The other backend sees them.
     let observer = Options::new()
         .memcached(server.port)
-        .with("--backend", "tracepoint")
         .with("--metrics-exporter", "jsonl")
         .start()?;
     let script = "
@@ -460,14 +458,20 @@ assert len(s.recv(100)) == 13
 ";
     output(python(), ["-c", script, &server.port.to_string()])?;
     let report = observer.stop()?;
-    assert_eq!(report.of("GET").len(), 1, "{:#?}", report.spans);
     let summary = &report.summary;
-    assert_eq!(summary.of("memcached", "GET", "count"), 2);
-    assert_eq!(summary.total("unresolved"), 1, "{}", summary.0);
-    assert_eq!(summary.total("orphaned_replies"), 2, "{}", summary.0);
-    // Two requests and a reply.
     let skipped = report.metric("observer.payload.skipped", &[("reason", "unreadable")]);
-    assert_eq!(skipped, 15.0 + 15.0 + 13.0);
+    if report.backend()? == "tracepoint" {
+        assert_eq!(report.of("GET").len(), 1, "{:#?}", report.spans);
+        assert_eq!(summary.of("memcached", "GET", "count"), 2);
+        assert_eq!(summary.total("unresolved"), 1, "{}", summary.0);
+        assert_eq!(summary.total("orphaned_replies"), 2, "{}", summary.0);
+        // Two requests and a reply.
+        assert_eq!(skipped, 15.0 + 15.0 + 13.0);
+    } else {
+        assert_eq!(report.of("GET").len(), 4, "{:#?}", report.spans);
+        assert_eq!(summary.total("unresolved"), 0, "{}", summary.0);
+        assert_eq!(skipped, 0.0);
+    }
     Ok(())
 }
 

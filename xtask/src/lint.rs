@@ -15,12 +15,13 @@ type Check = (&'static str, fn() -> Result<()>);
 pub(crate) fn task() -> Result<()> {
     setup::toolchain()?;
     setup::lint()?;
-    let checks: [Check; 6] = [
+    let checks: [Check; 7] = [
         ("format", || {
             shell::run(shell::program("cargo").args(["fmt", "--all", "--check"]))
         }),
         ("clippy", clippy),
         ("clippy for the eBPF programs", clippy_bpf),
+        ("64-bit Arm", arm),
         ("dependencies", dependencies),
         ("direction of imports", direction::check),
         ("length of files, unsafe code", files::check),
@@ -83,6 +84,19 @@ fn clippy_bpf() -> Result<()> {
         format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
     );
     shell::run(&mut cargo)
+}
+
+/// The daemon and, by its build script, the programs for kernels with the other register layout.
+fn arm() -> Result<()> {
+    setup::arm()?;
+    shell::run(shell::program("cargo").args([
+        "check",
+        "--quiet",
+        "--package",
+        "observer",
+        "--target",
+        setup::ARM,
+    ]))
 }
 
 fn dependencies() -> Result<()> {

@@ -11,6 +11,7 @@ mod run;
 mod setup;
 mod shell;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -26,8 +27,10 @@ enum Task {
     Build,
     /// Build, become root, observe this host.
     Run(run::Options),
-    /// Run all tests; those with real servers as root.
+    /// Run all tests; those with real servers as root, and those of `vm`.
     Test(test::Options),
+    /// Run the tests that depend on the kernel in guests with stock kernels, with each backend.
+    Vm(vm::Options),
     /// Check format, lints, dependencies and the house rules.
     Lint,
     /// Measure the overhead and the pipeline; writes target/bench.json.
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Task::Build => build::task().map(drop),
         Task::Run(options) => return exit(run::task(&options)),
         Task::Test(options) => test::task(&options),
+        Task::Vm(options) => vm::task(&options),
         Task::Lint => lint::task(),
         Task::Bench(options) => bench::task(&options),
         Task::Picture(options) => picture::task(&options),

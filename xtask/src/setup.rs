@@ -5,6 +5,7 @@
 
 mod bpf;
 mod go;
+mod kernels;
 mod node;
 mod packages;
 mod python;
@@ -15,6 +16,7 @@ use anyhow::Result;
 
 use crate::shell;
 pub(crate) use bpf::{builds_core as bpf_builds_core, clippy as bpf_clippy};
+pub(crate) use kernels::{Kernel, kernel};
 pub(crate) use python::folder as python_folder;
 
 /// What to set up beside the toolchain.
@@ -92,6 +94,37 @@ pub(crate) fn tests() -> Result<()> {
     python::environment()?;
     node::environment()?;
     go::programs()
+}
+
+/// The target of the check for 64-bit Arm.
+pub(crate) const ARM: &str = "aarch64-unknown-linux-gnu";
+
+/// What compiles for 64-bit Arm.
+pub(crate) fn arm() -> Result<()> {
+    packages::programs(
+        &[
+            ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+            (
+                "/usr/aarch64-linux-gnu/include/stdlib.h",
+                "libc6-dev-arm64-cross",
+            ),
+        ],
+        "lint compiles for 64-bit Arm",
+    )?;
+    let there = shell::output("rustup", ["target", "list", "--installed"]);
+    if there.is_some_and(|there| there.lines().any(|target| target == ARM)) {
+        return Ok(());
+    }
+    shell::step(
+        &format!("rustup target add {ARM}"),
+        "lint compiles for 64-bit Arm",
+        || {
+            shell::run_quietly(
+                shell::program("rustup").args(["target", "add", ARM]),
+                Duration::from_secs(600),
+            )
+        },
+    )
 }
 
 /// What `lint` calls.

@@ -1,4 +1,5 @@
-//! `test`: unit tests, then the tests in `tests/` with the built binary, real servers and the real kernel, as root.
+//! `test`: unit tests, then the tests in `tests/` with the built binary, real servers and the real kernel, as root, then those
+//! that depend on the kernel once more in guests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use std::{fs, io};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{build, setup, shell};
+use crate::{build, setup, shell, vm};
 
 /// Which tests to run.
 #[derive(Debug, clap::Args)]
@@ -17,7 +18,7 @@ pub(crate) struct Options {
     /// Only those that need neither root nor a server.
     #[arg(long, conflicts_with = "live")]
     unit: bool,
-    /// Only those with the built binary.
+    /// Only those with the built binary on this host.
     #[arg(long)]
     live: bool,
     /// Passed to every test program: a part of a test's name, `--nocapture` …
@@ -35,6 +36,10 @@ pub(crate) fn task(options: &Options) -> Result<()> {
         setup::tests()?;
         let binary = build::task()?;
         live(options, binary)?;
+    }
+    // A name belongs to tests of this host.
+    if !options.unit && !options.live && options.arguments.is_empty() {
+        vm::task(&vm::Options::all())?;
     }
     eprintln!("test: all passed in {} s", begun.elapsed().as_secs());
     Ok(())
@@ -117,7 +122,7 @@ fn covered(notes: &str) -> String {
 }
 
 /// Builds the test programs as the present user and tells where they are.
-fn programs() -> Result<Vec<(String, PathBuf)>> {
+pub(crate) fn programs() -> Result<Vec<(String, PathBuf)>> {
     let mut cargo = shell::program("cargo");
     cargo.args([
         "test",

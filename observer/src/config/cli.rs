@@ -44,7 +44,7 @@ pub struct Run {
     /// What is watched and reported.
     #[command(flatten)]
     pub common: Common,
-    /// Kernel hooks; `auto` takes the first that loads: fentry, tracepoint
+    /// Kernel hooks; `auto` takes the first that loads: fentry, kprobe, tracepoint
     #[arg(
         long,
         env = "CACHE_OBSERVER_BACKEND",
@@ -151,6 +151,8 @@ pub enum BackendArgument {
     Auto,
     /// BPF trampolines.
     Fentry,
+    /// kprobes and kretprobes.
+    Kprobe,
     /// Raw tracepoints.
     Tracepoint,
 }

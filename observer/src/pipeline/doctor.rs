@@ -77,13 +77,12 @@ fn advice(report: &Report) -> String {
         let names: Vec<_> = report.missing.iter().map(|c| c.name()).collect();
         return format!("run as root, or grant {}", names.join(", "));
     }
-    if report.btf.is_err() {
-        return "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y; all common distributions' are"
-            .to_owned();
+    if let Err(error) = &report.btf {
+        return error.advice().to_owned();
     }
     match report.chosen() {
         Some(backend) if backend.has_start_times() => "nothing: cache-observer run".to_owned(),
         Some(_) => "nothing: cache-observer run; latencies are a few microseconds low with this backend, since the start of a send is not seen".to_owned(),
-        None => "no backend can be used: boot Linux 6.3 or later, or 5.8 or later with BPF trampolines".to_owned(),
+        None => "no backend can be used: boot Linux 6.3 or later, or 5.17 or later with BPF trampolines or kprobes".to_owned(),
     }
 }

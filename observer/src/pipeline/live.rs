@@ -48,6 +48,7 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
             backend: match live.backend {
                 BackendArgument::Auto => BackendChoice::Auto,
                 BackendArgument::Fentry => BackendChoice::Fentry,
+                BackendArgument::Kprobe => BackendChoice::Kprobe,
                 BackendArgument::Tracepoint => BackendChoice::Tracepoint,
             },
             ports: &ports,

@@ -13,6 +13,7 @@ use observer_ebpf::{PORT_WORDS, config, direction, name};
 use tracing::warn;
 
 use super::btf::{Btf, BtfError};
+use super::kprobe::{self, Returns};
 use super::layout::Config;
 
 /// The kernel programs. Aligned, because the loader reads it in place.
@@ -25,19 +26,22 @@ pub enum Backend {
     /// fentry and fexit of `tcp_sendmsg_locked` and `tcp_recvmsg`. Linux 5.17 or later (`bpf_loop`) with BTF and
     /// trampolines; x86-64, or arm64 since 6.4.
     Fentry,
+    /// kprobe and kretprobe of the same functions. Linux 5.17 or later (`bpf_loop`) with BTF and kprobes.
+    Kprobe,
     /// Raw tracepoints `sock_send_length` and `sock_recv_length`. Linux 6.3 or later with BTF.
     Tracepoint,
 }
 
 impl Backend {
     /// All of them, in the order in which they are tried.
-    pub const ALL: [Self; 2] = [Self::Fentry, Self::Tracepoint];
+    pub const ALL: [Self; 3] = [Self::Fentry, Self::Kprobe, Self::Tracepoint];
 
     /// Its name on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
             Self::Tracepoint => "tracepoint",
         }
     }
@@ -45,7 +49,7 @@ impl Backend {
     /// Whether it sees when a send began, not only when it returned.
     #[must_use]
     pub const fn has_start_times(self) -> bool {
-        matches!(self, Self::Fentry)
+        matches!(self, Self::Fentry | Self::Kprobe)
     }
 }
 
@@ -72,6 +76,18 @@ pub enum AttachError {
         /// What the kernel said.
         #[source]
         source: Box<ProgramError>,
+    },
+    /// The list of events cannot be written.
+    #[error("it needs tracefs, to follow calls that wait: {0}")]
+    Tracefs(#[source] std::io::Error),
+    /// The kernel refused to follow the returns of a function.
+    #[error("the kernel refused a kretprobe of {function}: {source}")]
+    Probe {
+        /// Which.
+        function: &'static str,
+        /// What failed.
+        #[source]
+        source: std::io::Error,
     },
     /// The kernel has no such tracepoint.
     #[error(
@@ -106,37 +122,63 @@ pub(crate) fn ring_size(asked: u32) -> u32 {
     asked.clamp(1 << 16, 1 << 30).next_power_of_two()
 }
 
-/// Attaches `backend`. Whatever was attached before an error is detached again, as `Ebpf` owns it.
+/// Attached programs. Dropping it detaches them.
+pub(crate) struct Attached {
+    /// Owns them, and all their links but those of `returns`.
+    pub(crate) ebpf: Ebpf,
+    /// Their names.
+    pub(crate) programs: Vec<&'static str>,
+    _returns: Option<Returns>,
+}
+
+/// Attaches `backend`. Whatever was attached before an error is detached again, by what owns it.
 pub(crate) fn attach(
     backend: Backend,
     limits: &Limits<'_>,
     btf: &Btf,
     mut config: Config,
-) -> Result<(Ebpf, Vec<&'static str>), AttachError> {
+) -> Result<Attached, AttachError> {
     let ring_bytes = ring_size(limits.ring_bytes);
     config.limits(limits.max_bytes, ring_bytes, limits.skip_local_server);
     match backend {
         Backend::Fentry => config.iterator(btf)?,
+        Backend::Kprobe => {
+            config.iterator(btf)?;
+            config.0[config::RECEIVE_FLAGS] = kprobe::flags(btf)?;
+        }
         Backend::Tracepoint => config.registers(btf)?,
     }
+    let calls = match backend {
+        Backend::Kprobe => kprobe::CALLS,
+        Backend::Fentry | Backend::Tracepoint => 1,
+    };
     let mut ebpf = EbpfLoader::new()
         .override_global(config::NAME, &config.0[..], true)
         .map_max_entries(name::EVENTS, ring_bytes)
+        .map_max_entries(name::CALLS, calls)
         .load(OBJECT)
         .map_err(|error| AttachError::Object(Box::new(error)))?;
     tracepoint(&mut ebpf, name::SET_STATE, "inet_sock_set_state")?;
-    let programs = match backend {
-        Backend::Fentry => fentry(&mut ebpf, btf)?,
+    let (programs, returns) = match backend {
+        Backend::Fentry => (fentry(&mut ebpf, btf)?, None),
+        Backend::Kprobe => {
+            let (programs, returns) = kprobe::attach(&mut ebpf, btf)?;
+            (programs, Some(returns))
+        }
         Backend::Tracepoint => {
             datagrams(&mut ebpf)?;
             tracepoint(&mut ebpf, name::RECEIVE_LENGTH, "sock_recv_length")?;
             tracepoint(&mut ebpf, name::SEND_LENGTH, "sock_send_length")?;
-            vec![name::RECEIVE_LENGTH, name::SEND_LENGTH]
+            (vec![name::RECEIVE_LENGTH, name::SEND_LENGTH], None)
         }
     };
     // Last: until a port is watched all hooks see nothing, from then on none misses what another sees.
     watch(&mut ebpf, limits.ports)?;
-    Ok((ebpf, [vec![name::SET_STATE], programs].concat()))
+    Ok(Attached {
+        ebpf,
+        programs: [vec![name::SET_STATE], programs].concat(),
+        _returns: returns,
+    })
 }
 
 /// Makes `ports` the watched ones.
@@ -299,7 +341,10 @@ pub(crate) fn tracepoint(
     }
 }
 
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, AttachError>
+pub(crate) fn program<'a, P>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut P, AttachError>
 where
     &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {
@@ -309,7 +354,7 @@ where
         .map_err(refused(name))
 }
 
-fn refused(program: &'static str) -> impl FnOnce(ProgramError) -> AttachError {
+pub(crate) fn refused(program: &'static str) -> impl FnOnce(ProgramError) -> AttachError {
     move |source| AttachError::Program {
         program,
         source: Box::new(source),

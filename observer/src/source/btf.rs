@@ -39,6 +39,21 @@ pub enum BtfError {
     },
 }
 
+impl BtfError {
+    /// What the user can do about it.
+    #[must_use]
+    pub const fn advice(&self) -> &'static str {
+        match self {
+            Self::Read(_) => {
+                "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y, as all common distributions' are, and mount /sys"
+            }
+            Self::Malformed { .. } | Self::Missing(_) | Self::Unexpected { .. } => {
+                "boot another version of the kernel, and report this one's"
+            }
+        }
+    }
+}
+
 /// Where a field lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {

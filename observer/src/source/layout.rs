@@ -87,7 +87,7 @@ impl Config {
         self.0[slot::SKIP_LOCAL_SERVER] = skip_local_server.into();
     }
 
-    /// What the `fentry` backend needs.
+    /// What the `fentry` and `kprobe` backends need.
     pub(crate) fn iterator(&mut self, btf: &Btf) -> Result<(), BtfError> {
         self.0[slot::MSG_NAME] = sized(btf, "msghdr", "msg_name", 8, u32::MAX)?;
         self.0[slot::MSG_ITER] = btf.field("msghdr", "msg_iter")?.offset;
@@ -100,6 +100,7 @@ impl Config {
         self.0[slot::ITER_TYPE] = within("iov_iter", "iter_type", kind, ITER)?;
         self.0[slot::ITER_TYPE_MASK] = mask;
         self.0[slot::ITER_IOVEC] = small(btf.enumerator("iter_type", "ITER_IOVEC")?);
+        self.0[slot::ITER_COUNT] = sized(btf, "iov_iter", "count", 8, ITER)?;
         self.0[slot::ITER_OFFSET] = sized(btf, "iov_iter", "iov_offset", 8, ITER)?;
         // Since 6.4 `__iov`.
         let array = match btf.field("iov_iter", "__iov") {

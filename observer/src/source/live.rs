@@ -11,13 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
-use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
 use aya_log::EbpfLogger;
 use observer_ebpf::{counter, lane, name};
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::backend::{self, AttachError, Backend, Limits};
+use super::backend::{self, AttachError, Attached, Backend, Limits};
 use super::btf::{Btf, BtfError};
 use super::capability::{Capability, Held};
 use super::event::{Clock, Event};
@@ -35,6 +34,8 @@ pub enum BackendChoice {
     Auto,
     /// Only [`Backend::Fentry`].
     Fentry,
+    /// Only [`Backend::Kprobe`].
+    Kprobe,
     /// Only [`Backend::Tracepoint`].
     Tracepoint,
 }
@@ -44,6 +45,7 @@ impl BackendChoice {
         match self {
             Self::Auto => &Backend::ALL,
             Self::Fentry => &[Backend::Fentry],
+            Self::Kprobe => &[Backend::Kprobe],
             Self::Tracepoint => &[Backend::Tracepoint],
         }
     }
@@ -95,7 +97,7 @@ pub enum StartError {
         missing: Vec<Capability>,
     },
     /// The kernel does not describe its types, or lacks a field that every backend needs.
-    #[error(transparent)]
+    #[error("{}; {}", .0, .0.advice())]
     Btf(#[from] BtfError),
     /// The kernel refuses each backend that was tried.
     #[error("no backend could be attached{}", listed(reasons))]
@@ -149,6 +151,8 @@ pub struct KernelCounters {
     pub fault_bytes: u64,
     /// Sends whose start could not be kept; their end is taken for it.
     pub starts_lost: u64,
+    /// Calls whose end was not seen, or that there was no room to follow.
+    pub missed: u64,
 }
 
 /// What the kernel accounts to one program. Time and runs only while `kernel.bpf_stats_enabled` is 1.
@@ -169,9 +173,7 @@ pub struct Live {
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, [u64; counter::COUNT]>,
     waiter: Waiter,
-    /// Owns the programs and their links.
-    ebpf: Ebpf,
-    programs: Vec<&'static str>,
+    attached: Attached,
     backend: Backend,
     clock: Clock,
     telemetry: Arc<Telemetry>,
@@ -214,7 +216,12 @@ impl Live {
         let mut reasons = Vec::new();
         for &backend in options.backend.candidates() {
             match Self::attach(backend, options, &btf, config.clone(), telemetry) {
-                Ok(live) => return Ok(live),
+                Ok(live) => {
+                    for (backend, reason) in &reasons {
+                        info!("backend {backend} refused: {reason}");
+                    }
+                    return Ok(live);
+                }
                 Err(reason) => reasons.push((backend, reason)),
             }
         }
@@ -234,8 +241,9 @@ impl Live {
             ring_bytes: options.ring_bytes,
             skip_local_server: options.skip_local_server,
         };
-        let (mut ebpf, programs) = backend::attach(backend, &limits, btf, config)?;
-        let log = EbpfLogger::init(&mut ebpf)
+        let mut attached = backend::attach(backend, &limits, btf, config)?;
+        let ebpf = &mut attached.ebpf;
+        let log = EbpfLogger::init(ebpf)
             .inspect_err(|error| warn!(%error, "what the kernel programs log is not seen"))
             .ok();
         let map = |name| {
@@ -258,8 +266,7 @@ impl Live {
             ring,
             counters,
             waiter,
-            ebpf,
-            programs,
+            attached,
             backend,
             clock: clock(),
             telemetry: Arc::clone(telemetry),
@@ -307,12 +314,11 @@ impl Live {
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        telemetry
-            .lost(Lost::RingFull)
-            .set(self.counters()?.ring_full);
+        let counters = self.counters()?;
+        telemetry.lost(Lost::RingFull).set(counters.ring_full);
         telemetry
             .lost(Lost::Recursion)
-            .set(self.recursion_misses()?);
+            .set(self.recursion_misses()? + counters.missed);
         Ok(())
     }
 
@@ -330,10 +336,12 @@ impl Live {
     /// When /proc cannot be read.
     pub fn statistics(&self) -> Result<Vec<ProgramStatistics>, LiveError> {
         let failed = |program| move |source| LiveError::Statistics { program, source };
-        self.programs
+        self.attached
+            .programs
             .iter()
             .map(|&program| {
                 let fd = self
+                    .attached
                     .ebpf
                     .program(program)
                     .and_then(|loaded| loaded.fd().ok())
@@ -348,7 +356,7 @@ impl Live {
     /// # Errors
     /// When the map cannot be written.
     pub fn watch(&mut self, ports: &[u16]) -> Result<(), LiveError> {
-        Ok(backend::watch(&mut self.ebpf, ports)?)
+        Ok(backend::watch(&mut self.attached.ebpf, ports)?)
     }
 
     /// Also attaches a program that does nothing, so that measurements have a floor. Linux 6.3 or later.
@@ -356,8 +364,8 @@ impl Live {
     /// # Errors
     /// When the kernel refuses it.
     pub fn attach_floor(&mut self) -> Result<(), LiveError> {
-        backend::tracepoint(&mut self.ebpf, name::EMPTY, "sock_send_length")?;
-        self.programs.push(name::EMPTY);
+        backend::tracepoint(&mut self.attached.ebpf, name::EMPTY, "sock_send_length")?;
+        self.attached.programs.push(name::EMPTY);
         Ok(())
     }
 
@@ -367,12 +375,13 @@ impl Live {
     /// When the kernel's counters cannot be read; the events have been handed on then.
     pub fn finish(mut self, each: &mut dyn FnMut(Event<'_>)) -> Result<(), LiveError> {
         let misses = self.recursion_misses();
-        drop(self.ebpf);
+        drop(self.attached);
         while drain(&mut self.ring, &self.telemetry, each) > 0 {}
+        let counters = total(&self.counters)?;
+        self.telemetry.lost(Lost::RingFull).set(counters.ring_full);
         self.telemetry
-            .lost(Lost::RingFull)
-            .set(total(&self.counters)?.ring_full);
-        self.telemetry.lost(Lost::Recursion).set(misses?);
+            .lost(Lost::Recursion)
+            .set(misses? + counters.missed);
         Ok(())
     }
 
@@ -446,6 +455,7 @@ fn total(
         unreadable_bytes: sum[counter::UNREADABLE_BYTES],
         fault_bytes: sum[counter::FAULT_BYTES],
         starts_lost: sum[counter::STARTS_LOST],
+        missed: sum[counter::MISSED],
     })
 }
 

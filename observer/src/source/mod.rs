@@ -4,12 +4,13 @@
 //! - [`replay`]: capture files.
 //! - [`sockets`]: connections from before the start.
 //! - [`record`]: what they send; [`layout`], [`btf`]: what they must know of this kernel.
-//! - [`backend`]: how they are attached; [`preflight`], [`capability`]: whether they may be.
+//! - [`backend`], [`kprobe`]: how they are attached; [`preflight`], [`capability`]: whether they may be.
 
 pub mod backend;
 pub mod btf;
 pub mod capability;
 pub mod event;
+mod kprobe;
 mod layout;
 pub mod live;
 pub mod preflight;

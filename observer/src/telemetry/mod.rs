@@ -57,7 +57,7 @@ reasons! {
     Lost {
         /// The ring buffer was full.
         RingFull = "ring_full",
-        /// The kernel skipped the hook because it was already running on that CPU.
+        /// The kernel skipped the hook because it was already running on that CPU, or could not follow one more call that waits.
         Recursion = "recursion",
         /// The record could not be understood.
         Record = "record",
