@@ -50,6 +50,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
             let live = LiveConfig {
                 backend: run.backend,
                 duration: run.duration,
+                unconfined: run.unconfined,
             };
             pipeline::run(&config, &live)
         }

@@ -51,6 +51,8 @@ pub struct LiveConfig {
     pub backend: BackendArgument,
     /// When to stop; `None`: at a signal.
     pub duration: Option<Duration>,
+    /// Keep all privileges after the start.
+    pub unconfined: bool,
 }
 
 /// A combination of options that cannot be run.

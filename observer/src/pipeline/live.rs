@@ -13,6 +13,7 @@ use super::{Exporting, Failure, Pipeline, watched};
 use crate::config::cli::{BackendArgument, RoleArgument};
 use crate::config::{Config, LiveConfig};
 use crate::sinks::Overflow;
+use crate::source::confine::{self, Identity};
 use crate::source::live::{BackendChoice, Live, Options, monotonic};
 use crate::stream::reassembly::Limits;
 
@@ -35,7 +36,7 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
     // Before anything is said: whoever waits for that may send a signal at once.
     let signals = Signals::catch(&runtime).map_err(|error| Failure::Runtime(error.to_string()))?;
     let idle = format!("watching {}", watched(config));
-    let exporting = Exporting::start(config, Overflow::Drop, Some(idle))?;
+    let exporting = Exporting::start(config, Overflow::Drop, Some(idle), !live.unconfined)?;
     let ports = [config.redis_ports.as_slice(), &config.memcached_ports].concat();
     let source = Live::start(
         &Options {
@@ -50,6 +51,9 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
         },
         &exporting.telemetry,
     )?;
+    if !live.unconfined {
+        confine(&source);
+    }
     info!(
         backend = %source.backend(),
         ports = watched(config),
@@ -75,6 +79,21 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
         .map_err(|_| Failure::Runtime("the observer thread has died".to_owned()))?;
     exporting.finish(config, &pipeline);
     result
+}
+
+/// Gives up what is needed no more. What cannot be given up is said, and no reason to end.
+fn confine(source: &Live) {
+    let needs = source.needs();
+    match confine::give_up(&needs) {
+        Ok(Identity::Root(error)) => {
+            warn!(%error, "the root identity stays, without its capabilities")
+        }
+        Ok(Identity::Kept | Identity::Nobody) => {}
+        Err(error) => warn!(%error, "capabilities stay that are not needed"),
+    }
+    if let Err(error) = confine::filter() {
+        warn!(%error, "system calls stay that are not needed");
+    }
 }
 
 /// The observer thread: reads the ring and runs the stages.

@@ -191,7 +191,7 @@ impl Pipeline {
 /// [`Failure::Replay`] for the first file that cannot be read to its end: what could be read of it, and all other files,
 /// have been reported then.
 pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
-    let exporting = Exporting::start(config, Overflow::Wait, None)?;
+    let exporting = Exporting::start(config, Overflow::Wait, None, false)?;
     let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default());
     let ports = Ports::new([config.redis_ports.as_slice(), &config.memcached_ports].concat());
     let mut failure = None;
@@ -230,7 +230,12 @@ struct Exporting {
 }
 
 impl Exporting {
-    fn start(config: &Config, overflow: Overflow, idle: Option<String>) -> Result<Self, Failure> {
+    fn start(
+        config: &Config,
+        overflow: Overflow,
+        idle: Option<String>,
+        confined: bool,
+    ) -> Result<Self, Failure> {
         let telemetry = Arc::new(Telemetry::default());
         let options = SinkOptions {
             traces: config.traces.iter().filter_map(exporter).collect(),
@@ -238,6 +243,7 @@ impl Exporting {
             output: config.output.clone(),
             idle,
             overflow,
+            confined,
             ..SinkOptions::from_env(|name| std::env::var(name).ok())?
         };
         let metrics = Arc::new(Metrics::new(

@@ -40,6 +40,7 @@ use self::text::{TextWorker, Writer};
 use self::transport::Transport;
 use crate::aggregation::Metrics;
 use crate::enrichment::Observation;
+use crate::source::confine;
 use crate::telemetry::{SpanOutcome, Telemetry};
 
 pub use options::{
@@ -82,11 +83,16 @@ struct Running {
 struct Worker(Receiver<()>);
 
 impl Worker {
-    fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<Self, SinkError> {
+    fn start(
+        name: &str,
+        begin: fn(),
+        work: impl FnOnce() + Send + 'static,
+    ) -> Result<Self, SinkError> {
         let (end, ended) = mpsc::channel();
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
+                begin();
                 let _end = end;
                 work();
             })?;
@@ -116,6 +122,11 @@ impl Sinks {
         let metrics_to = |exporter| options.metrics.contains(&exporter);
         let any = |exporter| spans_to(exporter) || metrics_to(exporter);
         let (stop, deadline) = watch::channel(None);
+        // What needs privileges is done here, on the caller's thread.
+        let begin = match options.confined {
+            true => confine::give_up_all,
+            false => || {},
+        };
         let mut running = Running::default();
         let mut queues = Vec::new();
 
@@ -136,6 +147,7 @@ impl Sinks {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
                 .thread_name("otlp-io")
+                .on_thread_start(begin)
                 .enable_all()
                 .build()?;
             let otlp = &options.otlp;
@@ -174,7 +186,7 @@ impl Sinks {
                 };
                 running
                     .spans
-                    .push(Worker::start("otlp-spans", || worker.run())?);
+                    .push(Worker::start("otlp-spans", begin, || worker.run())?);
             }
             drop(within);
             running.runtime = Some(runtime);
@@ -193,7 +205,7 @@ impl Sinks {
                 jsonl: spans_to(Exporter::Jsonl),
                 idle: options.idle.clone(),
             };
-            running.spans.push(Worker::start("text", || worker.run())?);
+            running.spans.push(Worker::start("text", begin, || worker.run())?);
         }
 
         if !options.metrics.is_empty() {
@@ -207,7 +219,7 @@ impl Sinks {
                 jsonl: metrics_to(Exporter::Jsonl),
                 otlp: sender,
             };
-            running.metrics = Some((stop, Worker::start("metrics", || worker.run())?));
+            running.metrics = Some((stop, Worker::start("metrics", begin, || worker.run())?));
         }
 
         Ok(Self {

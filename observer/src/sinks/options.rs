@@ -48,6 +48,8 @@ pub struct SinkOptions {
     pub overflow: Overflow,
     /// Between two metric exports. `OTEL_METRIC_EXPORT_INTERVAL`.
     pub metric_interval: Duration,
+    /// Whether the sinks' threads give up all privileges.
+    pub confined: bool,
     /// Of the OTLP exporters.
     pub otlp: OtlpOptions,
 }
@@ -64,6 +66,7 @@ impl Default for SinkOptions {
             queue: 8192,
             overflow: Overflow::Drop,
             metric_interval: Duration::from_secs(60),
+            confined: false,
             otlp: OtlpOptions::default(),
         }
     }

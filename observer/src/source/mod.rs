@@ -4,11 +4,14 @@
 //! - [`replay`]: capture files.
 //! - [`record`]: what they send; [`layout`], [`btf`]: what they must know of this kernel.
 //! - [`backend`]: how they are attached; [`preflight`], [`capability`]: whether they may be.
+//! - [`confine`]: what is given up once they are.
 
 pub mod backend;
 pub mod btf;
 pub mod capability;
+pub mod confine;
 pub mod event;
+mod filter;
 mod layout;
 pub mod live;
 pub mod preflight;
