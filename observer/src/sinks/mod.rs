@@ -205,7 +205,9 @@ impl Sinks {
                 jsonl: spans_to(Exporter::Jsonl),
                 idle: options.idle.clone(),
             };
-            running.spans.push(Worker::start("text", begin, || worker.run())?);
+            running
+                .spans
+                .push(Worker::start("text", begin, || worker.run())?);
         }
 
         if !options.metrics.is_empty() {

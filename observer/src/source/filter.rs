@@ -186,11 +186,7 @@ pub(super) fn program() -> Result<BpfProgram, BackendError> {
         // Threads: no processes. The flags of clone3 are in memory, where no filter can look: it is not there.
         (
             SYS_clone,
-            vec![all([flags(
-                0,
-                CLONE_THREAD | NAMESPACES,
-                CLONE_THREAD,
-            )?])?],
+            vec![all([flags(0, CLONE_THREAD | NAMESPACES, CLONE_THREAD)?])?],
         ),
         (SYS_socket, any(0, SOCKETS.map(widened))?),
         (SYS_prctl, any(0, PROCESS_OPTIONS.map(widened))?),

@@ -336,7 +336,10 @@ impl Live {
         let mut needs = vec![Capability::SysPtrace, Capability::DacReadSearch];
         if !matches!(confine::without(&MAPS, || self.counters()), Ok(Ok(_))) {
             let held = Held::of_this_thread().ok();
-            needs.extend(MAPS.into_iter().find(|&one| held.is_some_and(|held| held.has(one))));
+            needs.extend(
+                MAPS.into_iter()
+                    .find(|&one| held.is_some_and(|held| held.has(one))),
+            );
         }
         needs
     }
