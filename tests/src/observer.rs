@@ -1,7 +1,8 @@
 //! The built observer, live and in replay.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ pub struct Options {
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
     traces: Option<String>,
+    launcher: Vec<String>,
 }
 
 impl Options {
@@ -59,6 +61,13 @@ impl Options {
     #[must_use]
     pub fn with(mut self, option: &str, value: &str) -> Self {
         self.arguments.extend([option.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Started by this program with these first arguments, which end with the observer's binary. It may be another user's.
+    #[must_use]
+    pub fn by(mut self, words: &[&str]) -> Self {
+        self.launcher = words.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -107,7 +116,15 @@ pub struct Report {
 impl Observer {
     fn start(options: Options) -> Result<Self> {
         let folder = Folder::new()?;
-        let mut command = Command::new(binary());
+        let mut command = match options.launcher.split_first() {
+            Some((program, first)) => {
+                fs::set_permissions(folder.path(), Permissions::from_mode(0o777))?;
+                let mut command = Command::new(program);
+                command.args(first);
+                command
+            }
+            None => Command::new(binary()),
+        };
         command.arg("run").arg("--summary").args(&options.arguments);
         command.args([
             "--traces-exporter",
