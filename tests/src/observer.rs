@@ -143,7 +143,13 @@ impl Observer {
                 command.args([option, unused]);
             }
         }
-        command.arg("--output").arg(folder.path().join("lines"));
+        if !options
+            .arguments
+            .iter()
+            .any(|argument| argument == "--output")
+        {
+            command.arg("--output").arg(folder.path().join("lines"));
+        }
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("OTEL_") {
                 command.env_remove(name);

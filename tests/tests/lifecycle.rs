@@ -64,7 +64,7 @@ impl Kernel {
     /// programs, whose last descriptor was closed, doing so loses count of it, and it stays for good (seen on 6.18). When the
     /// programs within are gone, it was cleared.
     fn gone(&self) -> Result<()> {
-        let limit = Duration::from_secs(10);
+        let limit = Duration::from_secs(60);
         // What goes away while the kernel is asked is gone.
         eventually(limit, "links and programs are gone", || {
             let mut links = loaded_links().flatten().map(|one| one.id());
