@@ -5,7 +5,7 @@
 #![no_std]
 
 /// Version of everything in this file; first byte of each record.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Payload bytes that one record can hold at most.
 pub const MAX_PAYLOAD: u32 = 4096;
@@ -46,7 +46,7 @@ pub struct Header {
     /// Inode of the network namespace.
     pub netns: u32,
     /// Sequence number of the first byte; for [`kind::ESTABLISHED`] of the first byte to send; for
-    /// [`kind::DATAGRAM`] its offset.
+    /// [`kind::DATAGRAM`] its offset; for [`kind::CLOSED`] the socket's error number, 0 for none.
     pub position: u32,
     /// The other direction's; for [`kind::ESTABLISHED`] of the first byte to receive; for [`kind::DATAGRAM`] the
     /// length of the whole.
@@ -217,6 +217,8 @@ pub mod config {
         NET_INUM,
         /// `sock.sk_protocol`, 16 bits.
         SK_PROTOCOL,
+        /// `sock.sk_err`.
+        SK_ERR,
         /// `inet_sock.inet_sport`, network order.
         INET_SPORT,
         /// `tcp_sock.rcv_nxt`.

@@ -4,14 +4,14 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::{fentry, fexit, raw_tracepoint};
 use aya_ebpf::programs::{FEntryContext, FExitContext, RawTracePointContext};
 use aya_log_ebpf::warn;
-use observer_ebpf::{counter, direction, flag, kind, lane};
+use observer_ebpf::{config, counter, direction, flag, kind, lane};
 
 use crate::buffer::Buffer;
 use crate::capture::{self, Call};
-use crate::globals::{DATAGRAMS, STARTS, count};
+use crate::globals::{DATAGRAMS, STARTS, count, offset};
 use crate::socket::{
     Common, endpoints, filter, filter_state, identify, inode, is_tcp, judge, left_out, net,
-    positions,
+    positions, read,
 };
 use crate::task::Task;
 use crate::{iter, syscall};
@@ -201,6 +201,9 @@ fn state(ctx: &RawTracePointContext) -> Option<()> {
     let (mut position, mut opposite) = (0, 0);
     if kind == kind::ESTABLISHED {
         (position, opposite) = positions(sk, &common)?;
+    } else if kind == kind::CLOSED {
+        // Set before the state is, and read by the application after it.
+        position = read(sk, offset(config::SK_ERR)).unwrap_or(0);
     }
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };

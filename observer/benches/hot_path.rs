@@ -10,7 +10,7 @@ use observer::aggregation::pattern::pattern_into;
 use observer::aggregation::{Aggregator, Metrics, Options};
 use observer::enrichment::{Endpoint, Enricher, Observation};
 use observer::protocol::{Class, Detail, HitRule, Operation, Outcome, Protocol, Request};
-use observer::sinks::{Exporter, Output, Overflow, SinkOptions, Sinks};
+use observer::sinks::{Exporter, Output, Overflow, Sample, SinkOptions, Sinks};
 use observer::source::event::{Clock, End, Task};
 use observer::telemetry::{SpanOutcome, Telemetry};
 use observer::transaction::{Ending, Exchange, Transaction};
@@ -52,7 +52,7 @@ fn transaction(name: &'static str, index: u16) -> Transaction {
                 text: format!("{name} user:42:profile"),
                 keys: vec!["user:42:profile".to_owned()],
                 stored_procedure: None,
-                client: None,
+                ..Detail::default()
             })),
             ..Request::new(operation, Class::ALL[usize::from(index) % 4])
         },
@@ -67,6 +67,7 @@ fn transaction(name: &'static str, index: u16) -> Transaction {
         database: Some(0),
         client: None,
         task: None,
+        alone: false,
     }
 }
 
@@ -113,13 +114,14 @@ fn throughput(transactions: &[Transaction], exporter: Exporter, what: &str) {
     let endpoint = Arc::new(Endpoint::new(End::Client, server, client));
     let start = Instant::now();
     for number in 0..COUNT {
-        sinks.submit(Observation {
+        let observation = Observation {
             exchange: Exchange::One(transactions[number % transactions.len()].clone()),
             endpoint: Arc::clone(&endpoint),
             service: Arc::clone(&service),
             export: Arc::default(),
             clock: Clock::default(),
-        });
+        };
+        sinks.submit(observation, Sample::default());
     }
     sinks.shutdown(Duration::from_secs(60));
     let seconds = start.elapsed().as_secs_f64();
@@ -211,7 +213,7 @@ fn submit(transactions: &[Transaction], traces: Vec<Exporter>, what: &str) {
             .collect();
         let start = Instant::now();
         for observation in observations {
-            sinks.submit(observation);
+            sinks.submit(observation, Sample::default());
         }
         let time = start.elapsed().as_nanos() as f64 / BURST as f64;
         std::thread::sleep(Duration::from_millis(200));

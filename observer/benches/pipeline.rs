@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use observer::aggregation::{Metrics, Options};
-use observer::pipeline::{Parts, Pipeline};
+use observer::config::rules::Rules;
+use observer::pipeline::{Parts, Pipeline, Watched};
 use observer::protocol::{Protocol, ReplyDecoder, RequestDecoder, outcome};
 use observer::sinks::{SinkOptions, Sinks};
 use observer::source::event::{Clock, Data, Direction, End, Event, EventKind, SocketId, Task};
@@ -173,14 +174,16 @@ fn pipeline() -> Pipeline {
     .expect("no sink is asked for");
     Pipeline::new(Parts {
         role: Role::Auto,
-        redis_ports: vec![6379],
-        memcached_ports: vec![11211],
+        watched: Watched::ports(&[6379], &[11211]),
+        rules: Rules::default(),
+        max_flows: 65_536,
+        max_pairs: 16_384,
         limits: Limits::LIVE,
         clock: Clock::default(),
         telemetry,
         metrics,
         sinks: Arc::new(sinks),
-        export: Arc::default(),
+        spans_per_second: 0,
     })
 }
 

@@ -13,6 +13,7 @@ pub mod namespace;
 pub mod observer;
 pub mod process;
 pub mod random;
+pub mod scrape;
 pub mod secrets;
 pub mod server;
 pub mod statistics;

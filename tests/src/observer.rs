@@ -137,9 +137,19 @@ impl Observer {
         {
             command.args(["--metrics-exporter", "none"]);
         }
+        // A test counts every span, unless it says otherwise.
+        if !options
+            .arguments
+            .iter()
+            .any(|argument| argument == "--spans-per-second")
+        {
+            command.args(["--spans-per-second", "0"]);
+        }
         // Ports that are not named have defaults, which belong to others here.
+        let named = |option: &str| options.arguments.iter().any(|argument| argument == option);
         for (option, unused) in [("--redis-port", "1"), ("--memcached-port", "2")] {
-            if !options.arguments.iter().any(|argument| argument == option) {
+            // A file names both.
+            if !named(option) && !named("--config") {
                 command.args([option, unused]);
             }
         }
@@ -196,6 +206,15 @@ impl Observer {
     /// When a whole line is no JSON.
     pub fn spans(&self) -> Result<Vec<Value>> {
         Ok(lines(&self.folder.path().join("lines"), "span")?.0)
+    }
+
+    /// The metric points written so far.
+    ///
+    /// # Errors
+    ///
+    /// When a whole line is no JSON.
+    pub fn metrics(&self) -> Result<Vec<Value>> {
+        Ok(lines(&self.folder.path().join("lines"), "span")?.1)
     }
 
     /// Its peak of resident memory, bytes.
@@ -333,6 +352,34 @@ impl Summary {
             .as_u64()
             .unwrap_or(0)
     }
+}
+
+/// Runs a replay and gives all that it printed and wrote.
+///
+/// # Errors
+///
+/// When it fails.
+pub fn replayed(file: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Vec<u8>> {
+    let folder = Folder::new()?;
+    let lines = folder.path().join("lines");
+    let mut command = Command::new(binary());
+    command
+        .arg("replay")
+        .arg(file)
+        .arg("--summary")
+        .args(arguments);
+    command.arg("--output").arg(&lines).stdin(Stdio::null());
+    command.envs(variables.iter().copied());
+    let stderr = folder.path().join("stderr");
+    let output = command.stderr(File::create(&stderr)?).output()?;
+    let mut all = output.stdout;
+    all.extend(fs::read(stderr)?);
+    let error = String::from_utf8_lossy(&all).into_owned();
+    ensure!(output.status.success(), "{}: {error}", output.status);
+    if lines.exists() {
+        all.extend(fs::read(lines)?);
+    }
+    Ok(all)
 }
 
 /// `cache-observer` with these arguments, run to its end.

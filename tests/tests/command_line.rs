@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 use tests::client::Redis;
 use tests::observer::{Options, binary, call};
-use tests::process::Folder;
+use tests::process::{Folder, Running, eventually};
 use tests::server::{Server, free_port};
 
 #[test]
@@ -206,9 +206,8 @@ fn two_observers_see_the_same() -> Result<()> {
 fn a_console_line_a_command() -> Result<()> {
     let server = Server::redis()?;
     let folder = Folder::new()?;
-    let file = folder.path().join("console");
-    let mut command = Command::new("timeout");
-    command.args(["-s", "INT", "3"]).arg(binary());
+    let [file, log] = ["console", "log"].map(|name| folder.path().join(name));
+    let mut command = Command::new(binary());
     command.args([
         "run",
         "--redis-port",
@@ -216,17 +215,20 @@ fn a_console_line_a_command() -> Result<()> {
         "--traces-exporter",
         "console",
     ]);
-    let child = command
-        .stdout(fs::File::create(&file)?)
-        .stderr(std::process::Stdio::null())
-        .spawn()?;
-    std::thread::sleep(Duration::from_millis(1500));
+    command.stdout(fs::File::create(&file)?);
+    command.stderr(fs::File::create(&log)?);
+    let mut process = Running::start(&mut command)?;
+    eventually(Duration::from_secs(20), "it observes", || {
+        Ok(fs::read_to_string(&log)?.contains("observing"))
+    })?;
     let mut redis = Redis::connect(("127.0.0.1", server.port))?;
     redis.command(&["SET", "user:42", "hello"])?;
     redis.command(&["GET", "user:42"])?;
     redis.command(&["GET", "absent"])?;
     redis.command(&[b"GET".as_slice(), b"bad\x1b[31m\xff\nkey"])?;
-    child.wait_with_output()?;
+    std::thread::sleep(Duration::from_millis(300));
+    process.signal(Signal::INT)?;
+    process.wait(Duration::from_secs(5))?;
     let text = fs::read(&file)?;
     assert!(
         !text.contains(&0x1b),

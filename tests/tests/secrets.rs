@@ -1,10 +1,9 @@
 //! Secrets and values stay where they are: a marker that is sent in every place where one can be appears in nothing that
 //! leaves the observer.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use tests::capture::{Capture, Side};
 use tests::client::{Memcached, Redis, Reply, encode};
 use tests::collector::Collector;
-use tests::observer::{Options, Report, binary};
+use tests::observer::{Options, Report, binary, replayed};
 use tests::process::{Folder, Running, eventually, output};
 use tests::secrets::memcached::{SASL_AUTH, SASL_LIST_MECHS, SASL_STEP, request};
 use tests::secrets::{KEY, MARKER, REQUESTS, capture, excerpt, leak};
@@ -48,30 +47,6 @@ const CONSOLE: Way = (
     ],
     &[("CACHE_OBSERVER_LOG", "debug")],
 );
-
-/// Runs a replay and gives all that it printed and wrote.
-fn replayed(file: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Vec<u8>> {
-    let folder = Folder::new()?;
-    let lines = folder.path().join("lines");
-    let mut command = Command::new(binary());
-    command
-        .arg("replay")
-        .arg(file)
-        .arg("--summary")
-        .args(arguments);
-    command.arg("--output").arg(&lines).stdin(Stdio::null());
-    command.envs(variables.iter().copied());
-    let stderr = folder.path().join("stderr");
-    let output = command.stderr(File::create(&stderr)?).output()?;
-    let mut all = output.stdout;
-    all.extend(fs::read(stderr)?);
-    let error = String::from_utf8_lossy(&all).into_owned();
-    ensure!(output.status.success(), "{}: {error}", output.status);
-    if lines.exists() {
-        all.extend(fs::read(lines)?);
-    }
-    Ok(all)
-}
 
 /// Nothing of the marker is in it.
 fn assert_silent(what: &str, all: &[u8]) -> Result<()> {

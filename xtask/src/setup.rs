@@ -81,6 +81,7 @@ pub(crate) fn tests() -> Result<()> {
             ("go", "golang-go"),
             (go::REDIGO, "golang-github-gomodule-redigo-dev"),
             (go::GOMEMCACHE, "golang-github-bradfitz-gomemcache-dev"),
+            (go::GO_REDIS, "golang-gopkg-redis.v5-dev"),
             ("memccp", "libmemcached-tools"),
             ("saslpasswd2", "sasl2-bin"),
         ],

@@ -3,65 +3,34 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, MeterProvider};
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
-use opentelemetry_sdk::metrics::reader::MetricReader;
-use opentelemetry_sdk::metrics::{
-    Instrument, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream, Temporality,
-};
 
+use super::exemplar::{Exemplar, Table};
+use super::pool::Pools;
+use super::provider::Provider;
 use super::rate::{Rate, Rates};
 use super::{observer, resource};
+use crate::config::histograms::Histograms;
+use crate::config::limits::Limits;
+use crate::config::pools;
 use crate::enrichment::Service;
 use crate::telemetry::Telemetry;
 use crate::telemetry::names::{metric, value};
 
-/// Bounds of the latency histograms, s. telemetry.md, "Metrics".
-const LATENCY: [f64; 17] = [
-    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
-    2.5, 5.0, 10.0,
-];
-/// Bounds of the histogram of times to live, s: from a second to a year.
-const LIFETIMES: [f64; 14] = [
-    1.0,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    300.0,
-    900.0,
-    1800.0,
-    3600.0,
-    21600.0,
-    86400.0,
-    604_800.0,
-    2_592_000.0,
-    31_536_000.0,
-];
-/// Bounds of the value size histogram, By: powers of four from 16 B to 64 MiB.
-const SIZES: [f64; 12] = [
-    16.0,
-    64.0,
-    256.0,
-    1024.0,
-    4096.0,
-    16384.0,
-    65536.0,
-    262_144.0,
-    1_048_576.0,
-    4_194_304.0,
-    16_777_216.0,
-    67_108_864.0,
+/// Bounds of the histogram of returned rows. semconv `db/database-metrics`.
+const ROWS: [f64; 13] = [
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0,
 ];
 
 /// Budgets of the metrics.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Services with metrics of their own; further ones share the service `cache-observer.overflow`. One that has no
     /// connection left makes room. Each takes 57 KiB with the limits below and about 1 KiB more a series (measured).
@@ -73,89 +42,48 @@ pub struct Options {
     pub max_series: usize,
     /// How long a service without connections keeps its metrics.
     pub idle: Duration,
-    /// Whether points are totals since the start or since the last collection.
+    /// Whether the points of [`Metrics::collect`] are totals since the start or since the last collection.
     pub temporality: Temporality,
+    /// Whether [`Metrics::collect`] is called.
+    pub pushed: bool,
+    /// Whether [`Metrics::scrape`] is called, and over what time it tells hit rates.
+    pub scraped: Option<Duration>,
+    /// Bounds of the histograms, or none.
+    pub histograms: Histograms,
+    /// When a pool of connections is said to be in trouble.
+    pub pools: pools::Pools,
+    /// Whether pools have the names of cache guides, too.
+    pub duplicate_names: bool,
     /// `host.name` of the observer's own resource.
     pub host: Option<String>,
+    /// What else of that resource the user has set.
+    pub said: Vec<KeyValue>,
 }
 
 impl Default for Options {
     fn default() -> Self {
+        Self::within(&Limits::default())
+    }
+}
+
+impl Options {
+    /// With these budgets; defaults otherwise.
+    #[must_use]
+    pub fn within(limits: &Limits) -> Self {
         Self {
-            max_services: 256,
-            max_latency_series: 448,
-            max_series: 128,
-            idle: Duration::from_secs(600),
+            max_services: limits.services,
+            max_latency_series: limits.latency_series,
+            max_series: limits.series,
+            idle: limits.idle,
             temporality: Temporality::Cumulative,
+            pushed: true,
+            scraped: None,
+            histograms: Histograms::default(),
+            pools: pools::Pools::default(),
+            duplicate_names: false,
             host: None,
+            said: Vec::new(),
         }
-    }
-}
-
-/// A reader that this side and the provider share.
-#[derive(Debug, Clone)]
-struct SharedReader(Arc<ManualReader>);
-
-impl MetricReader for SharedReader {
-    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
-        self.0.register_pipeline(pipeline);
-    }
-
-    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
-        self.0.collect(metrics)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
-    }
-
-    fn temporality(&self, kind: InstrumentKind) -> Temporality {
-        self.0.temporality(kind)
-    }
-}
-
-/// A provider, and the reader that collects from it.
-#[derive(Debug)]
-struct Provider {
-    provider: SdkMeterProvider,
-    reader: SharedReader,
-    overflowed: AtomicBool,
-}
-
-impl Provider {
-    fn new(resource: Resource, options: &Options) -> Self {
-        let reader = ManualReader::builder()
-            .with_temporality(options.temporality)
-            .build();
-        let reader = SharedReader(Arc::new(reader));
-        let (latency, others) = (options.max_latency_series, options.max_series);
-        let limit = move |instrument: &Instrument| {
-            let limit = match instrument.name() {
-                metric::CLIENT_DURATION | metric::SERVER_DURATION => latency,
-                _ => others,
-            };
-            Stream::builder().with_cardinality_limit(limit).build().ok()
-        };
-        let provider = SdkMeterProvider::builder()
-            .with_resource(resource)
-            .with_reader(reader.clone())
-            .with_view(limit)
-            .build();
-        Self {
-            provider,
-            reader,
-            overflowed: AtomicBool::new(false),
-        }
-    }
-
-    fn collect(&self) -> Option<ResourceMetrics> {
-        let mut metrics = ResourceMetrics::default();
-        self.reader.collect(&mut metrics).ok()?;
-        Some(metrics)
     }
 }
 
@@ -164,6 +92,7 @@ pub(super) struct ServiceMetrics {
     provider: Provider,
     pub(super) client_duration: Histogram<f64>,
     pub(super) server_duration: Histogram<f64>,
+    pub(super) returned: Histogram<u64>,
     pub(super) operations: Counter<u64>,
     pub(super) hits: Counter<u64>,
     pub(super) misses: Counter<u64>,
@@ -171,7 +100,11 @@ pub(super) struct ServiceMetrics {
     pub(super) ttl: Histogram<u64>,
     pub(super) value_size: Histogram<u64>,
     rates: Arc<Rates>,
+    /// For scrapes, the only ones that show them.
+    pub(super) exemplars: Option<Arc<Table>>,
     pub(super) errors: Counter<u64>,
+    pub(super) pools: Pools,
+    name: String,
 }
 
 impl fmt::Debug for ServiceMetrics {
@@ -185,13 +118,14 @@ impl fmt::Debug for ServiceMetrics {
 impl ServiceMetrics {
     fn new(service: &Service, options: &Options) -> Self {
         let provider = Provider::new(resource(service), options);
+        let bounds = &options.histograms;
         let meter = provider.provider.meter(value::SCOPE);
         let duration = |name, text| {
             meter
                 .f64_histogram(name)
                 .with_unit("s")
                 .with_description(text)
-                .with_boundaries(LATENCY.to_vec())
+                .with_boundaries(bounds.latency.clone())
                 .build()
         };
         let counter = |name, unit, text| {
@@ -205,17 +139,22 @@ impl ServiceMetrics {
         rates.show(&meter);
         Self {
             rates,
+            exemplars: options
+                .scraped
+                .map(|_| Arc::new(Table::new(&bounds.latency))),
+            pools: Pools::new(&meter, options),
+            name: service.name.clone(),
             latency: meter
                 .f64_histogram(metric::LATENCY)
                 .with_unit("ms")
                 .with_description("From request to reply, at the end that is seen.")
-                .with_boundaries(LATENCY.iter().map(|seconds| seconds * 1e3).collect())
+                .with_boundaries(bounds.latency.iter().map(|seconds| seconds * 1e3).collect())
                 .build(),
             ttl: meter
                 .u64_histogram(metric::TTL)
                 .with_unit("s")
                 .with_description("Times to live that commands set.")
-                .with_boundaries(LIFETIMES.to_vec())
+                .with_boundaries(bounds.ttl.clone())
                 .build(),
             client_duration: duration(
                 metric::CLIENT_DURATION,
@@ -225,6 +164,12 @@ impl ServiceMetrics {
                 metric::SERVER_DURATION,
                 "From the receive of a request to the send of its reply, at the server.",
             ),
+            returned: meter
+                .u64_histogram(metric::RETURNED_ROWS)
+                .with_unit("{row}")
+                .with_description("Values that a read returned, seen at the client's end.")
+                .with_boundaries(ROWS.to_vec())
+                .build(),
             operations: counter(metric::OPERATIONS, "{operation}", "Commands."),
             hits: counter(metric::HITS, "{key}", "Keys or fields found."),
             misses: counter(metric::MISSES, "{key}", "Keys or fields not found."),
@@ -237,7 +182,7 @@ impl ServiceMetrics {
                 .u64_histogram(metric::VALUE_SIZE)
                 .with_unit("By")
                 .with_description("Bytes of the values read or written by a command.")
-                .with_boundaries(SIZES.to_vec())
+                .with_boundaries(bounds.value_size.clone())
                 .build(),
             provider,
         }
@@ -249,6 +194,23 @@ impl ServiceMetrics {
     pub(super) fn rate(&self, cache: &str) -> Arc<Rate> {
         self.rates.of(cache)
     }
+
+    /// How many of these instruments have an overflow series; says so the first time.
+    fn overflow(&self, metrics: &ResourceMetrics) -> u64 {
+        let series = overflowing(metrics);
+        if series > 0 && !self.provider.overflowed.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                resource = ?metrics.resource(),
+                "more metric series than the limit: the rest share one marked otel.metric.overflow"
+            );
+        }
+        series
+    }
+
+    /// `service.name`.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 struct Held {
@@ -257,11 +219,17 @@ struct Held {
     holders: usize,
 }
 
+struct Retired {
+    metrics: Arc<ServiceMetrics>,
+    to_push: bool,
+    to_scrape: bool,
+}
+
 #[derive(Default)]
 struct Services {
     live: HashMap<u32, Held>,
-    /// No longer recorded to; collected once more, then dropped.
-    retired: Vec<Arc<ServiceMetrics>>,
+    /// No longer recorded to; collected once more by each kind of reader, then dropped.
+    retired: Vec<Retired>,
     overflow: Option<Arc<ServiceMetrics>>,
 }
 
@@ -271,6 +239,34 @@ pub struct Metrics {
     telemetry: Arc<Telemetry>,
     services: Mutex<Services>,
     own: Provider,
+    /// Held while points are collected: pushes and scrapes share readers.
+    collecting: Mutex<()>,
+}
+
+/// The points of one resource for a scrape, all cumulative.
+#[derive(Debug)]
+pub struct Scraped {
+    /// All but the hit rates: those in here, if any, are of pushes.
+    pub metrics: ResourceMetrics,
+    /// `cache.hit_rate` of each cache over the time of [`Options::scraped`].
+    pub hit_rates: Vec<(String, f64)>,
+    exemplars: Option<Arc<Table>>,
+}
+
+impl Scraped {
+    /// Whether series of this metric may have exemplars.
+    #[must_use]
+    pub fn has_exemplars(&self, metric: &str) -> bool {
+        let table = self.exemplars.as_ref();
+        table.is_some_and(|table| table.knows(metric))
+    }
+
+    /// The last exported span of each bucket of a series, with some buckets missing.
+    #[must_use]
+    pub fn exemplars(&self, metric: &str, attributes: &[KeyValue]) -> Vec<Exemplar> {
+        let table = self.exemplars.as_ref();
+        table.map_or_else(Vec::new, |table| table.read(metric, attributes))
+    }
 }
 
 impl fmt::Debug for Metrics {
@@ -285,13 +281,17 @@ impl Metrics {
     /// No services yet; `telemetry` is what the observer's own metrics show.
     #[must_use]
     pub fn new(options: Options, telemetry: Arc<Telemetry>) -> Self {
-        let own = Provider::new(resource::observer(options.host.as_deref()), &options);
+        let own = Provider::new(
+            resource::observer(options.host.as_deref(), &options.said),
+            &options,
+        );
         observer::instruments(&own.provider.meter(value::SCOPE), &telemetry);
         Self {
             options,
             telemetry,
             services: Mutex::default(),
             own,
+            collecting: Mutex::default(),
         }
     }
 
@@ -336,11 +336,18 @@ impl Metrics {
         if held.holders == 0
             && let Some(held) = services.live.remove(&service)
         {
-            // Nothing collects when no metrics exporter is set: the oldest go then.
+            let retired = Retired {
+                metrics: held.metrics,
+                to_push: self.options.pushed,
+                to_scrape: self.options.scraped.is_some(),
+            };
+            // Nobody may come for them: the oldest go then.
             if services.retired.len() >= self.options.max_services {
                 services.retired.remove(0);
             }
-            services.retired.push(held.metrics);
+            if retired.to_push || retired.to_scrape {
+                services.retired.push(retired);
+            }
         }
     }
 
@@ -365,38 +372,73 @@ impl Metrics {
     ///
     /// With delta temporality each point is handed out once, so one caller must serve all exporters.
     pub fn collect(&self, mut each: impl FnMut(ResourceMetrics)) {
-        let (services, retired) = {
-            let mut services = self.services();
-            let retired = std::mem::take(&mut services.retired);
-            let live = services.live.values().map(|held| &held.metrics);
-            let all: Vec<_> = live.chain(&services.overflow).cloned().collect();
-            (all, retired)
-        };
+        let _collecting = self.collecting();
         let mut overflowed = 0;
-        for service in services.iter().chain(&retired) {
-            let Some(metrics) = service.provider.collect() else {
-                continue;
-            };
-            let series = overflowing(&metrics);
-            overflowed += series;
-            if series > 0 && !service.provider.overflowed.swap(true, Ordering::Relaxed) {
-                tracing::warn!(
-                    resource = ?metrics.resource(),
-                    "more metric series than the limit: the rest share one marked otel.metric.overflow"
-                );
+        for service in self.current(|retired| &mut retired.to_push) {
+            if let Some(metrics) = service.provider.collect() {
+                overflowed += service.overflow(&metrics);
+                each(metrics);
             }
-            each(metrics);
         }
         self.telemetry.series_overflowed.set(overflowed);
         if let Some(metrics) = self.own.collect() {
             each(metrics);
         }
     }
+
+    /// Collects the cumulative points of every service and of the observer, resource by resource, in the calling thread.
+    /// Anyone may, at any time; [`Options::scraped`] must be set.
+    pub fn scrape(&self, mut each: impl FnMut(Scraped)) {
+        let _collecting = self.collecting();
+        let window = self.options.scraped.unwrap_or(Duration::MAX);
+        let now = Instant::now();
+        let mut overflowed = 0;
+        for service in self.current(|retired| &mut retired.to_scrape) {
+            let rates = &service.rates;
+            if let Some(metrics) = rates.while_scraping(|| service.provider.scrape()) {
+                overflowed += service.overflow(&metrics);
+                each(Scraped {
+                    metrics,
+                    hit_rates: rates.scrape(window, now),
+                    exemplars: service.exemplars.clone(),
+                });
+            }
+        }
+        self.telemetry.series_overflowed.set(overflowed);
+        if let Some(metrics) = self.own.scrape() {
+            each(Scraped {
+                metrics,
+                hit_rates: Vec::new(),
+                exemplars: None,
+            });
+        }
+    }
+
+    fn collecting(&self) -> MutexGuard<'_, ()> {
+        let lock = self.collecting.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All services, newest first, and those retired that this kind of reader has not seen yet.
+    fn current(&self, to_see: impl Fn(&mut Retired) -> &mut bool) -> Vec<Arc<ServiceMetrics>> {
+        let mut services = self.services();
+        let mut live: Vec<_> = services.live.iter().collect();
+        live.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(**id));
+        let live = live.into_iter().map(|(_, held)| &held.metrics);
+        let mut all: Vec<_> = live.chain(&services.overflow).cloned().collect();
+        services.retired.retain_mut(|retired| {
+            if std::mem::take(to_see(retired)) {
+                all.push(Arc::clone(&retired.metrics));
+            }
+            retired.to_push || retired.to_scrape
+        });
+        all
+    }
 }
 
 /// How many instruments have an overflow series.
 fn overflowing(metrics: &ResourceMetrics) -> u64 {
-    let marked = |mut attributes: Box<dyn Iterator<Item = &opentelemetry::KeyValue> + '_>| {
+    let marked = |mut attributes: Box<dyn Iterator<Item = &KeyValue> + '_>| {
         attributes.any(|attribute| attribute.key.as_str() == "otel.metric.overflow")
     };
     let instruments = metrics.scope_metrics().flat_map(|scope| scope.metrics());
@@ -405,6 +447,12 @@ fn overflowing(metrics: &ResourceMetrics) -> u64 {
             .data_points()
             .any(|point| marked(Box::new(point.attributes()))),
         AggregatedMetrics::U64(MetricData::Histogram(data)) => data
+            .data_points()
+            .any(|point| marked(Box::new(point.attributes()))),
+        AggregatedMetrics::F64(MetricData::ExponentialHistogram(data)) => data
+            .data_points()
+            .any(|point| marked(Box::new(point.attributes()))),
+        AggregatedMetrics::U64(MetricData::ExponentialHistogram(data)) => data
             .data_points()
             .any(|point| marked(Box::new(point.attributes()))),
         AggregatedMetrics::U64(MetricData::Sum(data)) => data

@@ -11,10 +11,14 @@
 //! for a connection; [`Aggregator::record`] then finds its series by array index.
 
 mod aggregator;
+mod exemplar;
 mod facts;
 mod metrics;
 mod observer;
 pub mod pattern;
+mod pool;
+mod provider;
+mod quantile;
 mod rate;
 mod resource;
 mod series;
@@ -25,7 +29,10 @@ pub(crate) mod testing;
 mod tests;
 
 pub use aggregator::{Aggregator, SeriesId};
+pub use exemplar::{Exemplar, SpanReference};
 pub use facts::{Failure, failure, has_latency, redirected, value_size};
-pub use metrics::{Metrics, Options};
-pub use resource::{attributes as resource_attributes, resource};
+pub use metrics::{Metrics, Options, Scraped};
+pub use pool::{Connection, Pool};
+pub use rate::HIT_RATE_TEXT;
+pub use resource::{attributes as resource_attributes, resource, said_of_observer};
 pub use summary::{Summary, Totals};

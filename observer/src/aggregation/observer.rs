@@ -16,28 +16,45 @@ const TICKS: f64 = 100.0;
 
 /// Declares the instruments. The meter keeps them.
 pub(super) fn instruments(meter: &Meter, telemetry: &Arc<Telemetry>) {
-    counter(meter, metric::EVENTS, "{event}", telemetry, |telemetry| {
-        telemetry.events.get()
-    });
     counter(
         meter,
-        metric::PAYLOAD_CAPTURED,
-        "By",
+        (metric::EVENTS, "{event}", "Events that arrived."),
+        telemetry,
+        |telemetry| telemetry.events.get(),
+    );
+    counter(
+        meter,
+        (
+            metric::PAYLOAD_CAPTURED,
+            "By",
+            "Payload bytes that arrived.",
+        ),
         telemetry,
         |telemetry| telemetry.captured.get(),
     );
     counter(
         meter,
-        metric::REPLIES_ORPHANED,
-        "{reply}",
+        (
+            metric::REPLIES_ORPHANED,
+            "{reply}",
+            "Replies that no request waited for.",
+        ),
         telemetry,
         |telemetry| telemetry.orphaned.get(),
+    );
+
+    counter(
+        meter,
+        (metric::SCRAPES, "{scrape}", "Scrapes that were answered."),
+        telemetry,
+        |telemetry| telemetry.scrapes.get(),
     );
 
     let counters = Arc::clone(telemetry);
     let _ = meter
         .i64_observable_up_down_counter(metric::CONNECTIONS)
         .with_unit("{connection}")
+        .with_description("Connections tracked now.")
         .with_callback(move |observer| {
             let connections = counters.connections.get();
             observer.observe(i64::try_from(connections).unwrap_or(i64::MAX), &[]);
@@ -48,6 +65,7 @@ pub(super) fn instruments(meter: &Meter, telemetry: &Arc<Telemetry>) {
     let _ = meter
         .u64_observable_counter(metric::EVENTS_LOST)
         .with_unit("{event}")
+        .with_description("Events that did not arrive.")
         .with_callback(move |observer| {
             for reason in Lost::ALL {
                 let labels = [KeyValue::new(attribute::REASON, reason.name())];
@@ -60,6 +78,7 @@ pub(super) fn instruments(meter: &Meter, telemetry: &Arc<Telemetry>) {
     let _ = meter
         .u64_observable_counter(metric::PAYLOAD_SKIPPED)
         .with_unit("By")
+        .with_description("Payload bytes that were not read.")
         .with_callback(move |observer| {
             for reason in Skipped::ALL {
                 let labels = [KeyValue::new(attribute::REASON, reason.name())];
@@ -72,6 +91,7 @@ pub(super) fn instruments(meter: &Meter, telemetry: &Arc<Telemetry>) {
     let _ = meter
         .u64_observable_counter(metric::RESYNCHRONIZATIONS)
         .with_unit("{resynchronization}")
+        .with_description("Connections whose framing was lost and found again.")
         .with_callback(move |observer| {
             for protocol in [Protocol::Redis, Protocol::Memcached] {
                 for reason in Resync::ALL {
@@ -89,6 +109,7 @@ pub(super) fn instruments(meter: &Meter, telemetry: &Arc<Telemetry>) {
     let _ = meter
         .u64_observable_counter(metric::SPANS)
         .with_unit("{span}")
+        .with_description("What became of spans.")
         .with_callback(move |observer| {
             for outcome in SpanOutcome::ALL {
                 let labels = [KeyValue::new(attribute::OUTCOME, outcome.name())];
@@ -100,6 +121,7 @@ pub(super) fn instruments(meter: &Meter, telemetry: &Arc<Telemetry>) {
     let _ = meter
         .f64_observable_counter(metric::CPU_TIME)
         .with_unit("s")
+        .with_description("CPU time of the observer.")
         .with_callback(|observer| {
             let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
             if let Some((user, system)) = cpu_time(&stat) {
@@ -112,6 +134,7 @@ pub(super) fn instruments(meter: &Meter, telemetry: &Arc<Telemetry>) {
     let _ = meter
         .i64_observable_up_down_counter(metric::MEMORY)
         .with_unit("By")
+        .with_description("Resident memory of the observer.")
         .with_callback(|observer| {
             let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
             if let Some(bytes) = resident(&status) {
@@ -123,8 +146,7 @@ pub(super) fn instruments(meter: &Meter, telemetry: &Arc<Telemetry>) {
 
 fn counter(
     meter: &Meter,
-    name: &'static str,
-    unit: &'static str,
+    (name, unit, text): (&'static str, &'static str, &'static str),
     telemetry: &Arc<Telemetry>,
     read: fn(&Telemetry) -> u64,
 ) {
@@ -132,6 +154,7 @@ fn counter(
     let _ = meter
         .u64_observable_counter(name)
         .with_unit(unit)
+        .with_description(text)
         .with_callback(move |observer| observer.observe(read(&telemetry), &[]))
         .build();
 }

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundCounter, BoundHistogram};
 
+use super::exemplar::{Exemplar, Exemplars, SpanReference};
 use super::facts::{self, Failure};
 use super::metrics::ServiceMetrics;
+use super::quantile::Percentile;
 use super::rate::Rate;
 use crate::enrichment::Endpoint;
 use crate::protocol::{Class, Operation, Protocol, Word};
 use crate::source::event::{Clock, End};
-use crate::telemetry::names::{attribute, value};
+use crate::telemetry::names::{attribute, metric, value};
 use crate::transaction::Transaction;
 
 /// Names outside the command table with latency series of their own; further ones share `_OTHER`.
@@ -72,8 +74,25 @@ struct Database {
 
 #[derive(Debug, Default)]
 struct Latency {
-    success: Option<BoundHistogram<f64>>,
-    failures: Failures<BoundHistogram<f64>>,
+    success: Option<Timed>,
+    returned: Option<BoundHistogram<u64>>,
+    failures: Failures<Timed>,
+}
+
+#[derive(Debug)]
+struct Timed {
+    histogram: BoundHistogram<f64>,
+    /// From the first exported span on.
+    exemplars: Option<Arc<Exemplars>>,
+}
+
+impl Timed {
+    fn new(histogram: BoundHistogram<f64>) -> Self {
+        Self {
+            histogram,
+            exemplars: None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -81,8 +100,9 @@ struct ClassSeries {
     operations: BoundCounter<u64>,
     /// Hits and misses: bound together, so that a hit rate can be told from the first on.
     keys: Option<(BoundCounter<u64>, BoundCounter<u64>)>,
-    latency: Option<BoundHistogram<f64>>,
+    latency: Option<Timed>,
     value_size: Option<BoundHistogram<u64>>,
+    slow: Percentile,
 }
 
 /// One handle for each error type, few enough to be searched.
@@ -102,16 +122,22 @@ impl<T> Default for Failures<T> {
 }
 
 impl<T> Failures<T> {
-    fn get(&mut self, failure: Failure, bind: impl FnOnce(&str) -> T) -> &T {
-        match self.named.iter().position(|(known, _)| *known == failure) {
-            Some(at) => &self.named[at].1,
-            None if self.named.len() < MAX_FAILURES => {
-                self.named.push((failure, bind(failure.name())));
-                let last = self.named.len() - 1;
-                &self.named[last].1
+    /// The handle for an error type, and the name it is bound under.
+    fn get(&mut self, failure: Failure, bind: impl FnOnce(&str) -> T) -> (&mut T, &str) {
+        let known = self.named.iter().position(|(known, _)| *known == failure);
+        let at = match known {
+            None if self.named.len() >= MAX_FAILURES => {
+                let beyond = self.beyond.get_or_insert_with(|| bind(value::OTHER));
+                return (beyond, value::OTHER);
             }
-            None => self.beyond.get_or_insert_with(|| bind(value::OTHER)),
-        }
+            None => {
+                self.named.push((failure, bind(failure.name())));
+                self.named.len() - 1
+            }
+            Some(at) => at,
+        };
+        let (failure, handle) = &mut self.named[at];
+        (handle, failure.name())
     }
 }
 
@@ -139,12 +165,24 @@ impl SeriesSet {
         }
     }
 
-    pub(super) fn record(&mut self, transaction: &Transaction, clock: Clock) {
+    pub(super) fn service(&self) -> &Arc<ServiceMetrics> {
+        &self.service
+    }
+
+    /// Answers whether it took longer than 99 of 100 commands of its class.
+    pub(super) fn record(&mut self, transaction: &Transaction, clock: Clock) -> bool {
         let failure = facts::failure(transaction);
         let latency = facts::has_latency(transaction)
             .then(|| transaction.end.saturating_sub(transaction.start) as f64);
         if let Some(nanos) = latency {
-            self.latency(transaction, failure, nanos / 1e9);
+            self.latency(transaction, failure, |timed, _| {
+                timed.histogram.record(nanos / 1e9);
+            });
+        }
+        if let Some(rows) = transaction.outcome.returned
+            && self.labels.end == End::Client
+        {
+            self.returned(transaction, rows);
         }
         let Self {
             service,
@@ -163,13 +201,16 @@ impl SeriesSet {
                 keys: None,
                 latency: None,
                 value_size: None,
+                slow: Percentile::default(),
             })
         });
         series.operations.add(1);
+        let slow = latency.is_some_and(|nanos| series.slow.exceeded(nanos));
         if let Some(nanos) = latency {
             series
                 .latency
-                .get_or_insert_with(|| service.latency.bind(&labels.size(class)))
+                .get_or_insert_with(|| Timed::new(service.latency.bind(&labels.size(class))))
+                .histogram
                 .record(nanos / 1e6);
         }
         let (hits, misses) = (transaction.outcome.hits, transaction.outcome.misses);
@@ -199,11 +240,50 @@ impl SeriesSet {
         if let Some(failure) = failure {
             failures
                 .get(failure, |name| service.errors.bind(&labels.error(name)))
+                .0
                 .add(1);
+        }
+        slow
+    }
+
+    /// The buckets that a transaction was counted in point to the span it is exported as.
+    pub(super) fn point(&mut self, transaction: &Transaction, clock: Clock, span: SpanReference) {
+        let Some(table) = self.service.exemplars.clone() else {
+            return;
+        };
+        if !facts::has_latency(transaction) {
+            return;
+        }
+        let nanos = transaction.end.saturating_sub(transaction.start) as f64;
+        let time = clock.unix_nanos(transaction.end);
+        let exemplar = |value| Exemplar { span, value, time };
+        let duration = match self.labels.end {
+            End::Client => metric::CLIENT_DURATION,
+            End::Server => metric::SERVER_DURATION,
+        };
+        self.latency(transaction, facts::failure(transaction), |timed, labels| {
+            timed
+                .exemplars
+                .get_or_insert_with(|| table.of(duration, labels()))
+                .put(exemplar(nanos / 1e9));
+        });
+        let class = transaction.request.class;
+        let series = self.classes[class as usize].as_mut();
+        if let Some(timed) = series.and_then(|series| series.latency.as_mut()) {
+            timed
+                .exemplars
+                .get_or_insert_with(|| table.of(metric::LATENCY, self.labels.size(class).to_vec()))
+                .put(exemplar(nanos / 1e6));
         }
     }
 
-    fn latency(&mut self, transaction: &Transaction, failure: Option<Failure>, seconds: f64) {
+    /// Does something with the series by operation, which is bound at its first use. What is done may ask for its labels.
+    fn latency(
+        &mut self,
+        transaction: &Transaction,
+        failure: Option<Failure>,
+        act: impl FnOnce(&mut Timed, &dyn Fn() -> Vec<KeyValue>),
+    ) {
         let at = self.database(transaction.database);
         let histogram = match self.labels.end {
             End::Client => &self.service.client_duration,
@@ -213,20 +293,46 @@ impl SeriesSet {
         let database = &mut self.databases[at];
         let (slot, beyond) = database.slot(operation);
         let namespace = database.namespace;
-        let bind = |error: Option<&str>| {
+        let labels = |error: Option<&str>| {
             let name = if beyond {
                 value::OTHER
             } else {
                 operation.name()
             };
-            histogram.bind(&self.labels.operation(namespace, name, error))
+            self.labels.operation(namespace, name, error)
         };
+        let bind = |error: Option<&str>| Timed::new(histogram.bind(&labels(error)));
         let latency = &mut database.slots[usize::from(slot)];
-        match failure {
-            None => latency.success.get_or_insert_with(|| bind(None)),
-            Some(failure) => latency.failures.get(failure, |name| bind(Some(name))),
+        match &failure {
+            None => {
+                let timed = latency.success.get_or_insert_with(|| bind(None));
+                act(timed, &|| labels(None));
+            }
+            Some(failure) => {
+                let (timed, name) = latency.failures.get(*failure, |name| bind(Some(name)));
+                act(timed, &|| labels(Some(name)));
+            }
         }
-        .record(seconds);
+    }
+
+    fn returned(&mut self, transaction: &Transaction, rows: u64) {
+        let at = self.database(transaction.database);
+        let operation = &transaction.request.operation;
+        let database = &mut self.databases[at];
+        let (slot, beyond) = database.slot(operation);
+        let namespace = database.namespace;
+        let slot = &mut database.slots[usize::from(slot)];
+        slot.returned
+            .get_or_insert_with(|| {
+                let name = if beyond {
+                    value::OTHER
+                } else {
+                    operation.name()
+                };
+                let labels = self.labels.operation(namespace, name, None);
+                self.service.returned.bind(&labels)
+            })
+            .record(rows);
     }
 
     /// Index of the database's series.

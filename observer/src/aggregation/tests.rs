@@ -10,6 +10,7 @@ use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMe
 
 use super::testing::{endpoint, other, service, transaction};
 use super::{Aggregator, Metrics, Options, SeriesId};
+use crate::enrichment::Endpoint;
 use crate::protocol::{Class, Expiry, Protocol, Redirect, Word};
 use crate::source::event::{Clock, End};
 use crate::telemetry::Telemetry;
@@ -451,4 +452,32 @@ fn delta_points_are_given_once() {
         .aggregator
         .record(id, &transaction("GET", 3), Clock::default());
     assert_eq!(fixture.collect()[operations], "1");
+}
+
+#[test]
+fn counters_go_on_when_unused_series_were_forgotten() {
+    let mut fixture = fixture(Options::default());
+    let get = transaction("GET", 3);
+    let kept = fixture.bind(1, "web", End::Client);
+    let named = Endpoint {
+        cache: "old".to_owned(),
+        ..Endpoint::clone(&endpoint(End::Client, "127.0.0.1:6380"))
+    };
+    let named = Arc::new(named);
+    for _ in 0..2 {
+        let id = fixture
+            .aggregator
+            .bind(&named, &service(1, "web"), Protocol::Redis);
+        fixture.aggregator.record(id, &get, Clock::default());
+        fixture.aggregator.release(id);
+        fixture.aggregator.forget_unused();
+        fixture.aggregator.record(kept, &get, Clock::default());
+    }
+    let points = fixture.collect();
+    for cache in ["old", "127.0.0.1:6379"] {
+        let name = format!(
+            "web cache.operations{{cache.name={cache},cache.operation=get,db.system.name=redis}}"
+        );
+        assert_eq!(points[&name], "2", "{points:?}");
+    }
 }

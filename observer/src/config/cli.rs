@@ -1,5 +1,6 @@
 //! The command line, and the environment variables that stand for its options.
 
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,14 @@ use super::export::ExportArguments;
 #[derive(Debug, Parser)]
 #[command(name = "cache-observer", version, about, long_about = None)]
 pub struct Cli {
+    /// Configuration file (TOML): every option, and what has none; options and variables stand before it
+    #[arg(
+        long,
+        global = true,
+        env = "CACHE_OBSERVER_CONFIG",
+        value_name = "FILE"
+    )]
+    pub config: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -48,6 +57,15 @@ pub struct Run {
     /// Keep all privileges and system calls after the start, to find out whether a fault comes of giving them up
     #[arg(long, env = "CACHE_OBSERVER_UNCONFINED")]
     pub unconfined: bool,
+    /// Where the prometheus exporter serves /metrics [default: 127.0.0.1:9464]
+    #[arg(long, env = "CACHE_OBSERVER_PROMETHEUS_LISTEN", value_parser = address, value_name = "ADDR")]
+    pub prometheus_listen: Option<SocketAddr>,
+    /// Where /healthz and /readyz are served; may be the same address [default: nowhere]
+    #[arg(long, env = "CACHE_OBSERVER_HEALTH_LISTEN", value_parser = address, value_name = "ADDR")]
+    pub health_listen: Option<SocketAddr>,
+    /// Print the configuration in effect as a file, with each value's origin, and stop
+    #[arg(long)]
+    pub print_config: bool,
 }
 
 /// Options of `replay`.
@@ -122,7 +140,7 @@ pub struct Common {
     #[arg(long, env = "CACHE_OBSERVER_OUTPUT", value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Print one JSON summary line at the end, on standard output
-    #[arg(long)]
+    #[arg(long, env = "CACHE_OBSERVER_SUMMARY")]
     pub summary: bool,
 }
 
@@ -161,8 +179,18 @@ pub enum Exporter {
     Jsonl,
     /// An OpenTelemetry collector.
     Otlp,
+    /// Whoever scrapes; metrics only.
+    Prometheus,
     /// Nowhere.
     None,
+}
+
+/// `127.0.0.1:9464`, `[::1]:9464`, `localhost:9464`.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let mut found = text.to_socket_addrs().map_err(|error| error.to_string())?;
+    found
+        .next()
+        .ok_or_else(|| "the host has no address".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -4,10 +4,14 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+use super::redaction::Redaction;
+use super::templates::Templates;
 
 /// Context of the derivation of a [`Secret`]. Another one would give other hashes.
 const CONTEXT: &str = "cache-observer 2026-11-23 hashes of keys";
@@ -25,10 +29,16 @@ pub struct Export {
     /// What hashes of keys depend on. Not part of the file, which others may read.
     #[serde(skip)]
     pub secret: Secret,
+    /// What is never shown.
+    #[serde(skip)]
+    pub redaction: Arc<Redaction>,
+    /// Patterns of keys of the user's own.
+    #[serde(skip)]
+    pub templates: Arc<Templates>,
 }
 
 /// How every key appears.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Keys {
     /// As it is.
@@ -54,7 +64,7 @@ pub enum Naming {
 }
 
 /// Spans of commands that left together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SpansPipeline {
     /// One for the batch.

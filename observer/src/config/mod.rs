@@ -1,17 +1,36 @@
-//! What the user asked for: the command line and the environment, checked.
+//! What the user asked for: the command line, the environment and the file, checked.
 //!
-//! [`cli`] holds what can be written, [`Config`] what may be run: every value parsed, every combination possible.
+//! [`cli`] and [`file`] hold what can be written, [`load`] parses it, and [`Config`] is what may be run: every combination
+//! possible. [`effective`] tells it with each value's origin, [`reload`] reads the file again.
 
 pub mod cli;
+pub mod effective;
 pub mod export;
+pub mod file;
+pub mod histograms;
+pub mod limits;
+pub mod load;
+pub mod pools;
+pub mod redaction;
+pub mod reload;
+pub mod rules;
+pub mod templates;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cli::{BackendArgument, Exporter, RoleArgument};
+use effective::QUEUE_VARIABLE;
 use export::{Export, Naming, Secret, Share, Slow};
+use file::Tables;
+use rules::{Rules, SpanRule};
+use templates::Templates;
 
 /// Where output of the `console` and `jsonl` exporters goes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,7 +43,7 @@ pub enum Output {
 }
 
 /// Everything that is common to observing live and reading captures.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Ports taken as Redis.
     pub redis_ports: Vec<u16>,
@@ -42,6 +61,8 @@ pub struct Config {
     pub output: Output,
     /// Whether a summary is printed at the end.
     pub summary: bool,
+    /// What has no option: names of caches, rules, limits and the rest of the file.
+    pub tables: Tables,
 }
 
 /// What `run` needs beyond [`Config`].
@@ -53,6 +74,28 @@ pub struct LiveConfig {
     pub duration: Option<Duration>,
     /// Keep all privileges after the start.
     pub unconfined: bool,
+    /// Where `/metrics` is served, if Prometheus is an exporter.
+    pub prometheus: Option<SocketAddr>,
+    /// Where `/healthz` and `/readyz` are served.
+    pub health: Option<SocketAddr>,
+}
+
+/// Where `/metrics` is served unless said otherwise: the port that the specification gives to Prometheus exporters.
+const PROMETHEUS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
+impl LiveConfig {
+    /// Checks what was written and fills in the defaults.
+    #[must_use]
+    pub fn new(run: &cli::Run, config: &Config) -> Self {
+        let scraped = config.metrics.contains(&Exporter::Prometheus);
+        Self {
+            backend: run.backend,
+            duration: run.duration,
+            unconfined: run.unconfined,
+            prometheus: scraped.then(|| run.prometheus_listen.unwrap_or(PROMETHEUS)),
+            health: run.health_listen,
+        }
+    }
 }
 
 /// A combination of options that cannot be run.
@@ -67,6 +110,9 @@ pub enum ConfigError {
     /// Two writers of one stream.
     #[error("console and jsonl cannot both write to the same output: give one of them alone")]
     OneOutput,
+    /// Spans to Prometheus.
+    #[error("--traces-exporter: prometheus takes metrics only")]
+    PrometheusTraces,
     /// No port at all.
     #[error("no port to watch: give --redis-port or --memcached-port")]
     NoPort,
@@ -89,6 +135,8 @@ pub struct Surroundings {
     pub sampled: Option<Share>,
     /// `CACHE_OBSERVER_KEYS_SECRET`.
     pub secret: Option<Secret>,
+    /// `OTEL_BSP_MAX_QUEUE_SIZE`.
+    pub span_queue: Option<usize>,
 }
 
 impl Surroundings {
@@ -111,6 +159,7 @@ impl Surroundings {
                 .ok()
                 .filter(|text| !text.is_empty())
                 .map(|text| Secret::new(&text)),
+            span_queue: span_queue(std::env::var(QUEUE_VARIABLE).ok()),
         }
     }
 
@@ -139,7 +188,11 @@ impl Config {
     /// # Errors
     ///
     /// [`ConfigError`] when the options contradict each other.
-    pub fn new(common: &cli::Common, surroundings: Surroundings) -> Result<Self, ConfigError> {
+    pub fn new(
+        common: &cli::Common,
+        tables: &Tables,
+        surroundings: Surroundings,
+    ) -> Result<Self, ConfigError> {
         let redis: BTreeSet<u16> = common.ports.redis_port.iter().copied().collect();
         let memcached: BTreeSet<u16> = common.ports.memcached_port.iter().copied().collect();
         if let Some(port) = redis.intersection(&memcached).next() {
@@ -165,6 +218,9 @@ impl Config {
             &common.traces_exporter,
             otlp_or(surroundings.traces_endpoint, console),
         )?;
+        if traces.contains(&Exporter::Prometheus) {
+            return Err(ConfigError::PrometheusTraces);
+        }
         let metrics = exporters(
             "--metrics-exporter",
             &common.metrics_exporter,
@@ -181,9 +237,23 @@ impl Config {
                 list
             }
         };
-        let mut export = Export::default();
+        let mut export = Export {
+            redaction: Arc::new(tables.redaction.clone()),
+            // A text that is no template was refused when the file was read.
+            templates: Arc::new(Templates::new(&tables.key_patterns).unwrap_or_default()),
+            ..Export::default()
+        };
+        tables.spans.apply(&mut export.spans);
         surroundings.apply(&mut export);
         export.apply(&common.export);
+        let mut tables = Tables {
+            // It is part of `export` from here on.
+            spans: SpanRule::default(),
+            ..tables.clone()
+        };
+        if let Some(queue) = surroundings.span_queue {
+            tables.limits.span_queue = queue;
+        }
         Ok(Self {
             redis_ports: redis.into_iter().collect(),
             memcached_ports: memcached.into_iter().collect(),
@@ -193,7 +263,20 @@ impl Config {
             export,
             output: common.output.clone().map_or(Output::Stdout, Output::File),
             summary: common.summary,
+            tables,
         })
+    }
+
+    /// All ports.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        [self.redis_ports.as_slice(), &self.memcached_ports].concat()
+    }
+
+    /// What holds for each connection.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        Rules::new(&self.tables.caches, &self.tables.rules, self.export.clone())
     }
 }
 
@@ -229,6 +312,22 @@ fn sampled(lookup: impl Fn(&str) -> Option<String>) -> Option<Share> {
     }
 }
 
+/// A number above 0; anything else is ignored with a warning, as the specification asks.
+fn span_queue(value: Option<String>) -> Option<usize> {
+    let value = value.filter(|text| !text.trim().is_empty())?;
+    match value.trim().parse() {
+        Ok(number) if number > 0 => Some(number),
+        _ => {
+            tracing::warn!(
+                name = QUEUE_VARIABLE,
+                value,
+                "ignored: not a number above 0"
+            );
+            None
+        }
+    }
+}
+
 /// `none` is the empty list.
 fn exporters(
     option: &'static str,
@@ -252,135 +351,4 @@ fn exporters(
         }
     }
     Ok(list)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::cli::{Cli, Command};
-    use super::*;
-    use clap::Parser;
-
-    fn config(arguments: &str, surroundings: Surroundings) -> Result<Config, String> {
-        let line = format!("cache-observer run {arguments}");
-        let cli = Cli::try_parse_from(line.split_whitespace()).map_err(|e| cli::one_line(&e))?;
-        let Command::Run(run) = cli.command else {
-            panic!("not run");
-        };
-        Config::new(&run.common, surroundings).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn defaults() {
-        let plain = config("", Surroundings::default()).unwrap();
-        assert_eq!(plain.redis_ports, [6379]);
-        assert_eq!(plain.memcached_ports, [11211]);
-        assert_eq!((plain.traces.len(), plain.metrics.len()), (0, 0));
-        let terminal = Surroundings {
-            terminal: true,
-            ..Surroundings::default()
-        };
-        assert_eq!(config("", terminal).unwrap().traces, [Exporter::Console]);
-        let endpoint = Surroundings {
-            traces_endpoint: true,
-            ..terminal
-        };
-        assert_eq!(config("", endpoint).unwrap().traces, [Exporter::Otlp]);
-        let disabled = Surroundings {
-            disabled: true,
-            ..endpoint
-        };
-        assert_eq!(config("", disabled).unwrap().traces, []);
-    }
-
-    #[test]
-    fn lists() {
-        let some = config(
-            "--redis-port 7000,6380,7000 --traces-exporter otlp,jsonl --metrics-exporter none",
-            Surroundings::default(),
-        )
-        .unwrap();
-        assert_eq!(some.redis_ports, [6380, 7000]);
-        assert_eq!(some.traces, [Exporter::Otlp, Exporter::Jsonl]);
-        assert_eq!(some.metrics, []);
-    }
-
-    #[test]
-    fn options_stand_before_variables_before_defaults() {
-        let surroundings = Surroundings {
-            duplicate_names: true,
-            sampled: Some("0.5".parse().unwrap()),
-            ..Surroundings::default()
-        };
-        let export = |arguments| config(arguments, surroundings).unwrap().export;
-        assert_eq!(export("").naming, Naming::Dup);
-        assert_eq!(export("").spans.share.get(), 0.5);
-        assert!(export("").spans.errors);
-        let given = export("--naming stable --spans-share 0.1 --spans-per-second 7 --keys none");
-        assert_eq!(given.naming, Naming::Stable);
-        assert_eq!(given.spans.share.get(), 0.1);
-        assert_eq!(given.spans.per_second, Some(7));
-        assert_eq!(given.keys, export::Keys::None);
-    }
-
-    #[test]
-    fn samplers_are_shares() {
-        for (sampler, argument, share) in [
-            ("", "0.5", None),
-            ("always_on", "", Some(1.0)),
-            ("always_off", "", Some(0.0)),
-            ("parentbased_always_off", "", Some(0.0)),
-            ("traceidratio", "0.25", Some(0.25)),
-            ("parentbased_traceidratio", "0.25", Some(0.25)),
-            ("traceidratio", "", Some(1.0)),
-            ("traceidratio", "7", Some(1.0)),
-            ("jaeger_remote", "endpoint=x", None),
-        ] {
-            let found = sampled(|name| {
-                Some(
-                    if name.ends_with("_ARG") {
-                        argument
-                    } else {
-                        sampler
-                    }
-                    .to_owned(),
-                )
-            });
-            assert_eq!(found.map(Share::get), share, "{sampler} {argument}");
-        }
-        let mut nothing = Export::default();
-        let off = Surroundings {
-            sampled: Some(Share::NONE),
-            ..Surroundings::default()
-        };
-        off.apply(&mut nothing);
-        assert!(!nothing.spans.errors && nothing.spans.slow == Slow::None);
-    }
-
-    #[test]
-    fn refusals_are_one_line() {
-        let table = [
-            ("--redis-port 11211", "port 11211 is given to both"),
-            ("--redis-port 0", "invalid value '0'"),
-            ("--redis-port 70000", "invalid value '70000'"),
-            ("--redis-port x", "invalid value 'x'"),
-            ("--traces-exporter none,otlp", "none cannot be combined"),
-            ("--traces-exporter zipkin", "invalid value 'zipkin'"),
-            (
-                "--traces-exporter console --metrics-exporter jsonl",
-                "console and jsonl",
-            ),
-            ("--duration soon", "invalid value 'soon'"),
-            ("--duration 0s", "invalid value '0s'"),
-            ("--keys half", "invalid value 'half'"),
-            ("--spans-share 2", "invalid value '2'"),
-            ("--spans-per-second -1", "unexpected argument '-1'"),
-            ("--frobnicate", "unexpected argument '--frobnicate'"),
-            ("extra", "unexpected argument 'extra'"),
-        ];
-        for (arguments, want) in table {
-            let error = config(arguments, Surroundings::default()).unwrap_err();
-            assert!(error.contains(want), "{arguments}: {error}");
-            assert!(!error.contains('\n'), "{arguments}: {error}");
-        }
-    }
 }

@@ -9,8 +9,8 @@ use crate::config::export::Export;
 use crate::source::event::{Clock, End};
 use crate::transaction::Exchange;
 
-pub use process::Enricher;
 pub(crate) use process::percent_decoded;
+pub use process::{Enricher, host_name};
 
 /// The observed process, as an OpenTelemetry resource.
 #[derive(Debug, PartialEq)]
@@ -51,7 +51,7 @@ impl Transport {
 }
 
 /// What is fixed for all transactions of a connection, or of two endpoints that exchange datagrams.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// The end that is reported: decides the span's kind.
     pub end: End,

@@ -50,12 +50,9 @@ impl Enricher {
     #[must_use]
     pub fn new(proc_root: impl Into<PathBuf>) -> Self {
         let proc_root = proc_root.into();
-        let host = read(&proc_root.join("sys/kernel/hostname"), MAX_FILE)
-            .map(|bytes| clean(String::from_utf8_lossy(&bytes).trim()))
-            .filter(|name| !name.is_empty());
         Self {
+            host: host_name(&proc_root),
             proc_root,
-            host,
             processes: HashMap::new(),
             unknown: Arc::new(Service {
                 id: next_id(),
@@ -124,6 +121,14 @@ impl Enricher {
             !forget
         });
     }
+}
+
+/// `host.name`, as the kernel tells it below `proc_root`.
+#[must_use]
+pub fn host_name(proc_root: &Path) -> Option<String> {
+    read(&proc_root.join("sys/kernel/hostname"), MAX_FILE)
+        .map(|bytes| clean(String::from_utf8_lossy(&bytes).trim()))
+        .filter(|name| !name.is_empty())
 }
 
 fn next_id() -> u32 {

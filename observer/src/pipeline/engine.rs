@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use crate::aggregation::{Aggregator, SeriesId};
+use crate::aggregation::{Aggregator, Connection, Pool, SeriesId};
 use crate::config::export::Export;
-use crate::enrichment::{Endpoint, Enricher, Observation, Service};
+use crate::config::rules::Rules;
+use crate::enrichment::{Endpoint, Enricher, Observation, Service, join};
 use crate::protocol::Protocol;
-use crate::sinks::Sinks;
-use crate::source::event::{Clock, Nanos};
+use crate::sinks::{BudgetId, Policy, Sinks};
+use crate::source::event::{Clock, End, Nanos, SocketId, Task};
 use crate::stream::datagram::{self, Pair};
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
-use crate::stream::{Ports, Segment};
+use crate::stream::{Content, Ports, Segment};
 use crate::telemetry::{Skipped, Telemetry};
 use crate::transaction::conversation::{Conversation, Settings};
 use crate::transaction::{Ending, Exchange};
@@ -37,7 +38,10 @@ pub(super) struct Reporter {
     pub(super) enricher: Enricher,
     pub(super) aggregator: Aggregator,
     pub(super) sinks: Arc<Sinks>,
-    pub(super) export: Arc<Export>,
+    pub(super) rules: Rules,
+    /// Which rules these are: bound connections know it.
+    pub(super) epoch: u32,
+    pub(super) policy: Policy,
     pub(super) clock: Clock,
 }
 
@@ -53,15 +57,33 @@ pub(super) struct Session {
 pub(super) struct Caller {
     protocol: Protocol,
     endpoint: Arc<Endpoint>,
+    /// A rule says that it is not reported. Before the first transaction only rules without a service are known to fit.
+    ignored: bool,
     bound: Option<Bound>,
+    /// Its part in a pool, of a client's end.
+    connection: Option<Connection>,
 }
 
-/// Resolved once per connection and process.
+/// Resolved once per connection and process, and again when the rules change.
 struct Bound {
     pid: Option<u32>,
+    epoch: u32,
     service: Arc<Service>,
-    series: SeriesId,
+    /// Where it is counted; `None`: a rule says that it is not.
+    accounts: Option<(SeriesId, BudgetId)>,
     export: Arc<Export>,
+}
+
+impl Caller {
+    /// Sets `cache.name`.
+    fn rename(&mut self, cache: String) {
+        if self.endpoint.cache != cache {
+            self.endpoint = Arc::new(Endpoint {
+                cache,
+                ..Endpoint::clone(&self.endpoint)
+            });
+        }
+    }
 }
 
 impl Engine {
@@ -77,6 +99,72 @@ impl Engine {
 
     pub(super) fn reporter(&self) -> &Reporter {
         &self.reporter
+    }
+
+    pub(super) fn memcached(&self) -> &Ports {
+        &self.memcached
+    }
+
+    /// Other ports and rules hold from now on.
+    pub(super) fn reconfigure(&mut self, memcached: Ports, rules: Rules, now: Nanos) {
+        self.memcached = memcached;
+        self.reporter.rules = rules;
+        // Of earlier rules; connections move to new series with their next command. What their pools have not handed on yet is
+        // handed on first.
+        self.tick(now);
+        self.reporter.aggregator.forget_unused();
+        self.reporter.epoch = self.reporter.epoch.wrapping_add(1);
+    }
+
+    fn count_ignored(&self, caller: &Caller, segment: &Segment<'_>) {
+        if caller.ignored
+            && let Content::Bytes(bytes) = segment.content
+        {
+            self.telemetry
+                .skipped(Skipped::Rule)
+                .add(bytes.len() as u64);
+        }
+    }
+
+    /// Time has passed on the source's clock.
+    pub(super) fn tick(&mut self, now: Nanos) {
+        self.reporter.aggregator.tick(now);
+    }
+
+    fn protocol(&self, server: SocketAddr) -> Protocol {
+        if self.memcached.contains(server.port()) {
+            Protocol::Memcached
+        } else {
+            Protocol::Redis
+        }
+    }
+
+    /// A client's socket that has no flow yet.
+    fn early(&mut self, socket: &SocketId, connection: Connection) -> Caller {
+        let endpoint = Endpoint::new(End::Client, socket.remote, socket.local);
+        let protocol = self.protocol(socket.remote);
+        self.reporter.caller(protocol, endpoint, Some(connection))
+    }
+
+    /// What occupies the connection may have changed; asks once whether it is ready.
+    fn look(&mut self, session: &mut Session, now: Nanos, change: Change<'_>) {
+        let Session {
+            conversation,
+            caller,
+            ..
+        } = session;
+        let load = conversation.load();
+        let ready = conversation.take_ready(now, matches!(change, Change::Ends));
+        self.reporter.pooled(caller, |connection, mut pool| {
+            if let Some(ready) = ready {
+                connection.ready(pool.as_deref_mut(), ready);
+            }
+            match change {
+                Change::Moved(segment) => connection.moved(pool, load, segment),
+                Change::Passed => connection.passed(pool, load, now),
+                Change::Ends => {}
+            }
+        });
     }
 
     /// Runs the conversation of a session, and reports what comes out unless it is not decided yet.
@@ -119,82 +207,235 @@ fn tell(told: &mut HashSet<(SocketAddr, Skipped)>, caller: &Caller, reason: Skip
     }
 }
 
+/// Why a connection is looked at.
+enum Change<'a> {
+    Moved(&'a Segment<'a>),
+    Passed,
+    Ends,
+}
+
 impl Reporter {
-    fn report(&mut self, caller: &mut Caller, exchange: Exchange) {
+    fn caller(
+        &self,
+        protocol: Protocol,
+        endpoint: Endpoint,
+        connection: Option<Connection>,
+    ) -> Caller {
+        Caller {
+            protocol,
+            ignored: self.rules.resolve(endpoint.server, None).ignore,
+            endpoint: Arc::new(endpoint),
+            bound: None,
+            connection,
+        }
+    }
+
+    /// Resolves what holds for a connection, by the process that uses it at `time`.
+    fn bind(&mut self, caller: &mut Caller, task: Option<&Task>, time: Nanos) {
+        let (pid, epoch) = (task.map(|task| task.pid), self.epoch);
+        let is_current = |bound: &Bound| bound.pid == pid && bound.epoch == epoch;
+        if caller.bound.as_ref().is_some_and(is_current) {
+            return;
+        }
+        self.pooled(caller, |connection, pool| {
+            if let Some(pool) = pool {
+                connection.leave(pool, time);
+            }
+        });
+        self.release(caller.bound.take());
+        let service = self.enricher.service(task);
+        let server = caller.endpoint.server;
+        let resolved = self.rules.resolve(server, Some(&service.name));
+        caller.rename(resolved.cache.unwrap_or_else(|| join(server)));
+        caller.ignored = resolved.ignore;
+        let accounts = (!resolved.ignore).then(|| {
+            let series = self
+                .aggregator
+                .bind(&caller.endpoint, &service, caller.protocol);
+            let budget = self.policy.bind(service.id, &resolved.export.spans);
+            (series, budget)
+        });
+        caller.bound = Some(Bound {
+            pid,
+            epoch,
+            service,
+            accounts,
+            export: resolved.export,
+        });
+        self.pooled(caller, |connection, pool| {
+            if let Some(pool) = pool {
+                connection.join(pool, time);
+            }
+        });
+    }
+
+    fn release(&mut self, bound: Option<Bound>) {
+        if let Some((series, budget)) = bound.and_then(|bound| bound.accounts) {
+            self.aggregator.release(series);
+            self.policy.release(budget);
+        }
+    }
+
+    /// Lets a client's connection act on its pool.
+    fn pooled(
+        &mut self,
+        caller: &mut Caller,
+        act: impl FnOnce(&mut Connection, Option<&mut Pool>),
+    ) {
+        if let Some(connection) = &mut caller.connection {
+            let accounts = caller.bound.as_ref().and_then(|bound| bound.accounts);
+            act(
+                connection,
+                accounts.and_then(|(series, _)| self.aggregator.pool(series)),
+            );
+        }
+    }
+
+    /// A connection is over, or not observed any more.
+    fn part(&mut self, mut caller: Caller, close: Close, time: Nanos) {
+        self.pooled(&mut caller, |connection, pool| match (close, pool) {
+            (Close::Closed(fault), pool) => connection.close(pool, fault, time),
+            (Close::Abandoned, Some(pool)) => connection.leave(pool, time),
+            // What was there at the end is what is told last.
+            (Close::Over | Close::Abandoned, _) => {}
+        });
+        self.release(caller.bound);
+    }
+
+    fn report(&mut self, caller: &mut Caller, mut exchange: Exchange) {
         let Some(first) = exchange.transactions().first() else {
             return;
         };
-        let pid = first.task.as_ref().map(|task| task.pid);
-        let bound = match &mut caller.bound {
-            Some(bound) if bound.pid == pid => bound,
-            bound => {
-                if let Some(old) = bound.take() {
-                    self.aggregator.release(old.series);
-                }
-                let service = self.enricher.service(first.task.as_ref());
-                let series = self
-                    .aggregator
-                    .bind(&caller.endpoint, &service, caller.protocol);
-                bound.insert(Bound {
-                    pid,
-                    service,
-                    series,
-                    export: Arc::clone(&self.export),
-                })
-            }
-        };
-        for transaction in exchange.transactions() {
-            self.aggregator
-                .record(bound.series, transaction, self.clock);
+        let (task, end) = (first.task, first.end);
+        if let Some(connection) = &mut caller.connection {
+            connection.count(exchange.transactions().len());
         }
-        if self.sinks.wants_spans() {
-            self.sinks.submit(Observation {
-                exchange,
-                endpoint: Arc::clone(&caller.endpoint),
-                service: Arc::clone(&bound.service),
-                export: Arc::clone(&bound.export),
-                clock: self.clock,
-            });
+        if exchange.is_health_check() {
+            self.pooled(caller, Connection::health_check);
+        }
+        self.bind(caller, task.as_ref(), end);
+        let Some(bound) = &caller.bound else { return };
+        let Some((series, budget)) = bound.accounts else {
+            return;
+        };
+        let mut slow = false;
+        for transaction in exchange.transactions() {
+            slow |= self.aggregator.record(series, transaction, self.clock);
+        }
+        if !self.sinks.wants_spans() {
+            return;
+        }
+        let Some(sample) = self.policy.decide(budget, &exchange, slow) else {
+            self.sinks.leave_out(&exchange, &bound.export);
+            return;
+        };
+        let redaction = &bound.export.redaction;
+        if !redaction.commands.is_empty() {
+            for transaction in exchange.transactions_mut() {
+                if redaction.hides(transaction.request.operation.name()) {
+                    transaction.request.detail = None;
+                }
+            }
+        }
+        let observation = Observation {
+            exchange,
+            endpoint: Arc::clone(&caller.endpoint),
+            service: Arc::clone(&bound.service),
+            export: Arc::clone(&bound.export),
+            clock: self.clock,
+        };
+        let Some(submitted) = self.sinks.submit(observation, sample) else {
+            return;
+        };
+        for transaction in submitted.transactions() {
+            self.aggregator
+                .point(series, transaction, self.clock, submitted.span());
         }
     }
 }
 
 impl Handler for Engine {
     type Session = Session;
+    type Early = Caller;
 
-    fn open(&mut self, flow: &Flow, _time: Nanos) -> Session {
-        let protocol = if self.memcached.contains(flow.server().port()) {
-            Protocol::Memcached
-        } else {
-            Protocol::Redis
-        };
-        Session {
-            conversation: Conversation::new(Settings {
-                protocol,
-                end: flow.end,
-                from_start: flow.from_start,
-                keep_detail: self.reporter.sinks.wants_spans(),
-            }),
-            caller: Caller {
-                protocol,
-                endpoint: Arc::new(Endpoint::new(flow.end, flow.server(), flow.client())),
-                bound: None,
-            },
+    fn connecting(&mut self, socket: &SocketId, task: Option<&Task>, time: Nanos) -> Caller {
+        let mut caller = self.early(socket, Connection::connecting(time));
+        if task.is_some() {
+            self.reporter.bind(&mut caller, task, time);
+        }
+        caller
+    }
+
+    fn older(&mut self, socket: &SocketId, task: &Task) -> Caller {
+        let mut caller = self.early(socket, Connection::default());
+        self.reporter.bind(&mut caller, Some(task), 0);
+        caller
+    }
+
+    fn vanish(&mut self, early: Caller, close: Close, time: Nanos) {
+        self.reporter.part(early, close, time);
+    }
+
+    fn open(&mut self, flow: &Flow, early: Option<Caller>, time: Nanos) -> (Session, bool) {
+        let protocol = self.protocol(flow.server());
+        let mut conversation = Conversation::new(Settings {
+            protocol,
+            end: flow.end,
+            from_start: flow.from_start,
+            keep_detail: self.reporter.sinks.wants_spans(),
+        });
+        let pooled = flow.end == End::Client && flow.verdict == Verdict::Reported;
+        let endpoint = Endpoint::new(flow.end, flow.server(), flow.client());
+        let mut caller = self.reporter.caller(protocol, endpoint, None);
+        caller.connection = match early {
+            Some(early) => {
+                caller.rename(early.endpoint.cache.clone());
+                caller.ignored = early.ignored;
+                caller.bound = early.bound;
+                early.connection
+            }
+            None => Some(Connection::default()),
+        }
+        .filter(|_| pooled);
+        self.reporter.pooled(&mut caller, |connection, pool| {
+            connection.open(pool, flow.from_start, time);
+        });
+        let ticks = pooled && flow.from_start;
+        if ticks {
+            conversation = conversation.established(time);
+        }
+        let session = Session {
+            conversation,
+            caller,
             undecided: Vec::new(),
             told: false,
-        }
+        };
+        (session, ticks)
     }
 
     fn segment(&mut self, flow: &Flow, session: &mut Session, segment: &Segment<'_>) -> bool {
-        self.converse(flow, session, |conversation, telemetry, out| {
+        let wanted = self.converse(flow, session, |conversation, telemetry, out| {
             conversation.segment(segment, telemetry, out)
-        })
+        });
+        if session.caller.connection.is_some() {
+            if session.caller.bound.is_none() {
+                let caller = &mut session.caller;
+                self.reporter.bind(caller, segment.task, segment.time);
+            }
+            self.look(session, segment.time, Change::Moved(segment));
+        }
+        self.count_ignored(&session.caller, segment);
+        wanted
     }
 
     fn tick(&mut self, flow: &Flow, session: &mut Session, now: Nanos) -> bool {
-        self.converse(flow, session, |conversation, telemetry, out| {
+        let wanted = self.converse(flow, session, |conversation, telemetry, out| {
             conversation.tick(now, telemetry, out)
-        })
+        });
+        if session.caller.connection.is_some() {
+            self.look(session, now, Change::Passed);
+        }
+        wanted || session.conversation.awaits_ready()
     }
 
     fn decided(&mut self, flow: &Flow, session: &mut Session) {
@@ -209,16 +450,17 @@ impl Handler for Engine {
     fn close(&mut self, flow: &Flow, mut session: Session, close: Close, time: Nanos) {
         if flow.verdict != Verdict::Redundant {
             let ending = match close {
-                Close::Closed => Ending::Unanswered,
-                Close::Abandoned => Ending::Unresolved,
+                Close::Closed(_) => Ending::Unanswered,
+                Close::Abandoned | Close::Over => Ending::Unresolved,
             };
             self.converse(flow, &mut session, |conversation, telemetry, out| {
                 conversation.close(ending, time, telemetry, out);
             });
         }
-        if let Some(bound) = session.caller.bound {
-            self.reporter.aggregator.release(bound.series);
+        if session.caller.connection.is_some() {
+            self.look(&mut session, time, Change::Ends);
         }
+        self.reporter.part(session.caller, close, time);
     }
 }
 
@@ -233,17 +475,15 @@ impl datagram::Handler for Engine {
     type Exchange = Datagrams;
 
     fn meet(&mut self, pair: &Pair) -> Caller {
-        Caller {
-            protocol: Protocol::Memcached,
-            endpoint: Arc::new(Endpoint::udp(pair.end, pair.server(), pair.client())),
-            bound: None,
-        }
+        self.reporter.caller(
+            Protocol::Memcached,
+            Endpoint::udp(pair.end, pair.server(), pair.client()),
+            None,
+        )
     }
 
     fn part(&mut self, caller: Caller) {
-        if let Some(bound) = caller.bound {
-            self.reporter.aggregator.release(bound.series);
-        }
+        self.reporter.part(caller, Close::Over, 0);
     }
 
     fn begin(&mut self, pair: &Pair) -> Datagrams {
@@ -264,6 +504,7 @@ impl datagram::Handler for Engine {
         exchange: &mut Datagrams,
         segment: &Segment<'_>,
     ) -> bool {
+        self.count_ignored(caller, segment);
         let Datagrams {
             conversation,
             exchanges,

@@ -1,7 +1,9 @@
 //! Observing this host: the observer thread, signals, the end.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,35 +11,39 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use super::{Exporting, Failure, Pipeline, watched};
+use super::{Exporting, Failure, Pipeline, Watched, watched};
 use crate::config::cli::{BackendArgument, RoleArgument};
+use crate::config::export::SpanPolicy;
+use crate::config::reload::Reloader;
 use crate::config::{Config, LiveConfig};
 use crate::sinks::Overflow;
 use crate::source::confine::{self, Identity};
 use crate::source::live::{BackendChoice, Live, Options, monotonic};
+use crate::source::sockets::{self, Found};
 use crate::stream::reassembly::Limits;
+use crate::telemetry::Phase;
 
 /// How long the reader sleeps at most when nothing comes.
 const POLL: Duration = Duration::from_millis(50);
 /// How often the kernel's loss counters are read.
 const LOSSES: Duration = Duration::from_secs(1);
 
-/// Observes until a signal comes or the duration is over.
+/// Observes until a signal comes or the duration is over. With a `reloader`, SIGHUP has it read the file again.
 ///
 /// # Errors
 ///
 /// [`Failure::Unsupported`] when no backend can be used, [`Failure::Usage`] when an exporter's settings are wrong.
-pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
+pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Result<(), Failure> {
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::Runtime(error.to_string()))?;
     // Before anything is said: whoever waits for that may send a signal at once.
-    let signals = Signals::catch(&runtime).map_err(|error| Failure::Runtime(error.to_string()))?;
-    let idle = format!("watching {}", watched(config));
-    let exporting = Exporting::start(config, Overflow::Drop, Some(idle), !live.unconfined)?;
-    let ports = [config.redis_ports.as_slice(), &config.memcached_ports].concat();
+    let signals = Signals::catch(&runtime, reloader.is_some())
+        .map_err(|error| Failure::Runtime(error.to_string()))?;
+    let exporting = Exporting::start(config, Overflow::Drop, Some(live))?;
+    let ports = config.ports();
     let source = Live::start(
         &Options {
             backend: match live.backend {
@@ -46,8 +52,9 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
                 BackendArgument::Tracepoint => BackendChoice::Tracepoint,
             },
             ports: &ports,
+            max_bytes: config.tables.limits.capture_bytes,
+            ring_bytes: config.tables.limits.ring_bytes,
             skip_local_server: config.role == RoleArgument::Auto,
-            ..Options::default()
         },
         &exporting.telemetry,
     )?;
@@ -60,19 +67,35 @@ pub fn run(config: &Config, live: &LiveConfig) -> Result<(), Failure> {
         attached_ms = started.elapsed().as_millis() as u64,
         "observing"
     );
-    let pipeline = exporting.pipeline(config, Limits::LIVE, source.clock());
+    let health = &exporting.telemetry.health;
+    health.enter(Phase::Observing);
+    let mut pipeline =
+        exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
+    let older =
+        Older::look(ports, &mut pipeline).map_err(|error| Failure::Runtime(error.to_string()))?;
     let stop = Arc::new(AtomicBool::new(false));
+    let (changes, changed) = mpsc::channel();
     let observer = {
         let stop = Arc::clone(&stop);
         let telemetry = Arc::clone(&exporting.telemetry);
         thread::Builder::new()
             .name("observer".to_owned())
-            .spawn(move || observe(source, pipeline, &telemetry, &stop))
+            .spawn(move || observe(source, pipeline, older, &telemetry, &changed, &stop))
             .map_err(|error| Failure::Runtime(error.to_string()))?
     };
-    runtime.block_on(until_stopped(signals, live.duration, &exporting, || {
-        observer.is_finished()
-    }));
+    let reload = Reload {
+        reloader,
+        ports: config.ports(),
+        changes,
+    };
+    runtime.block_on(until_stopped(
+        signals,
+        reload,
+        live.duration,
+        &exporting,
+        || observer.is_finished(),
+    ));
+    health.enter(Phase::Stopping);
     stop.store(true, Ordering::Relaxed);
     let (pipeline, result) = observer
         .join()
@@ -96,16 +119,75 @@ fn confine(source: &Live) {
     }
 }
 
+/// The search for connections to these ports that were there before they were watched.
+struct Older {
+    ports: Vec<u16>,
+    /// `None`: it is over.
+    found: Option<Receiver<Found>>,
+}
+
+impl Older {
+    /// Looks for them on a thread of its own: the ring does not wait. To be called when the ports are watched, so that every end
+    /// of a connection is seen.
+    fn look(ports: Vec<u16>, pipeline: &mut Pipeline) -> std::io::Result<Self> {
+        pipeline.expect_older();
+        let (sender, found) = mpsc::channel();
+        let wanted = ports.clone();
+        thread::Builder::new()
+            .name("sockets".to_owned())
+            .spawn(move || {
+                // The receiver is gone when observation is over, or other ports are watched.
+                let _ = sender.send(sockets::clients_of(Path::new("/proc"), &wanted));
+            })?;
+        Ok(Self {
+            ports,
+            found: Some(found),
+        })
+    }
+
+    /// Hands on what was found.
+    fn adopt(&mut self, pipeline: &mut Pipeline) {
+        let Some(Ok(found)) = self.found.as_ref().map(Receiver::try_recv) else {
+            return;
+        };
+        self.found = None;
+        let (connections, ownerless) = (found.sockets.len(), found.ownerless);
+        info!(connections, ownerless, "connections from before");
+        pipeline.adopt(&found.sockets);
+    }
+
+    /// Other ports are watched now, `before` until now.
+    fn widen(&mut self, before: &[u16], now: &[u16], pipeline: &mut Pipeline) {
+        let is_new = |port: &&u16| !before.contains(*port) || self.is_sought(**port);
+        let wanted: Vec<u16> = now.iter().filter(is_new).copied().collect();
+        if wanted.is_empty() {
+            return;
+        }
+        match Self::look(wanted, pipeline) {
+            Ok(older) => *self = older,
+            Err(error) => warn!(%error, "connections from before cannot be looked for"),
+        }
+    }
+
+    /// What a search that is not over has found is not known yet.
+    fn is_sought(&self, port: u16) -> bool {
+        self.found.is_some() && self.ports.contains(&port)
+    }
+}
+
 /// The observer thread: reads the ring and runs the stages.
 fn observe(
     mut source: Live,
     mut pipeline: Pipeline,
+    mut older: Older,
     telemetry: &crate::telemetry::Telemetry,
+    changed: &Receiver<Change>,
     stop: &AtomicBool,
 ) -> (Pipeline, Result<(), Failure>) {
     let mut looked = Instant::now();
     let mut result = Ok(());
     while !stop.load(Ordering::Relaxed) {
+        older.adopt(&mut pipeline);
         match source.poll(POLL, &mut |event| pipeline.event(&event)) {
             // Only when the ring is empty is it later than the last event says.
             Ok(seen) if seen < Live::BATCH => pipeline.tick(monotonic()),
@@ -115,6 +197,10 @@ fn observe(
                 break;
             }
         }
+        while let Ok(change) = changed.try_recv() {
+            change.apply(&mut source, &mut pipeline, &mut older);
+        }
+        telemetry.health.tick();
         if looked.elapsed() >= LOSSES {
             looked = Instant::now();
             if let Err(error) = source.read_losses(telemetry) {
@@ -129,25 +215,104 @@ fn observe(
     (pipeline, result)
 }
 
-/// The signals that end the program well.
+/// A new configuration on its way to the observer thread.
+struct Change {
+    config: Config,
+    /// Ports that were watched until now.
+    before: Vec<u16>,
+    /// Keys, for people.
+    applied: String,
+}
+
+impl Change {
+    fn apply(self, source: &mut Live, pipeline: &mut Pipeline, older: &mut Older) {
+        let Self {
+            config,
+            before,
+            applied,
+        } = self;
+        // Stages before kernel programs: no event comes of a port that they do not know.
+        pipeline.reconfigure(Watched::new(&config), config.rules(), monotonic());
+        let ports = config.ports();
+        let result = source.watch(&ports);
+        older.widen(&before, &ports, pipeline);
+        match result {
+            Ok(()) => info!(applied, ports = watched(&config), "configuration reloaded"),
+            Err(error) => {
+                warn!(%error, applied, "configuration reloaded, but the ports are still the old ones")
+            }
+        }
+    }
+}
+
+/// What SIGHUP does.
+struct Reload {
+    reloader: Option<Reloader>,
+    /// The ports that are watched.
+    ports: Vec<u16>,
+    changes: Sender<Change>,
+}
+
+impl Reload {
+    /// Reads the file again. One that cannot be used changes nothing.
+    fn run(&mut self) {
+        let Some(reloader) = &mut self.reloader else {
+            return;
+        };
+        let reloaded = match reloader.reload() {
+            Ok(reloaded) => reloaded,
+            Err(error) => {
+                warn!("configuration not reloaded, all stays as it was: {error}");
+                return;
+            }
+        };
+        if !reloaded.restart.is_empty() {
+            let keys = reloaded.restart.join(", ");
+            warn!(
+                keys,
+                "changed in the configuration, but this needs a restart"
+            );
+        }
+        if reloaded.applied.is_empty() {
+            info!("configuration reloaded: nothing changed that can be applied");
+            return;
+        }
+        let before = std::mem::replace(&mut self.ports, reloaded.config.ports());
+        // When the observer thread is gone, so is the program soon.
+        let _ = self.changes.send(Change {
+            before,
+            config: reloaded.config,
+            applied: reloaded.applied.join(", "),
+        });
+    }
+}
+
+/// The signals that end the program well, and the one that has it read its file again.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Option<Signal>,
 }
 
 impl Signals {
-    fn catch(runtime: &Runtime) -> std::io::Result<Self> {
+    /// Without a file a hangup ends the program, as it does others: its terminal is gone.
+    fn catch(runtime: &Runtime, reload: bool) -> std::io::Result<Self> {
         let _within = runtime.enter();
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: match reload {
+                true => Some(signal(SignalKind::hangup())?),
+                false => None,
+            },
         })
     }
 }
 
 /// Waits for SIGINT, SIGTERM, the end of the duration, of the observer thread, or of whoever reads the output.
 async fn until_stopped(
-    mut signals: Signals,
+    signals: Signals,
+    mut reload: Reload,
     duration: Option<Duration>,
     exporting: &Exporting,
     ended: impl Fn() -> bool,
@@ -163,10 +328,24 @@ async fn until_stopped(
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
+    let Signals {
+        mut interrupt,
+        mut terminate,
+        hangup,
+    } = signals;
+    let reloads = async {
+        let Some(mut hangup) = hangup else {
+            return std::future::pending().await;
+        };
+        while hangup.recv().await.is_some() {
+            reload.run();
+        }
+    };
     tokio::select! {
-        _ = signals.interrupt.recv() => {}
-        _ = signals.terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
         () = over => {}
         () = gone => {}
+        () = reloads => {}
     }
 }

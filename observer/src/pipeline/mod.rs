@@ -19,27 +19,24 @@ pub use live::run;
 
 use opentelemetry_sdk::metrics::Temporality;
 
-use crate::aggregation::{Aggregator, Metrics};
+use crate::aggregation::{Aggregator, Metrics, said_of_observer};
 use crate::config::cli::{Exporter, RoleArgument};
-use crate::config::export::Export;
-use crate::config::{Config, ConfigError};
-use crate::enrichment::Enricher;
-use crate::sinks::{self, Overflow, SinkError, SinkOptions, Sinks};
-use crate::source::event::{Clock, Event, EventKind, Nanos};
+use crate::config::export::Naming;
+use crate::config::rules::Rules;
+use crate::config::{Config, ConfigError, LiveConfig};
+use crate::enrichment::{Enricher, host_name};
+use crate::sinks::{self, Overflow, Policy, SinkError, SinkOptions, Sinks};
+use crate::source::event::{Clock, Event, EventKind, Nanos, SocketId, Task};
 use crate::source::live::StartError;
 use crate::source::replay::{self, ReplayError, Totals};
 use crate::stream::datagram::{self, Datagrams};
 use crate::stream::flows::{Close, Flows, Options, Ports, Role};
 use crate::stream::reassembly::Limits;
 use crate::telemetry::Telemetry;
-use engine::{Caller, Datagrams as Exchange, Engine, Reporter, Session};
+use engine::{Caller, Datagrams as Exchange, Engine, Reporter};
 
 /// How long exporters get to send what is queued at the end.
 const FLUSH: Duration = Duration::from_secs(4);
-/// Most sockets tracked. A socket takes 1 to 2 KiB while its messages are small.
-const MAX_FLOWS: usize = 65_536;
-/// Most pairs of endpoints tracked that exchange datagrams. A client may use a port for each request.
-const MAX_PAIRS: usize = 16_384;
 /// How often, in event time, the stages are told that time has passed.
 const TICK: Nanos = 10_000_000;
 
@@ -69,7 +66,9 @@ impl From<ConfigError> for Failure {
 impl From<SinkError> for Failure {
     fn from(error: SinkError) -> Self {
         match error {
-            SinkError::Setting { .. } | SinkError::Output { .. } => Self::Usage(error.to_string()),
+            SinkError::Setting { .. } | SinkError::Output { .. } | SinkError::Listen { .. } => {
+                Self::Usage(error.to_string())
+            }
             SinkError::Thread(_) => Self::Runtime(error.to_string()),
         }
     }
@@ -83,21 +82,51 @@ impl From<StartError> for Failure {
 
 /// The stages from `stream` on, for one thread.
 pub struct Pipeline {
-    flows: Flows<Session>,
+    flows: Flows<Engine>,
     datagrams: Datagrams<Caller, Exchange>,
     engine: Engine,
     telemetry: Arc<Telemetry>,
     ticked: Nanos,
 }
 
+/// Ports, by protocol.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// All of them.
+    all: Ports,
+    /// Those taken as Memcached; the others are Redis's.
+    memcached: Ports,
+}
+
+impl Watched {
+    /// Those of a configuration.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self::ports(&config.redis_ports, &config.memcached_ports)
+    }
+
+    /// These.
+    #[must_use]
+    pub fn ports(redis: &[u16], memcached: &[u16]) -> Self {
+        Self {
+            all: Ports::new([redis, memcached].concat()),
+            memcached: Ports::new(memcached.to_vec()),
+        }
+    }
+}
+
 /// What a [`Pipeline`] is made of.
 pub struct Parts {
     /// Which end is reported.
     pub role: Role,
-    /// Ports taken as Redis.
-    pub redis_ports: Vec<u16>,
-    /// Ports taken as Memcached.
-    pub memcached_ports: Vec<u16>,
+    /// Which ports are watched.
+    pub watched: Watched,
+    /// What holds for each connection.
+    pub rules: Rules,
+    /// Most sockets tracked.
+    pub max_flows: usize,
+    /// Most pairs of endpoints tracked that exchange datagrams.
+    pub max_pairs: usize,
     /// What the source's positions are like.
     pub limits: Limits,
     /// The source's clock.
@@ -108,34 +137,35 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where spans go.
     pub sinks: Arc<Sinks>,
-    /// What of a span leaves, and how it is named.
-    pub export: Arc<Export>,
+    /// Most spans a second and service where `rules` name no limit; 0: none.
+    pub spans_per_second: u32,
 }
 
 impl Pipeline {
     /// Puts the stages in a row.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let memcached = Ports::new(parts.memcached_ports.clone());
-        let ports = Ports::new([parts.redis_ports, parts.memcached_ports].concat());
+        let Watched { all, memcached } = parts.watched;
         let reporter = Reporter {
             enricher: Enricher::new("/proc"),
             aggregator: Aggregator::new(parts.metrics),
             sinks: parts.sinks,
-            export: parts.export,
+            rules: parts.rules,
+            epoch: 0,
+            policy: Policy::new(parts.spans_per_second),
             clock: parts.clock,
         };
         Self {
             datagrams: Datagrams::new(datagram::Options {
                 role: parts.role,
                 ports: memcached.clone(),
-                max_pairs: MAX_PAIRS,
+                max_pairs: parts.max_pairs,
             }),
             flows: Flows::new(Options {
                 role: parts.role,
-                ports,
+                ports: all,
                 limits: parts.limits,
-                max_flows: MAX_FLOWS,
+                max_flows: parts.max_flows,
             }),
             engine: Engine::new(memcached, Arc::clone(&parts.telemetry), reporter),
             telemetry: parts.telemetry,
@@ -161,15 +191,40 @@ impl Pipeline {
             self.ticked = now;
             self.flows.tick(now, &mut self.engine);
             self.datagrams.tick(now, &mut self.engine, &self.telemetry);
+            self.engine.tick(now);
             self.telemetry.connections.set(self.flows.len() as u64);
         }
     }
 
+    /// Other ports and rules hold from now on, `now` on the source's clock. Connections of ports that are watched no longer, or as another
+    /// protocol, are given up; all others go on, and are looked at anew with their next command.
+    pub fn reconfigure(&mut self, watched: Watched, rules: Rules, now: Nanos) {
+        let Watched { all, memcached } = watched;
+        let before = self.engine.memcached().clone();
+        let given_up =
+            |port| !all.contains(port) || before.contains(port) != memcached.contains(port);
+        self.flows.give_up(given_up, now, &mut self.engine);
+        self.flows.watch(all);
+        self.datagrams.watch(memcached.clone());
+        self.engine.reconfigure(memcached, rules, now);
+    }
+
+    /// Connections from before the observation will be told by [`Self::adopt`].
+    pub fn expect_older(&mut self) {
+        self.flows.expect_older();
+    }
+
+    /// Takes in connections from before the observation, found after [`Self::expect_older`].
+    pub fn adopt(&mut self, found: &[(SocketId, Task)]) {
+        self.flows.adopt(found, &mut self.engine);
+    }
+
     /// The source has ended at `now`.
     pub fn finish(&mut self, now: Nanos) {
-        self.flows.finish(now, Close::Abandoned, &mut self.engine);
+        self.flows.finish(now, Close::Over, &mut self.engine);
         self.datagrams
             .finish(now, &mut self.engine, &self.telemetry);
+        self.engine.tick(now);
         self.telemetry.connections.set(0);
     }
 
@@ -191,9 +246,15 @@ impl Pipeline {
 /// [`Failure::Replay`] for the first file that cannot be read to its end: what could be read of it, and all other files,
 /// have been reported then.
 pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
-    let exporting = Exporting::start(config, Overflow::Wait, None, false)?;
-    let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default());
-    let ports = Ports::new([config.redis_ports.as_slice(), &config.memcached_ports].concat());
+    if config.metrics.contains(&Exporter::Prometheus) {
+        return Err(Failure::Usage(
+            "--metrics-exporter: prometheus is for run: replay ends before anyone could scrape it"
+                .to_owned(),
+        ));
+    }
+    let exporting = Exporting::start(config, Overflow::Wait, None)?;
+    let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default(), 0);
+    let ports = Watched::new(config).all;
     let mut failure = None;
     for file in files {
         let mut totals = Totals::default();
@@ -230,26 +291,37 @@ struct Exporting {
 }
 
 impl Exporting {
+    /// `live`: there is what only makes sense then.
     fn start(
         config: &Config,
         overflow: Overflow,
-        idle: Option<String>,
-        confined: bool,
+        live: Option<&LiveConfig>,
     ) -> Result<Self, Failure> {
         let telemetry = Arc::new(Telemetry::default());
+        let limits = &config.tables.limits;
         let options = SinkOptions {
             traces: config.traces.iter().filter_map(exporter).collect(),
             metrics: config.metrics.iter().filter_map(exporter).collect(),
             output: config.output.clone(),
-            idle,
+            idle: live.map(|_| format!("watching {}", watched(config))),
+            prometheus: live.and_then(|live| live.prometheus),
+            health: live.and_then(|live| live.health),
             overflow,
-            confined,
+            confined: live.is_some_and(|live| !live.unconfined),
+            queue: limits.span_queue,
             ..SinkOptions::from_env(|name| std::env::var(name).ok())?
         };
         let metrics = Arc::new(Metrics::new(
             crate::aggregation::Options {
                 temporality: temporality()?,
-                ..crate::aggregation::Options::default()
+                pushed: !options.metrics.is_empty(),
+                scraped: options.prometheus.map(|_| options.metric_interval),
+                histograms: config.tables.histograms.clone(),
+                pools: config.tables.pools,
+                duplicate_names: config.export.naming == Naming::Dup,
+                host: host_name("/proc".as_ref()),
+                said: said_of_observer(|name| std::env::var(name).ok()),
+                ..crate::aggregation::Options::within(limits)
             },
             Arc::clone(&telemetry),
         ));
@@ -261,17 +333,25 @@ impl Exporting {
         })
     }
 
-    fn pipeline(&self, config: &Config, limits: Limits, clock: Clock) -> Pipeline {
+    fn pipeline(
+        &self,
+        config: &Config,
+        limits: Limits,
+        clock: Clock,
+        spans_per_second: u32,
+    ) -> Pipeline {
         Pipeline::new(Parts {
             role: role(config.role),
-            redis_ports: config.redis_ports.clone(),
-            memcached_ports: config.memcached_ports.clone(),
+            watched: Watched::new(config),
+            rules: config.rules(),
+            max_flows: config.tables.limits.connections,
+            max_pairs: config.tables.limits.datagram_pairs,
             limits,
             clock,
             telemetry: Arc::clone(&self.telemetry),
             metrics: Arc::clone(&self.metrics),
             sinks: Arc::clone(&self.sinks),
-            export: Arc::new(config.export.clone()),
+            spans_per_second,
         })
     }
 
@@ -304,7 +384,8 @@ fn exporter(exporter: &Exporter) -> Option<sinks::Exporter> {
         Exporter::Console => Some(sinks::Exporter::Console),
         Exporter::Jsonl => Some(sinks::Exporter::Jsonl),
         Exporter::Otlp => Some(sinks::Exporter::Otlp),
-        Exporter::None => None,
+        // It fetches; the sinks learn of it by the address.
+        Exporter::Prometheus | Exporter::None => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What decoders deliver: requests, and replies reduced to what matters of them.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// The protocol spoken on a connection.
@@ -304,6 +305,8 @@ pub(super) fn seconds(millis: i64) -> i64 {
 pub struct Detail {
     /// `db.query.text`: keys stay, values are `?`. Printable: other bytes are escaped as `\xNN`.
     pub text: String,
+    /// Where in it the client's own names stand: keys, scripts and functions.
+    pub names: Places,
     /// The first keys, at most [`Detail::MAX_KEYS`], each printable and of at most [`Detail::MAX_KEY_BYTES`] bytes of the wire.
     pub keys: Vec<String>,
     /// SHA-1 or name of a script or function.
@@ -317,6 +320,71 @@ impl Detail {
     pub const MAX_KEYS: usize = 16;
     /// Most bytes kept of a key.
     pub const MAX_KEY_BYTES: usize = 512;
+
+    /// The text with each of the client's own names replaced. It ends with `…` before a name that is not whole.
+    #[must_use]
+    pub fn renamed<'a>(&'a self, mut rename: impl FnMut(&'a str) -> Cow<'a, str>) -> String {
+        let mut out = String::with_capacity(self.text.len());
+        let mut at = 0;
+        for (start, end) in self.names.iter() {
+            out.push_str(&self.text[at..start]);
+            out.push_str(&rename(&self.text[start..end]));
+            at = end;
+        }
+        match self.names.unlisted {
+            None => out.push_str(&self.text[at..]),
+            Some(start) => {
+                out.push_str(&self.text[at..usize::from(start)]);
+                out.push('…');
+            }
+        }
+        out
+    }
+}
+
+/// Places of names in a text, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Places {
+    count: u8,
+    /// Where each begins and ends.
+    places: [(u16, u16); Places::MAX],
+    /// Where the first begins that is not listed: it is not whole, or there was no room.
+    unlisted: Option<u16>,
+}
+
+impl Places {
+    /// Most places: the keys that are kept, and a script or function.
+    const MAX: usize = Detail::MAX_KEYS + 1;
+
+    /// A name stands from `start` to `end`, after all others.
+    pub(crate) fn push(&mut self, start: usize, end: usize) {
+        let place = u16::try_from(start).ok().zip(u16::try_from(end).ok());
+        match (place, self.places.get_mut(usize::from(self.count))) {
+            _ if self.unlisted.is_some() => {}
+            (Some(place), Some(free)) => {
+                *free = place;
+                self.count += 1;
+            }
+            _ => self.unlisted = Some(u16::try_from(start).unwrap_or(u16::MAX)),
+        }
+    }
+
+    /// Nothing of the text is left from `end` on.
+    pub(super) fn cut(&mut self, end: usize) {
+        let whole = self.iter().take_while(|place| place.1 <= end).count();
+        if whole < usize::from(self.count) {
+            self.unlisted = Some(self.places[whole].0);
+            self.count = whole as u8;
+        }
+        self.unlisted = self.unlisted.filter(|start| usize::from(*start) < end);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
+        let places = &self.places[..usize::from(self.count)];
+        places
+            .iter()
+            .map(|(start, end)| (usize::from(*start), usize::from(*end)))
+    }
 }
 
 /// One request.
@@ -345,6 +413,8 @@ pub struct Request {
     pub hit_rule: HitRule,
     /// Which strings of the reply are values.
     pub reply_values: ReplyValues,
+    /// Whether the values that come back are counted: [`Outcome::returned`].
+    pub returns: bool,
     /// For spans, when the decoder was asked to keep it.
     pub detail: Option<Box<Detail>>,
 }
@@ -365,6 +435,7 @@ impl Request {
             blocking: false,
             hit_rule: HitRule::None,
             reply_values: ReplyValues::All,
+            returns: false,
             detail: None,
         }
     }
@@ -427,6 +498,10 @@ pub struct Outcome {
     pub misses: u32,
     /// Bytes of the value or values read; exact even when they were not captured. `None` when none was read.
     pub value_size: Option<u64>,
+    /// Values that came back, where the request says that they can be counted.
+    pub returned: Option<u64>,
+    /// How long the key has still to live, where it has a time to live and the reply tells.
+    pub remaining: Option<Expiry>,
     /// Error prefix or status: `WRONGTYPE`, `SERVER_ERROR`.
     pub error: Option<Word>,
     /// A status that says why nothing was done, yet is no error: `NOT_STORED`, `EXISTS` (another was there, or the cas

@@ -33,7 +33,7 @@ mod tests;
 pub use detect::{Detected, begins_request, detect};
 pub use message::{
     Answer, Class, Client, Detail, Effect, Expiry, FramingLost, HitRule, Malformed, Operation,
-    Outcome, Protocol, Redirect, ReplyValues, Request, Silence, Word,
+    Outcome, Places, Protocol, Redirect, ReplyValues, Request, Silence, Word,
 };
 pub use reply::{Reply, ReplyKind, outcome};
 

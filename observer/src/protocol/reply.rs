@@ -2,7 +2,8 @@
 
 use super::memcached;
 use super::message::{
-    Class, HitRule, Operation, Outcome, Protocol, Redirect, ReplyValues, Request, Silence, Word,
+    Class, Expiry, HitRule, Operation, Outcome, Protocol, Redirect, ReplyValues, Request, Silence,
+    Word, seconds,
 };
 
 /// The shape of a reply.
@@ -57,6 +58,8 @@ pub struct Reply {
     pub word: Word,
     /// A digest of what it repeats of its request, as [`Request::tag`].
     pub tag: Option<u64>,
+    /// Seconds that its key has still to live (Memcached's meta flag `t`); -1: for ever.
+    pub remaining: Option<i64>,
 }
 
 /// What a reply means for its request.
@@ -102,6 +105,8 @@ pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
             _ => None,
         };
     }
+    outcome.returned = returned(request, reply);
+    outcome.remaining = remaining(request, reply);
     if request.class == Class::Delete {
         outcome.deleted = match reply.kind {
             ReplyKind::Integer => reply.integer.and_then(|count| u64::try_from(count).ok()),
@@ -115,6 +120,43 @@ pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
         };
     }
     outcome
+}
+
+/// Values that came back: strings, elements, fields with their values. An element that is itself a structure is one.
+fn returned(request: &Request, reply: &Reply) -> Option<u64> {
+    if !request.returns {
+        return None;
+    }
+    match (reply.kind, request.hit_rule) {
+        (ReplyKind::Null, _) => Some(0),
+        (ReplyKind::Value, _) => Some(1),
+        (ReplyKind::Aggregate, HitRule::Null) => Some(1),
+        (ReplyKind::Aggregate, HitRule::NullElements { .. }) => {
+            Some(reply.elements.saturating_sub(reply.nulls))
+        }
+        (ReplyKind::Aggregate, _) => Some(match request.reply_values {
+            ReplyValues::All => reply.elements,
+            ReplyValues::EverySecond => reply.elements / 2,
+        }),
+        // A number is an answer, not what is stored.
+        _ => None,
+    }
+}
+
+/// How long a key has still to live. A negative answer is no time: there is no key, or no end.
+fn remaining(request: &Request, reply: &Reply) -> Option<Expiry> {
+    let number = match request.hit_rule {
+        HitRule::MinusTwo => reply.integer,
+        _ => reply.remaining,
+    };
+    let number = number.filter(|number| *number >= 0)?;
+    match request.operation.name() {
+        "PTTL" => Some(Expiry::After(seconds(number))),
+        "EXPIRETIME" => Some(Expiry::At(number.saturating_mul(1000))),
+        "PEXPIRETIME" => Some(Expiry::At(number)),
+        "TTL" | "MG" => Some(Expiry::After(number)),
+        _ => None,
+    }
 }
 
 /// Whether a reply certainly is not that request's: the pairing is off. Only commands that the table knows are judged. As
@@ -338,5 +380,96 @@ mod tests {
             outcome(&request(Class::Delete, HitRule::None), &gone).deleted,
             Some(1)
         );
+    }
+
+    #[test]
+    fn returned_values_are_counted() {
+        let asked = 3;
+        let aggregate = |elements, nulls| Reply {
+            elements,
+            nulls,
+            ..reply(ReplyKind::Aggregate)
+        };
+        for (rule, values, reply, expected) in [
+            (
+                HitRule::Null,
+                ReplyValues::All,
+                reply(ReplyKind::Value),
+                Some(1),
+            ),
+            (
+                HitRule::Null,
+                ReplyValues::All,
+                reply(ReplyKind::Null),
+                Some(0),
+            ),
+            (HitRule::Null, ReplyValues::All, aggregate(7, 0), Some(1)),
+            (
+                HitRule::Null,
+                ReplyValues::All,
+                reply(ReplyKind::Integer),
+                None,
+            ),
+            (
+                HitRule::Null,
+                ReplyValues::All,
+                reply(ReplyKind::Simple),
+                None,
+            ),
+            (
+                HitRule::NullElements { asked },
+                ReplyValues::All,
+                aggregate(3, 1),
+                Some(2),
+            ),
+            (HitRule::Empty, ReplyValues::All, aggregate(3, 0), Some(3)),
+            (
+                HitRule::Empty,
+                ReplyValues::EverySecond,
+                aggregate(6, 0),
+                Some(3),
+            ),
+            (HitRule::None, ReplyValues::All, aggregate(0, 0), Some(0)),
+            (
+                HitRule::Values { asked },
+                ReplyValues::All,
+                aggregate(2, 0),
+                Some(2),
+            ),
+        ] {
+            let mut request = request(Class::Get, rule);
+            request.reply_values = values;
+            assert_eq!(outcome(&request, &reply).returned, None);
+            request.returns = true;
+            assert_eq!(
+                outcome(&request, &reply).returned,
+                expected,
+                "{rule:?} {reply:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_key_has_still_to_live() {
+        let ask = |name, number| {
+            let operation = Operation::Known { index: 1, name };
+            let request = Request {
+                hit_rule: HitRule::MinusTwo,
+                ..Request::new(operation, Class::Expire)
+            };
+            let reply = Reply {
+                integer: Some(number),
+                ..reply(ReplyKind::Integer)
+            };
+            outcome(&request, &reply).remaining
+        };
+        assert_eq!(ask("TTL", 60), Some(Expiry::After(60)));
+        assert_eq!(ask("PTTL", 59_001), Some(Expiry::After(60)));
+        assert_eq!(
+            ask("EXPIRETIME", 1_800_000_000),
+            Some(Expiry::At(1_800_000_000_000))
+        );
+        assert_eq!(ask("PEXPIRETIME", 5), Some(Expiry::At(5)));
+        assert_eq!((ask("TTL", -1), ask("PTTL", -2)), (None, None));
     }
 }

@@ -73,9 +73,7 @@ impl Writer {
 
     /// A key.
     pub(super) fn key(&mut self, wire: &[u8]) {
-        if self.space() {
-            escape(&mut self.detail.text, wire);
-        }
+        self.name(wire);
         if self.detail.keys.len() < Detail::MAX_KEYS {
             self.detail.keys.push(printable(wire));
         }
@@ -83,10 +81,17 @@ impl Writer {
 
     /// The SHA-1 or name of a script or function.
     pub(super) fn stored_procedure(&mut self, wire: &[u8]) {
-        if self.space() {
-            escape(&mut self.detail.text, wire);
-        }
+        self.name(wire);
         self.detail.stored_procedure = Some(printable(wire));
+    }
+
+    /// A name of the client's own.
+    fn name(&mut self, wire: &[u8]) {
+        if self.space() {
+            let start = self.detail.text.len();
+            escape(&mut self.detail.text, wire);
+            self.detail.names.push(start, self.detail.text.len());
+        }
     }
 
     /// What follows is left out.
@@ -107,6 +112,7 @@ impl Writer {
         if self.full || self.detail.text.len() > MAX_TEXT {
             // ASCII up to here, so any index is a character boundary.
             self.detail.text.truncate(MAX_TEXT);
+            self.detail.names.cut(self.detail.text.len());
             self.detail.text.push_str(CUT);
         }
         Box::new(self.detail)
@@ -122,6 +128,33 @@ mod tests {
         assert_eq!(printable(b"a b"), "a b");
         assert_eq!(printable(b"\x00k\xff\\"), "\\x00k\\xff\\\\");
         assert_eq!(printable(&[b'k'; 2000]).len(), Detail::MAX_KEY_BYTES);
+    }
+
+    #[test]
+    fn names_are_found_again() {
+        let shout = |name: &str| name.to_uppercase().into();
+        let mut writer = Writer::new("FCALL");
+        writer.stored_procedure(b"function");
+        writer.number(2);
+        writer.key(b"call");
+        writer.key(b"a\x00b");
+        writer.hidden();
+        let detail = writer.finish();
+        assert_eq!(detail.text, "FCALL function 2 call a\\x00b ?");
+        assert_eq!(detail.renamed(shout), "FCALL FUNCTION 2 CALL A\\X00B ?");
+
+        let mut many = Writer::new("MGET");
+        (0..40).for_each(|_| many.key(b"k"));
+        let many = many.finish();
+        let shown = format!("MGET{} …", " K".repeat(17));
+        assert_eq!(many.renamed(shout), shown);
+
+        // The twelfth is cut in two.
+        let mut long = Writer::new("MGET");
+        (0..20).for_each(|_| long.key(&[b'k'; 180]));
+        let long = long.finish();
+        let shown = format!("MGET{} …", " K".repeat(11));
+        assert_eq!(long.renamed(|_| "K".into()), shown);
     }
 
     #[test]

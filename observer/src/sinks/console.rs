@@ -23,6 +23,8 @@ use crate::transaction::{Ending, Transaction};
 
 pub(super) use table::Table;
 
+use super::keys;
+
 /// Columns of who talks to whom.
 const PEERS: usize = 36;
 /// Columns of an address and port when room is short: enough for any IPv4 one.
@@ -84,12 +86,7 @@ impl Console {
         out.push(' ');
         let detail = transaction.request.detail.as_deref();
         let command = match detail {
-            Some(detail) if !detail.text.is_empty() => Cow::Borrowed(detail.text.as_str()),
-            Some(detail) if !detail.keys.is_empty() => Cow::Owned(format!(
-                "{} {}",
-                transaction.request.operation.name(),
-                detail.keys[0]
-            )),
+            Some(detail) if !detail.text.is_empty() => keys::text(&observation.export, detail),
             _ => Cow::Borrowed(transaction.request.operation.name()),
         };
         pad(&printable(&command), COMMAND, out);

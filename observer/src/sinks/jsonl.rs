@@ -54,6 +54,18 @@ struct Distribution<T> {
     bucket_counts: Vec<u64>,
 }
 
+/// Bucket `i` holds what is above base^(offset + i) and at most base^(offset + i + 1); base is 2^(2^-scale). Nothing that is
+/// measured is negative.
+#[derive(serde::Serialize)]
+struct Exponential<T> {
+    count: usize,
+    sum: T,
+    scale: i8,
+    zero_count: u64,
+    offset: i32,
+    bucket_counts: Vec<u64>,
+}
+
 /// Appends the line of a span.
 pub(super) fn span(span: &Span, out: &mut Vec<u8>) {
     let resource = resource_attributes(&span.service);
@@ -163,8 +175,20 @@ fn points<T: Copy + Serialize>(head: &Head<'_>, data: &MetricData<T>, out: &mut 
                 head.line(point.attributes(), distribution, out);
             }
         }
-        // None of our instruments has one.
-        MetricData::ExponentialHistogram(_) => {}
+        MetricData::ExponentialHistogram(histogram) => {
+            for point in histogram.data_points() {
+                let buckets = point.positive_bucket();
+                let distribution = Exponential {
+                    count: point.count(),
+                    sum: point.sum(),
+                    scale: point.scale(),
+                    zero_count: point.zero_count(),
+                    offset: buckets.offset(),
+                    bucket_counts: buckets.counts().collect(),
+                };
+                head.line(point.attributes(), distribution, out);
+            }
+        }
     }
 }
 
@@ -220,6 +244,8 @@ mod tests {
     use crate::source::event::Clock;
     use std::sync::Arc;
 
+    use super::super::options::SpanLimits;
+    use super::super::policy::Sample;
     use super::super::span::Ids;
     use super::*;
     use crate::aggregation::testing::{endpoint, observation, service, transaction};
@@ -241,16 +267,20 @@ mod tests {
             text: "MGET a \"b".to_owned(),
             keys: vec!["a".to_owned(), "\"b".to_owned()],
             stored_procedure: None,
-            client: None,
+            ..Detail::default()
         }));
         several.outcome.hits = 1;
         several.outcome.misses = 1;
         let ids = Ids {
             trace: 0xabc_u128.into(),
             span: 0xdef_u64.into(),
+            sample: Sample::default(),
         };
         let mut out = Vec::new();
-        span(&Span::of(&observation(several), ids)[0], &mut out);
+        span(
+            &Span::of(&observation(several), ids, SpanLimits::default())[0],
+            &mut out,
+        );
         assert_eq!(
             text(out),
             concat!(
@@ -258,7 +288,7 @@ mod tests {
                 r#""trace_id":"00000000000000000000000000000abc","span_id":"0000000000000def","#,
                 r#""parent_span_id":null,"start_time_unix_nano":1795404452001000000,"#,
                 r#""end_time_unix_nano":1795404452001200000,"status":{"code":"UNSET"},"#,
-                r#""resource":{"service.name":"web","process.pid":4711,"process.executable.name":"app","host.name":"node-1"},"#,
+                r#""resource":{"service.name":"web","service.instance.id":"node-1:4711","process.pid":4711,"process.executable.name":"app","host.name":"node-1"},"#,
                 r#""attributes":{"db.system.name":"redis","db.operation.name":"MGET","cache.operation":"get","#,
                 r#""server.address":"127.0.0.1","server.port":6379,"cache.name":"127.0.0.1:6379","#,
                 r#""network.peer.address":"127.0.0.1","network.peer.port":6379,"network.transport":"tcp","#,
@@ -276,7 +306,14 @@ mod tests {
         let mut observed = observation(wrong);
         observed.endpoint = endpoint(End::Server, "[::1]:6379");
         let mut out = Vec::new();
-        span(&Span::of(&observed, Ids::random())[0], &mut out);
+        span(
+            &Span::of(
+                &observed,
+                Ids::new(Sample::default()),
+                SpanLimits::default(),
+            )[0],
+            &mut out,
+        );
         let line: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(line["kind"], "SERVER");
         assert_eq!(line["status"]["code"], "ERROR");
@@ -310,19 +347,19 @@ mod tests {
             [
                 concat!(
                     r#"{"type":"metric","name":"cache.latency","unit":"ms","#,
-                    r#""resource":{"host.name":"node-1","process.executable.name":"app","process.pid":4711,"service.name":"web"},"#,
+                    r#""resource":{"host.name":"node-1","process.executable.name":"app","process.pid":4711,"service.instance.id":"node-1:4711","service.name":"web"},"#,
                     r#""attributes":{"cache.name":"127.0.0.1:6379","cache.operation":"get"},"count":1,"sum":0.2,"#,
                     r#""bounds":[0.05,0.1,0.25,0.5,1.0,2.5,5.0,10.0,25.0,50.0,100.0,250.0,500.0,1000.0,2500.0,5000.0,10000.0],"#,
                     r#""bucket_counts":[0,0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}"#,
                 ),
                 concat!(
                     r#"{"type":"metric","name":"cache.operations","unit":"{operation}","#,
-                    r#""resource":{"host.name":"node-1","process.executable.name":"app","process.pid":4711,"service.name":"web"},"#,
+                    r#""resource":{"host.name":"node-1","process.executable.name":"app","process.pid":4711,"service.instance.id":"node-1:4711","service.name":"web"},"#,
                     r#""attributes":{"cache.name":"127.0.0.1:6379","cache.operation":"get","db.system.name":"redis"},"value":1}"#,
                 ),
                 concat!(
                     r#"{"type":"metric","name":"db.client.operation.duration","unit":"s","#,
-                    r#""resource":{"host.name":"node-1","process.executable.name":"app","process.pid":4711,"service.name":"web"},"#,
+                    r#""resource":{"host.name":"node-1","process.executable.name":"app","process.pid":4711,"service.instance.id":"node-1:4711","service.name":"web"},"#,
                     r#""attributes":{"db.namespace":"0","db.operation.name":"GET","db.system.name":"redis","#,
                     r#""server.address":"127.0.0.1","server.port":6379},"count":1,"sum":0.0002,"#,
                     r#""bounds":[0.00005,0.0001,0.00025,0.0005,0.001,0.0025,0.005,0.01,0.025,0.05,0.1,0.25,0.5,1.0,2.5,5.0,10.0],"#,

@@ -1,20 +1,25 @@
-//! Where the answers go: the console, JSON Lines, OTLP.
+//! Where the answers go: the console, JSON Lines, OTLP, Prometheus.
 //!
 //! ```text
 //! pipeline thread              worker threads
 //! Sinks::submit ──▶ queue ──▶ text: console, JSON Lines ──▶ standard output or a file
 //!               └─▶ queue ──▶ otlp: batches by service  ──▶ collector
 //!                             metrics: Metrics::collect every interval ──▶ all of these
+//!                             http: Metrics::scrape when asked ──▶ Prometheus
 //! ```
 //!
 //! Queues are bounded. When one is full a span is dropped and counted, or, for capture files, [`Sinks::submit`] waits. A
 //! span counts in `observer.spans` once for the text worker and once for the OTLP worker.
 
 mod console;
+mod http;
 mod jsonl;
+mod keys;
 mod metrics;
 mod options;
 mod otlp;
+mod policy;
+mod prometheus;
 mod queue;
 mod span;
 #[cfg(test)]
@@ -32,21 +37,26 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use self::console::Console;
+use self::http::{Listener, Pages};
 use self::metrics::MetricsWorker;
 use self::otlp::{MetricSender, SpanWorker};
+use self::prometheus::Scrapes;
 use self::queue::Queue;
-use self::span::Ids;
+use self::span::{Ids, Span};
 use self::text::{TextWorker, Writer};
 use self::transport::Transport;
-use crate::aggregation::Metrics;
+use crate::aggregation::{Metrics, SpanReference};
+use crate::config::export::Export;
 use crate::enrichment::Observation;
 use crate::source::confine;
 use crate::telemetry::{SpanOutcome, Telemetry};
+use crate::transaction::{Exchange, Transaction};
 
 pub use options::{
     Compression, Exporter, OtlpOptions, OtlpProtocol, OtlpSignal, OtlpTls, Output, Overflow,
-    SinkError, SinkOptions,
+    SinkError, SinkOptions, SpanLimits,
 };
+pub use policy::{BudgetId, Policy, Sample};
 
 /// Text is formatted and written in batches of this many spans while they come in fast.
 const TEXT_BATCH: usize = 512;
@@ -58,6 +68,27 @@ const GRACE: Duration = Duration::from_millis(100);
 struct Item {
     observation: Observation,
     ids: Ids,
+}
+
+/// An observation that is on its way.
+#[derive(Debug)]
+pub struct Submitted(Arc<Item>);
+
+impl Submitted {
+    /// The span that it becomes: of a batch, the one of all its commands.
+    #[must_use]
+    pub fn span(&self) -> SpanReference {
+        SpanReference {
+            trace: self.0.ids.trace,
+            span: self.0.ids.span,
+        }
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn transactions(&self) -> &[Transaction] {
+        self.0.observation.exchange.transactions()
+    }
 }
 
 /// The running exporters.
@@ -142,14 +173,20 @@ impl Sinks {
             Console::new(color, TimeZone::system())
         });
 
+        let listeners = listeners(&options, &telemetry, &metrics)?;
         let mut sender = None;
-        if any(Exporter::Otlp) {
+        if any(Exporter::Otlp) || !listeners.is_empty() {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
-                .thread_name("otlp-io")
                 .on_thread_start(begin)
+                // Pages of metrics are made there, one at a time, and host names looked up.
+                .max_blocking_threads(4)
+                .thread_name("exporter-io")
                 .enable_all()
                 .build()?;
+            for listener in listeners {
+                listener.start(runtime.handle())?;
+            }
             let otlp = &options.otlp;
             let within = runtime.enter();
             let traces = match spans_to(Exporter::Otlp) {
@@ -182,6 +219,7 @@ impl Sinks {
                     transport,
                     delay: otlp.schedule_delay,
                     batch,
+                    limits: options.limits,
                     deadline,
                 };
                 running
@@ -203,6 +241,7 @@ impl Sinks {
                 telemetry: Arc::clone(&telemetry),
                 console: console.clone().filter(|_| spans_to(Exporter::Console)),
                 jsonl: spans_to(Exporter::Jsonl),
+                limits: options.limits,
                 idle: options.idle.clone(),
             };
             running
@@ -239,21 +278,42 @@ impl Sinks {
         !self.queues.is_empty()
     }
 
-    /// Hands over an observation to be exported as a span. Never blocks with [`Overflow::Drop`].
-    pub fn submit(&self, observation: Observation) {
+    /// Hands over an observation to be exported as a span; `None` when no exporter takes it. Never blocks with
+    /// [`Overflow::Drop`].
+    pub fn submit(&self, observation: Observation, sample: Sample) -> Option<Submitted> {
         if self.queues.is_empty() {
-            return;
+            return None;
         }
         let item = Arc::new(Item {
             observation,
-            ids: Ids::random(),
+            ids: Ids::new(sample),
         });
         let weight = item.observation.exchange.transactions().len();
+        let mut taken = false;
         for queue in &self.queues {
-            if !queue.push(Arc::clone(&item), weight) {
-                self.telemetry.spans(SpanOutcome::Dropped).add(1);
+            if queue.push(Arc::clone(&item), weight) {
+                taken = true;
+            } else {
+                self.count(
+                    SpanOutcome::Dropped,
+                    &item.observation.exchange,
+                    &item.observation.export,
+                );
             }
         }
+        taken.then_some(Submitted(item))
+    }
+
+    /// Counts the spans of an exchange that the policy leaves out.
+    pub fn leave_out(&self, exchange: &Exchange, export: &Export) {
+        for _ in &self.queues {
+            self.count(SpanOutcome::SampledOut, exchange, export);
+        }
+    }
+
+    fn count(&self, outcome: SpanOutcome, exchange: &Exchange, export: &Export) {
+        let spans = Span::count(exchange, export);
+        self.telemetry.spans(outcome).add(spans as u64);
     }
 
     /// Whether the reader of the output went away (`| head`), so that nobody will see more of it.
@@ -283,8 +343,12 @@ impl Sinks {
             worker.wait(spans_end + GRACE / 2);
         }
         for queue in &self.queues {
-            let left = queue.discard();
-            self.telemetry.spans(SpanOutcome::Dropped).add(left as u64);
+            for item in queue.discard() {
+                let Observation {
+                    exchange, export, ..
+                } = &item.observation;
+                self.count(SpanOutcome::Dropped, exchange, export);
+            }
         }
         self.deadline.send_replace(Some(end));
         if let Some((stop, worker)) = &running.metrics {
@@ -295,6 +359,40 @@ impl Sinks {
             runtime.shutdown_background();
         }
     }
+}
+
+/// The listeners that are asked for: one for both uses if the address is the same.
+fn listeners(
+    options: &SinkOptions,
+    telemetry: &Arc<Telemetry>,
+    metrics: &Arc<Metrics>,
+) -> Result<Vec<Listener>, SinkError> {
+    const PROMETHEUS: &str = "--prometheus-listen";
+    const HEALTH: &str = "--health-listen";
+    let scrapes = || {
+        Some(Arc::new(Scrapes::new(
+            Arc::clone(metrics),
+            Arc::clone(telemetry),
+        )))
+    };
+    let health = || Some(Arc::clone(telemetry));
+    let both = options.prometheus.is_some() && options.prometheus == options.health;
+    let mut listeners = Vec::new();
+    if let Some(address) = options.prometheus {
+        let pages = Pages {
+            metrics: scrapes(),
+            health: health().filter(|_| both),
+        };
+        listeners.push(Listener::bind(PROMETHEUS, address, pages)?);
+    }
+    if let Some(address) = options.health.filter(|_| !both) {
+        let pages = Pages {
+            metrics: None,
+            health: health(),
+        };
+        listeners.push(Listener::bind(HEALTH, address, pages)?);
+    }
+    Ok(listeners)
 }
 
 impl Drop for Sinks {

@@ -1,5 +1,6 @@
 //! What the sinks are told: plain data, and the parts of it that the OpenTelemetry environment variables set.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -50,8 +51,32 @@ pub struct SinkOptions {
     pub metric_interval: Duration,
     /// Whether the sinks' threads give up all privileges.
     pub confined: bool,
+    /// Of the attributes of a span.
+    pub limits: SpanLimits,
+    /// Where `/metrics` is served.
+    pub prometheus: Option<SocketAddr>,
+    /// Where `/healthz` and `/readyz` are served. It may be the same address.
+    pub health: Option<SocketAddr>,
     /// Of the OTLP exporters.
     pub otlp: OtlpOptions,
+}
+
+/// What a span holds at most. `OTEL_SPAN_ATTRIBUTE_…`, else `OTEL_ATTRIBUTE_…`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanLimits {
+    /// Attributes; further ones are dropped, and their number told. `…_COUNT_LIMIT`.
+    pub attributes: usize,
+    /// Characters of a text; longer ones are cut. `…_VALUE_LENGTH_LIMIT`.
+    pub length: usize,
+}
+
+impl Default for SpanLimits {
+    fn default() -> Self {
+        Self {
+            attributes: 128,
+            length: usize::MAX,
+        }
+    }
 }
 
 impl Default for SinkOptions {
@@ -62,11 +87,13 @@ impl Default for SinkOptions {
             output: Output::Stdout,
             color: None,
             idle: None,
-            // The specification's 2,048 is meant for one process; a host brings that many spans in 100 ms.
-            queue: 8192,
+            queue: crate::config::limits::Limits::default().span_queue,
             overflow: Overflow::Drop,
             metric_interval: Duration::from_secs(60),
             confined: false,
+            limits: SpanLimits::default(),
+            prometheus: None,
+            health: None,
             otlp: OtlpOptions::default(),
         }
     }
@@ -180,6 +207,16 @@ pub enum SinkError {
         /// Why.
         source: std::io::Error,
     },
+    /// An address cannot be listened on.
+    #[error("{option}: cannot listen on {address}: {source}")]
+    Listen {
+        /// Who asked for it.
+        option: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A thread or the runtime could not be started.
     #[error("cannot start an exporter thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -188,11 +225,13 @@ pub enum SinkError {
 impl SinkOptions {
     /// Defaults, with what the OpenTelemetry environment variables set on top. `lookup` is `|name| std::env::var(name).ok()`.
     ///
-    /// Honoured: `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`,
-    /// `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_EXPORTER_OTLP_{,TRACES_,METRICS_}{ENDPOINT,PROTOCOL,HEADERS,TIMEOUT,COMPRESSION,INSECURE,
+    /// Honoured: `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_METRIC_EXPORT_TIMEOUT`, `OTEL_BSP_SCHEDULE_DELAY`,
+    /// `OTEL_BSP_EXPORT_TIMEOUT`, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`,
+    /// `OTEL_{,SPAN_}ATTRIBUTE_{COUNT,VALUE_LENGTH}_LIMIT` and `OTEL_EXPORTER_OTLP_{,TRACES_,METRICS_}{ENDPOINT,PROTOCOL,HEADERS,TIMEOUT,COMPRESSION,INSECURE,
     /// CERTIFICATE,CLIENT_CERTIFICATE,CLIENT_KEY}`.
     /// An endpoint, protocol or compression that cannot be used is an error; a number that is none is ignored with a
-    /// warning, as the specification asks. `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` are the caller's.
+    /// warning, as the specification asks. `OTEL_TRACES_EXPORTER`, `OTEL_METRICS_EXPORTER` and `OTEL_BSP_MAX_QUEUE_SIZE` are the
+    /// caller's.
     ///
     /// # Errors
     ///
@@ -202,18 +241,35 @@ impl SinkOptions {
         let mut options = Self::default();
         let millis =
             |name, default: Duration| env.number(name).map_or(default, Duration::from_millis);
-        let count = |name, default: usize| {
+        let count = |name: &str, default: usize| {
             env.number(name)
                 .and_then(|number| usize::try_from(number).ok())
                 .unwrap_or(default)
         };
         options.metric_interval = millis("OTEL_METRIC_EXPORT_INTERVAL", options.metric_interval);
-        options.queue = count("OTEL_BSP_MAX_QUEUE_SIZE", options.queue);
         options.otlp = OtlpOptions {
             traces: OtlpSignal::from_env(&env, "TRACES", "v1/traces")?,
             metrics: OtlpSignal::from_env(&env, "METRICS", "v1/metrics")?,
             schedule_delay: millis("OTEL_BSP_SCHEDULE_DELAY", options.otlp.schedule_delay),
             batch: count("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", options.otlp.batch),
+        };
+        // The processor's limit of time beside the exporter's: the shorter one ends an export.
+        for (signal, name) in [
+            (&mut options.otlp.traces, "OTEL_BSP_EXPORT_TIMEOUT"),
+            (&mut options.otlp.metrics, "OTEL_METRIC_EXPORT_TIMEOUT"),
+        ] {
+            signal.timeout = signal.timeout.min(millis(name, signal.timeout));
+        }
+        let limit = |what: &str, default| {
+            let own = format!("OTEL_SPAN_ATTRIBUTE_{what}_LIMIT");
+            count(
+                &own,
+                count(&format!("OTEL_ATTRIBUTE_{what}_LIMIT"), default),
+            )
+        };
+        options.limits = SpanLimits {
+            attributes: limit("COUNT", options.limits.attributes),
+            length: limit("VALUE_LENGTH", options.limits.length),
         };
         Ok(options)
     }
@@ -405,8 +461,12 @@ mod tests {
         let options = from(&[
             ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
             ("OTEL_BSP_SCHEDULE_DELAY", "200"),
+            ("OTEL_BSP_EXPORT_TIMEOUT", "30000"),
+            ("OTEL_METRIC_EXPORT_TIMEOUT", "2000"),
+            ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "20"),
+            ("OTEL_ATTRIBUTE_COUNT_LIMIT", "30"),
+            ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "10"),
             ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "64"),
-            ("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/base/"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, x=y"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "3000"),
@@ -417,7 +477,8 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(options.metric_interval, Duration::from_secs(1));
-        assert_eq!(options.queue, SinkOptions::default().queue);
+        assert_eq!((options.limits.attributes, options.limits.length), (20, 10));
+        assert_eq!(options.otlp.metrics.timeout, Duration::from_secs(2));
         let otlp = options.otlp;
         assert_eq!(
             (otlp.schedule_delay, otlp.batch),

@@ -1,9 +1,9 @@
 //! Spans and metrics to a collector, over gRPC or HTTP/protobuf.
 //!
 //! Each observed service is a resource of its own and so has a span exporter of its own; all of them share one gRPC
-//! channel or HTTP client. A failed export is retried a few times by opentelemetry-otlp (100, 200, 400 ms apart, for errors
-//! that may pass), then its spans are dropped and counted; the next batch tries anew, so a collector that comes back is
-//! found without help.
+//! channel or HTTP client. An export that fails for a reason that may pass is tried again by opentelemetry-otlp, after longer and
+//! longer pauses or when the collector says (`Retry-After`, RetryInfo), until its timeout; then its spans are dropped and
+//! counted. The next batch tries anew, so a collector that comes back is found without help.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Item;
+use super::options::SpanLimits;
 use super::queue::{Drained, Queue};
 use super::span::Span;
 use super::transport::Transport;
@@ -131,6 +132,7 @@ pub(super) struct SpanWorker {
     pub(super) delay: Duration,
     /// Most spans in a request.
     pub(super) batch: usize,
+    pub(super) limits: SpanLimits,
     pub(super) deadline: Deadline,
 }
 
@@ -229,7 +231,7 @@ impl SpanWorker {
                 // Made only now: a span takes several times the room of what it is made of.
                 let mut spans: Vec<_> = items
                     .iter()
-                    .flat_map(|item| Span::of(&item.observation, item.ids))
+                    .flat_map(|item| Span::of(&item.observation, item.ids, self.limits))
                     .map(|span| span.into_data(scope))
                     .collect();
                 // Batches with children may exceed what a collector takes in one request.

@@ -139,11 +139,10 @@ impl<T> Queue<T> {
         self.space.notify_all();
     }
 
-    /// Throws away what is queued and says how many those were.
-    pub(super) fn discard(&self) -> usize {
+    /// Empties the queue.
+    pub(super) fn discard(&self) -> VecDeque<T> {
         let mut state = self.state();
-        let discarded = state.items.len();
-        state.items = VecDeque::new();
+        let discarded = std::mem::take(&mut state.items);
         state.weight = 0;
         drop(state);
         self.space.notify_all();

@@ -2,6 +2,7 @@
 
 mod batch;
 mod connection;
+mod older;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,28 +15,41 @@ use opentelemetry::{Array, InstrumentationScope, KeyValue, StringValue, Value};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SpanData, SpanEvents, SpanLinks};
 
 use self::connection::{client, connection};
-use crate::aggregation::pattern::pattern;
+use super::keys;
+use super::options::SpanLimits;
+use super::policy::Sample;
 use crate::aggregation::{failure, value_size};
-use crate::config::export::SpansPipeline;
+use crate::config::export::{Export, Keys, Naming, SpansPipeline};
 use crate::enrichment::{Observation, Service, join};
 use crate::protocol::{HitRule, Operation, Request};
 use crate::source::event::{End, Nanos};
 use crate::telemetry::names::attribute;
 use crate::transaction::{Batch, Ending, Exchange, Transaction};
 
-/// The identity of a span: the same for every exporter.
+/// The identity of a span, the same for every exporter; and how it came to be exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ids {
     pub(super) trace: TraceId,
     pub(super) span: SpanId,
+    pub(super) sample: Sample,
 }
 
 impl Ids {
-    pub(super) fn random() -> Self {
+    /// A new span, in the trace that was drawn.
+    pub(super) fn new(sample: Sample) -> Self {
         let generator = RandomIdGenerator::default();
         Self {
-            trace: generator.new_trace_id(),
+            trace: sample.trace.unwrap_or_else(|| generator.new_trace_id()),
             span: generator.new_span_id(),
+            sample,
+        }
+    }
+
+    /// A child of it.
+    fn child(self) -> Self {
+        Self {
+            span: RandomIdGenerator::default().new_span_id(),
+            ..self
         }
     }
 }
@@ -54,14 +68,16 @@ pub(super) struct Span {
     pub(super) end: u64,
     pub(super) failed: bool,
     pub(super) attributes: Vec<KeyValue>,
+    /// Attributes beyond the limit.
+    pub(super) dropped: u32,
     pub(super) service: Arc<Service>,
 }
 
 impl Span {
     /// The spans of an observation: one for a command, one for a batch, followed by those of its commands where they
     /// are wanted.
-    pub(super) fn of(observation: &Observation, ids: Ids) -> Vec<Self> {
-        match &observation.exchange {
+    pub(super) fn of(observation: &Observation, ids: Ids, limits: SpanLimits) -> Vec<Self> {
+        let mut spans = match &observation.exchange {
             Exchange::One(transaction) if transaction.ending.is_unseen() => Vec::new(),
             Exchange::One(transaction) => vec![Self::command(observation, transaction, ids, None)],
             Exchange::Batch(batch) => {
@@ -69,16 +85,68 @@ impl Span {
                 if observation.export.spans.pipeline == SpansPipeline::Commands {
                     let seen = |transaction: &&Transaction| !transaction.ending.is_unseen();
                     let child = |transaction: &Transaction| {
-                        let own = Ids {
-                            trace: ids.trace,
-                            span: Ids::random().span,
-                        };
-                        Self::command(observation, transaction, own, Some(ids.span))
+                        Self::command(observation, transaction, ids.child(), Some(ids.span))
                     };
                     spans.extend(batch.transactions.iter().filter(seen).map(child));
                 }
                 spans
             }
+        };
+        for span in &mut spans {
+            if let Some(ratio) = ids.sample.ratio() {
+                let ratio = KeyValue::new(attribute::SAMPLING_RATIO, ratio);
+                span.attributes.push(ratio);
+            }
+            if observation.export.naming == Naming::Dup {
+                span.add_older_names(observation);
+            }
+            span.limit(limits);
+        }
+        spans
+    }
+
+    fn add_older_names(&mut self, observation: &Observation) {
+        let Some(first) = observation.exchange.transactions().first() else {
+            return;
+        };
+        let answered = |pair: &KeyValue| pair.key.as_str() != attribute::CACHE_NO_REPLY;
+        let millis = (self.end - self.start) as f64 / 1e6;
+        let millis = self.attributes.iter().all(answered).then_some(millis);
+        let names = older::names(first.protocol, &self.attributes, millis);
+        self.attributes.extend(names);
+    }
+
+    /// Drops and cuts what is beyond the limits.
+    fn limit(&mut self, limits: SpanLimits) {
+        let beyond = self.attributes.len().saturating_sub(limits.attributes);
+        self.dropped = beyond as u32;
+        self.attributes.truncate(limits.attributes);
+        if limits.length == usize::MAX {
+            return;
+        }
+        let cut = |text: &mut StringValue| {
+            if let Some((end, _)) = text.as_str().char_indices().nth(limits.length) {
+                *text = text.as_str()[..end].to_owned().into();
+            }
+        };
+        for attribute in &mut self.attributes {
+            match &mut attribute.value {
+                Value::String(text) => cut(text),
+                Value::Array(Array::String(texts)) => texts.iter_mut().for_each(cut),
+                _ => {}
+            }
+        }
+    }
+
+    /// How many spans an exchange has.
+    pub(super) fn count(exchange: &Exchange, export: &Export) -> usize {
+        let seen = |transaction: &&Transaction| !transaction.ending.is_unseen();
+        match exchange {
+            Exchange::One(transaction) => usize::from(!transaction.ending.is_unseen()),
+            Exchange::Batch(batch) => match export.spans.pipeline {
+                SpansPipeline::Batch => 1,
+                SpansPipeline::Commands => 1 + batch.transactions.iter().filter(seen).count(),
+            },
         }
     }
 
@@ -129,8 +197,17 @@ impl Span {
             end: observation.clock.unix_nanos(times.1).max(start),
             failed: false,
             attributes: Vec::new(),
+            dropped: 0,
             service: Arc::clone(&observation.service),
         }
+    }
+
+    /// Tells whoever counts spans what this one counts.
+    fn trace_state(&self) -> TraceState {
+        let sampled = self.ids.sample.trace_state();
+        sampled
+            .and_then(|text| TraceState::from_key_value([("ot", text)]).ok())
+            .unwrap_or(TraceState::NONE)
     }
 
     /// As the SDK's exporters take it.
@@ -141,7 +218,7 @@ impl Span {
                 self.ids.span,
                 TraceFlags::SAMPLED,
                 false,
-                TraceState::NONE,
+                self.trace_state(),
             ),
             parent_span_id: self.parent.unwrap_or(SpanId::INVALID),
             parent_span_is_remote: false,
@@ -150,7 +227,7 @@ impl Span {
             start_time: SystemTime::UNIX_EPOCH + Duration::from_nanos(self.start),
             end_time: SystemTime::UNIX_EPOCH + Duration::from_nanos(self.end),
             attributes: self.attributes,
-            dropped_attributes_count: 0,
+            dropped_attributes_count: self.dropped,
             events: SpanEvents::default(),
             links: SpanLinks::default(),
             // The server's message may quote keys or values, so it is not given.
@@ -174,7 +251,8 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
     }
     let detail = request.detail.as_deref();
     if let Some(detail) = detail.filter(|detail| !detail.text.is_empty()) {
-        put(attribute::DB_QUERY_TEXT, detail.text.clone().into());
+        let text = keys::text(&observation.export, detail).into_owned();
+        put(attribute::DB_QUERY_TEXT, text.into());
     }
     // A status that is no error is told too: it has no `error.type`.
     if let Some(error) = outcome.error.as_ref().or(outcome.status.as_ref()) {
@@ -186,24 +264,27 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
     if let Some(failure) = failure(transaction) {
         put(attribute::ERROR_TYPE, failure.name().to_owned().into());
     }
-    if let Some(procedure) = detail.and_then(|detail| detail.stored_procedure.as_ref()) {
+    if let Some(procedure) = detail.and_then(|detail| detail.stored_procedure.as_ref())
+        && let Some(procedure) = keys::key(&observation.export, procedure)
+    {
         put(
             attribute::DB_STORED_PROCEDURE_NAME,
-            procedure.clone().into(),
+            procedure.into_owned().into(),
         );
     }
-    match detail.map(|detail| detail.keys.as_slice()) {
-        None | Some([]) => {}
-        Some([key]) if request.key_count <= 1 => put(attribute::CACHE_KEY, key.clone().into()),
-        Some(keys) => {
-            let keys = keys.iter().map(|key| StringValue::from(key.clone()));
-            put(
-                attribute::CACHE_KEY,
-                Value::Array(Array::String(keys.collect())),
-            );
-        }
+    let mut names = shown(
+        observation,
+        detail.into_iter().flat_map(|detail| &detail.keys),
+    );
+    match names.len() {
+        0 => {}
+        1 if request.key_count <= 1 => put(attribute::CACHE_KEY, names.remove(0).into()),
+        _ => put(attribute::CACHE_KEY, Value::Array(Array::String(names))),
     }
-    if let Some(patterns) = detail.and_then(|detail| key_patterns(&detail.keys)) {
+    if observation.export.keys != Keys::None
+        && let Some(patterns) =
+            detail.and_then(|detail| key_patterns(&observation.export, &detail.keys))
+    {
         put(attribute::CACHE_KEY_PATTERN, patterns);
     }
     if request.key_count > 1 {
@@ -225,6 +306,13 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
         let start = observation.clock.unix_nanos(transaction.start);
         put(attribute::CACHE_TTL, ttl.seconds(start).into());
     }
+    if let Some(remaining) = outcome.remaining {
+        let end = observation.clock.unix_nanos(transaction.end);
+        put(
+            attribute::CACHE_TTL_REMAINING,
+            remaining.seconds(end).into(),
+        );
+    }
     if let Some(deleted) = outcome.deleted {
         put(attribute::CACHE_DELETED_COUNT, integer(deleted));
     }
@@ -240,8 +328,18 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
     if transaction.ending == Ending::NoReply {
         put(attribute::CACHE_NO_REPLY, true.into());
     }
-    list.extend(client(transaction));
+    list.extend(client(observation, transaction));
     list
+}
+
+/// Keys as the connection's settings want them.
+fn shown<'a>(
+    observation: &Observation,
+    keys: impl Iterator<Item = &'a String>,
+) -> Vec<StringValue> {
+    keys.filter_map(|key| keys::key(&observation.export, key))
+        .map(|key| StringValue::from(key.into_owned()))
+        .collect()
 }
 
 /// Several keys or fields: how many of them were there.
@@ -258,7 +356,8 @@ fn found(hits: u64, misses: u64, put: &mut dyn FnMut(&'static str, Value)) {
 }
 
 /// The pattern that all keys share, or the different ones in order.
-fn key_patterns(keys: &[String]) -> Option<Value> {
+fn key_patterns(export: &Export, keys: &[String]) -> Option<Value> {
+    let pattern = |key: &String| keys::pattern_of(export, key);
     let (first, rest) = keys.split_first()?;
     let first = pattern(first);
     let mut others: Vec<String> = Vec::new();
@@ -303,237 +402,4 @@ fn integer(number: u64) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::aggregation::testing::{endpoint, observation, transaction};
-    use crate::protocol::{Class, Client, Detail, Expiry, Redirect, Word};
-
-    fn ids() -> Ids {
-        Ids {
-            trace: TraceId::from(1_u128),
-            span: SpanId::from(2_u64),
-        }
-    }
-
-    fn one(observation: &Observation) -> Span {
-        Span::of(observation, ids()).remove(0)
-    }
-
-    /// Attributes as `name=value`, without those that every span has.
-    fn special(observation: &Observation) -> Vec<String> {
-        let span = one(observation);
-        let always = [
-            "db.system.name",
-            "db.operation.name",
-            "cache.operation",
-            "server.address",
-            "server.port",
-            "cache.name",
-            "network.peer.address",
-            "network.peer.port",
-            "network.transport",
-            "network.type",
-            "db.namespace",
-        ];
-        let rest = span
-            .attributes
-            .iter()
-            .filter(|attribute| !always.contains(&attribute.key.as_str()));
-        rest.map(|attribute| format!("{}={}", attribute.key, attribute.value))
-            .collect()
-    }
-
-    fn detail(text: &str, keys: &[&str]) -> Option<Box<Detail>> {
-        Some(Box::new(Detail {
-            text: text.to_owned(),
-            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
-            stored_procedure: None,
-            client: None,
-        }))
-    }
-
-    #[test]
-    fn describes_a_hit() {
-        let mut hit = transaction("GET", 3);
-        hit.request.detail = detail("GET user:42", &["user:42"]);
-        hit.outcome.hits = 1;
-        hit.outcome.value_size = Some(5);
-        let observation = observation(hit);
-        let span = one(&observation);
-
-        assert_eq!(span.name, "GET 127.0.0.1:6379");
-        assert_eq!(span.kind, SpanKind::Client);
-        assert_eq!(
-            (span.start, span.end),
-            (1_795_404_452_001_000_000, 1_795_404_452_001_200_000)
-        );
-        assert!(!span.failed);
-        let all: Vec<_> = span
-            .attributes
-            .iter()
-            .map(|a| format!("{}={}", a.key, a.value))
-            .collect();
-        assert_eq!(
-            all,
-            [
-                "db.system.name=redis",
-                "db.operation.name=GET",
-                "cache.operation=get",
-                "server.address=127.0.0.1",
-                "server.port=6379",
-                "cache.name=127.0.0.1:6379",
-                "network.peer.address=127.0.0.1",
-                "network.peer.port=6379",
-                "network.transport=tcp",
-                "network.type=ipv4",
-                "db.namespace=0",
-                "db.query.text=GET user:42",
-                "cache.key=user:42",
-                "cache.key_pattern=user:*",
-                "cache.hit=true",
-                "cache.value_size=5",
-            ]
-        );
-    }
-
-    #[test]
-    fn says_who_the_client_is() {
-        let mut get = transaction("GET", 3);
-        get.client = Some(Arc::new(Client {
-            user: Some("alice".to_owned()),
-            name: None,
-            library: Some("redis-py".to_owned()),
-            library_version: Some("8.1.0".to_owned()),
-        }));
-        assert_eq!(
-            special(&observation(get)),
-            [
-                "cache.user=alice",
-                "cache.client.library.name=redis-py",
-                "cache.client.library.version=8.1.0"
-            ]
-        );
-    }
-
-    #[test]
-    fn describes_what_is_special() {
-        let mut miss = transaction("GET", 3);
-        miss.outcome.misses = 1;
-        assert_eq!(special(&observation(miss)), ["cache.hit=false"]);
-
-        let mut several = transaction("MGET", 4);
-        several.request.key_count = 5;
-        several.request.hit_rule = HitRule::NullElements { asked: 5 };
-        several.request.detail = detail("", &["a", "b"]);
-        several.outcome.hits = 3;
-        several.outcome.misses = 2;
-        assert_eq!(
-            special(&observation(several)),
-            [
-                "cache.key=[\"a\",\"b\"]",
-                "cache.key_pattern=[\"a\",\"b\"]",
-                "cache.key_count=5",
-                "cache.hits=3",
-                "cache.misses=2",
-                "cache.hit_rate=0.6"
-            ]
-        );
-
-        let mut alike = transaction("MGET", 4);
-        alike.request.key_count = 3;
-        alike.request.detail = detail("", &["user:1", "user:2", "user:3"]);
-        assert_eq!(special(&observation(alike))[1], "cache.key_pattern=user:*");
-
-        let mut mixed = transaction("MGET", 4);
-        mixed.request.key_count = 3;
-        mixed.request.detail = detail("", &["user:1", "cart:2", "user:3"]);
-        assert_eq!(
-            special(&observation(mixed))[1],
-            "cache.key_pattern=[\"user:*\",\"cart:*\"]"
-        );
-
-        let mut set = transaction("SET", 5);
-        set.request.class = Class::Set;
-        set.request.hit_rule = HitRule::None;
-        set.request.value_size = Some(2046);
-        set.request.ttl = Some(Expiry::After(60));
-        assert_eq!(
-            special(&observation(set)),
-            ["cache.value_size=2046", "cache.ttl=60"]
-        );
-
-        let mut delete = transaction("DEL", 6);
-        delete.outcome.deleted = Some(2);
-        assert_eq!(special(&observation(delete)), ["cache.deleted_count=2"]);
-
-        let mut script = transaction("EVALSHA", 7);
-        script.request.detail = Some(Box::new(Detail {
-            stored_procedure: Some("abc".to_owned()),
-            ..Detail::default()
-        }));
-        assert_eq!(
-            special(&observation(script)),
-            ["db.stored_procedure.name=abc"]
-        );
-
-        let mut blocking = transaction("BLPOP", 8);
-        blocking.request.blocking = true;
-        assert_eq!(special(&observation(blocking)), ["cache.blocking=true"]);
-
-        let mut quiet = transaction("SET", 5);
-        quiet.ending = Ending::NoReply;
-        assert_eq!(special(&observation(quiet)), ["cache.no_reply=true"]);
-    }
-
-    #[test]
-    fn tells_errors_from_redirects() {
-        let mut wrong = transaction("GET", 3);
-        wrong.outcome.error = Some(Word::new(b"WRONGTYPE"));
-        let wrong = observation(wrong);
-        assert_eq!(
-            special(&wrong),
-            ["db.response.status_code=WRONGTYPE", "error.type=WRONGTYPE"]
-        );
-        assert!(one(&wrong).failed);
-
-        let mut moved = transaction("GET", 3);
-        moved.outcome.error = Some(Word::new(b"MOVED"));
-        moved.outcome.redirect = Redirect::new(b"10.0.0.8:6380");
-        let moved = observation(moved);
-        assert_eq!(
-            special(&moved),
-            [
-                "db.response.status_code=MOVED",
-                "cache.redirect=10.0.0.8:6380"
-            ]
-        );
-        assert!(!one(&moved).failed);
-
-        let mut lost = transaction("GET", 3);
-        lost.ending = Ending::Unanswered;
-        let lost = observation(lost);
-        assert_eq!(special(&lost), ["error.type=connection_closed"]);
-        assert!(one(&lost).failed);
-    }
-
-    #[test]
-    fn describes_the_server_s_end_and_ipv6() {
-        let mut observed = observation(transaction("GET", 3));
-        observed.endpoint = endpoint(End::Server, "[::1]:6379");
-        let span = one(&observed);
-        assert_eq!(span.name, "GET [::1]:6379");
-        assert_eq!(span.kind, SpanKind::Server);
-        let find = |name: &str| {
-            let found = span
-                .attributes
-                .iter()
-                .find(|attribute| attribute.key.as_str() == name);
-            found.map(|attribute| attribute.value.to_string()).unwrap()
-        };
-        assert_eq!(find("server.address"), "::1");
-        assert_eq!(find("cache.name"), "[::1]:6379");
-        assert_eq!(find("network.peer.address"), "10.0.0.9");
-        assert_eq!(find("network.peer.port"), "40000");
-        assert_eq!(find("network.type"), "ipv4");
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Exporter, OtlpProtocol, Output, Overflow, SinkError, SinkOptions, Sinks};
+use super::{Exporter, OtlpProtocol, Output, Overflow, Sample, SinkError, SinkOptions, Sinks};
 use crate::aggregation::testing::{observation, transaction};
 use crate::aggregation::{Metrics, Options};
 use crate::telemetry::{SpanOutcome, Telemetry};
@@ -46,7 +46,7 @@ fn writes_everything_before_it_ends() {
     let sinks = sinks.unwrap();
     assert!(sinks.wants_spans());
     for _ in 0..1000 {
-        sinks.submit(observation(transaction("GET", 3)));
+        sinks.submit(observation(transaction("GET", 3)), Sample::default());
     }
     sinks.shutdown(Duration::from_secs(5));
     let text = fs::read_to_string(&path).unwrap();
@@ -73,7 +73,7 @@ fn nothing_to_do_is_fine() {
     let (sinks, telemetry) = start(SinkOptions::default());
     let sinks = sinks.unwrap();
     assert!(!sinks.wants_spans());
-    sinks.submit(observation(transaction("GET", 3)));
+    sinks.submit(observation(transaction("GET", 3)), Sample::default());
     sinks.shutdown(Duration::from_secs(5));
     sinks.shutdown(Duration::from_secs(5));
     assert_eq!(counts(&telemetry), (0, 0));
@@ -146,7 +146,7 @@ fn a_collector_that_is_away_costs_spans_but_no_time() {
         let sinks = sinks.unwrap();
         let begin = Instant::now();
         for _ in 0..5000 {
-            sinks.submit(observation(transaction("GET", 3)));
+            sinks.submit(observation(transaction("GET", 3)), Sample::default());
         }
         assert!(begin.elapsed() < Duration::from_secs(1));
         sinks.shutdown(Duration::from_secs(2));
@@ -166,7 +166,7 @@ fn a_collector_that_never_answers_does_not_hold_up_the_end() {
         let (sinks, telemetry) = start(otlp(protocol, listener.local_addr().unwrap()));
         let sinks = sinks.unwrap();
         for _ in 0..50 {
-            sinks.submit(observation(transaction("GET", 3)));
+            sinks.submit(observation(transaction("GET", 3)), Sample::default());
         }
         let begin = Instant::now();
         sinks.shutdown(Duration::from_millis(500));
@@ -227,7 +227,7 @@ fn posts_batches_over_http() {
     let (sinks, telemetry) = start(options);
     let sinks = sinks.unwrap();
     for _ in 0..1000 {
-        sinks.submit(observation(transaction("GET", 3)));
+        sinks.submit(observation(transaction("GET", 3)), Sample::default());
     }
     sinks.shutdown(Duration::from_secs(5));
     assert_eq!(counts(&telemetry), (1000, 0));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Item;
 use super::console::Console;
 use super::jsonl;
-use super::options::{Output, SinkError};
+use super::options::{Output, SinkError, SpanLimits};
 use super::queue::{Drained, Queue};
 use super::span::Span;
 use crate::telemetry::{SpanOutcome, Telemetry};
@@ -137,6 +137,7 @@ pub(super) struct TextWorker {
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) console: Option<Console>,
     pub(super) jsonl: bool,
+    pub(super) limits: SpanLimits,
     /// Said after some seconds without traffic.
     pub(super) idle: Option<String>,
 }
@@ -184,12 +185,13 @@ impl TextWorker {
                     console.observation(&item.observation, &mut text);
                 }
                 if self.jsonl {
-                    for span in Span::of(&item.observation, item.ids) {
+                    for span in Span::of(&item.observation, item.ids, self.limits) {
                         jsonl::span(&span, &mut json);
                         spans += 1;
                     }
                 } else {
-                    spans += 1;
+                    spans +=
+                        Span::count(&item.observation.exchange, &item.observation.export) as u64;
                 }
                 count += 1;
             }

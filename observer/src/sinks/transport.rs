@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use opentelemetry_http::{Bytes, HttpError, Request, Response};
 use opentelemetry_otlp::{
-    ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig, WithHttpConfig,
-    WithTonicConfig,
+    ExporterBuildError, MetricExporter, RetryPolicy, SpanExporter, WithExportConfig,
+    WithHttpConfig, WithTonicConfig,
 };
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SpanExporter as _;
@@ -148,6 +149,7 @@ impl Transport {
                     .with_tonic()
                     .with_channel(channel.clone())
                     .with_timeout(self.signal.timeout)
+                    .with_retry_policy(retry())
                     .with_metadata(self.metadata());
                 if gzip {
                     builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
@@ -161,6 +163,7 @@ impl Transport {
                     .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
                     .with_endpoint(&self.signal.endpoint)
                     .with_timeout(self.signal.timeout)
+                    .with_retry_policy(retry())
                     .with_headers(self.signal.headers.iter().cloned().collect());
                 if gzip {
                     builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
@@ -180,6 +183,7 @@ impl Transport {
                     .with_tonic()
                     .with_channel(channel.clone())
                     .with_timeout(self.signal.timeout)
+                    .with_retry_policy(retry())
                     .with_metadata(self.metadata());
                 if gzip {
                     builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
@@ -193,6 +197,7 @@ impl Transport {
                     .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
                     .with_endpoint(&self.signal.endpoint)
                     .with_timeout(self.signal.timeout)
+                    .with_retry_policy(retry())
                     .with_headers(self.signal.headers.iter().cloned().collect());
                 if gzip {
                     builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
@@ -201,6 +206,15 @@ impl Transport {
             }
         }
     }
+}
+
+/// As often as the timeout of an export allows: 250 ms, 500 ms, 1 s … 5 s apart. A collector that restarts meanwhile costs nothing.
+fn retry() -> RetryPolicy {
+    RetryPolicy::default()
+        .with_max_retries(usize::MAX)
+        .with_initial_delay(Duration::from_millis(250))
+        .with_max_delay(Duration::from_secs(5))
+        .with_max_jitter(Duration::from_millis(250))
 }
 
 fn port(endpoint: &str) -> Option<u16> {

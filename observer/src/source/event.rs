@@ -100,6 +100,35 @@ pub enum End {
     Server,
 }
 
+/// What ended a connection, or an attempt at one, other than a close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// Nobody listens there.
+    Refused,
+    /// The other end sent a reset.
+    Reset,
+    /// No answer, until the kernel gave up.
+    TimedOut,
+    /// The network said that there is no way there.
+    Unreachable,
+    /// Ended from outside, such as by `ss --kill`.
+    Aborted,
+    /// Anything else.
+    Other,
+}
+
+impl Fault {
+    /// Every fault, in declaration order.
+    pub const ALL: [Fault; 6] = [
+        Fault::Refused,
+        Fault::Reset,
+        Fault::TimedOut,
+        Fault::Unreachable,
+        Fault::Aborted,
+        Fault::Other,
+    ];
+}
+
 /// Why payload that the application moved was not captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Uncaptured {
@@ -143,8 +172,11 @@ pub enum EventKind<'a> {
         /// TCP sequence number of the first byte that this end will receive, if known.
         receive_position: Option<u32>,
     },
-    /// The connection is gone; the socket sends and receives no more.
-    Closed,
+    /// The connection, or the attempt at one, is gone; the socket sends and receives no more.
+    Closed {
+        /// What ended it, where it was neither end's close.
+        fault: Option<Fault>,
+    },
 }
 
 impl<'a> EventKind<'a> {
@@ -154,7 +186,7 @@ impl<'a> EventKind<'a> {
         match self {
             Self::Data(data) => data.payload,
             Self::Datagram(datagram) => datagram.payload,
-            Self::Connecting | Self::Established { .. } | Self::Closed => &[],
+            Self::Connecting | Self::Established { .. } | Self::Closed { .. } => &[],
         }
     }
 }

@@ -53,6 +53,7 @@ impl Config {
         for (at, structure, path, size) in [
             (slot::NET_INUM, "net", "ns.inum", 4),
             (slot::SK_PROTOCOL, "sock", "sk_protocol", 2),
+            (slot::SK_ERR, "sock", "sk_err", 4),
             (slot::INET_SPORT, "inet_sock", "inet_sport", 2),
             (slot::RCV_NXT, "tcp_sock", "rcv_nxt", 4),
             (slot::WRITE_SEQ, "tcp_sock", "write_seq", 4),

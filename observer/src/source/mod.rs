@@ -2,6 +2,7 @@
 //!
 //! - [`live`]: the kernel programs of this host.
 //! - [`replay`]: capture files.
+//! - [`sockets`]: connections from before the start.
 //! - [`record`]: what they send; [`layout`], [`btf`]: what they must know of this kernel.
 //! - [`backend`]: how they are attached; [`preflight`], [`capability`]: whether they may be.
 //! - [`confine`]: what is given up once they are.
@@ -17,4 +18,5 @@ pub mod live;
 pub mod preflight;
 pub mod record;
 pub mod replay;
+pub mod sockets;
 mod wait;

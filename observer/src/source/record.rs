@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use observer_ebpf::{HEADER, Header, VERSION, direction, flag, kind, reason};
 
-use super::event::{Data, Datagram, Direction, End, Event, EventKind, SocketId, Task, Uncaptured};
+use super::event::{
+    Data, Datagram, Direction, End, Event, EventKind, Fault, SocketId, Task, Uncaptured,
+};
 
 /// Why a record could not be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -105,7 +107,9 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
             send_position: Some(position),
             receive_position: Some(opposite),
         },
-        kind::CLOSED => EventKind::Closed,
+        kind::CLOSED => EventKind::Closed {
+            fault: fault(position),
+        },
         other => return Err(value("kind", other)),
     };
     Ok(Event {
@@ -132,6 +136,20 @@ fn direction(head: &Head<'_>) -> Result<Direction, RecordError> {
         direction::RECEIVE => Ok(Direction::Receive),
         other => Err(value("direction", other)),
     }
+}
+
+/// What the socket's error number says.
+fn fault(number: u32) -> Option<Fault> {
+    Some(match i32::try_from(number).unwrap_or(i32::MAX) {
+        0 => return None,
+        libc::ECONNREFUSED => Fault::Refused,
+        // EPIPE: the other end had closed already, and answered what was sent to it after that.
+        libc::ECONNRESET | libc::EPIPE => Fault::Reset,
+        libc::ETIMEDOUT => Fault::TimedOut,
+        libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN => Fault::Unreachable,
+        libc::ECONNABORTED => Fault::Aborted,
+        _ => Fault::Other,
+    })
 }
 
 /// Stream bytes that the record stands for: not none, and no fewer than it holds.
@@ -301,11 +319,18 @@ mod tests {
             (kind::CONNECTING, flag::TASK, EventKind::Connecting),
             (kind::ESTABLISHED, 0, established(End::Client)),
             (kind::ESTABLISHED, flag::SERVER, established(End::Server)),
-            (kind::CLOSED, 0, EventKind::Closed),
+            (kind::CLOSED, 0, EventKind::Closed { fault: None }),
         ] {
             let mut record = record();
             put(&mut record, offset_of!(Header, kind), &[number]);
             put(&mut record, offset_of!(Header, flags), &[flags]);
+            if number == kind::CLOSED {
+                put(
+                    &mut record,
+                    offset_of!(Header, position),
+                    &0u32.to_ne_bytes(),
+                );
+            }
             put(
                 &mut record,
                 offset_of!(Header, captured),
@@ -314,6 +339,22 @@ mod tests {
             let event = decode(&record[..HEADER]).unwrap();
             assert_eq!(event.kind, expected);
             assert_eq!(event.task.is_some(), flags & flag::TASK != 0);
+        }
+    }
+
+    #[test]
+    fn faults_are_told_apart() {
+        for (number, expected) in [
+            (0, None),
+            (libc::ECONNREFUSED, Some(Fault::Refused)),
+            (libc::ECONNRESET, Some(Fault::Reset)),
+            (libc::EPIPE, Some(Fault::Reset)),
+            (libc::ETIMEDOUT, Some(Fault::TimedOut)),
+            (libc::EHOSTUNREACH, Some(Fault::Unreachable)),
+            (libc::ECONNABORTED, Some(Fault::Aborted)),
+            (-1, Some(Fault::Other)),
+        ] {
+            assert_eq!(fault(number as u32), expected, "{number}");
         }
     }
 
@@ -381,7 +422,7 @@ mod tests {
         let length = offset_of!(Header, length);
         for (what, at, bytes) in [
             ("version 0", 0, &[0u8][..]),
-            ("version 2", 0, &[2]),
+            ("version 1", 0, &[1]),
             ("kind 0", offset_of!(Header, kind), &[0]),
             ("kind 6", offset_of!(Header, kind), &[6]),
             ("direction 2", offset_of!(Header, direction), &[2]),

@@ -254,6 +254,11 @@ impl<P, E> Datagrams<P, E> {
         self.by_socket.is_empty()
     }
 
+    /// Memcached servers are expected on other ports from now on. Pairs of others are forgotten when they were silent long enough.
+    pub fn watch(&mut self, ports: Ports) {
+        self.options.ports = ports;
+    }
+
     /// Takes in a datagram, or a piece of one.
     pub fn event<H: Handler<Peer = P, Exchange = E>>(
         &mut self,

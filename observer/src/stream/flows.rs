@@ -1,48 +1,17 @@
 //! The table of sockets: their roles, their beginning and end, and which of them is reported.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::early::{self, EarlySockets};
 use super::pairing::{Pairing, Positions, Registration};
 use super::reassembly::{Limits, Reassembler};
+use super::role::verdict;
+pub use super::role::{Ports, Role, Verdict};
 use super::{Segment, Side};
-use crate::source::event::{Data, Direction, End, Event, EventKind, Nanos, SocketId};
+use crate::source::event::{Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, Task};
 use crate::telemetry::{Skipped, Telemetry};
-
-/// Which end of a connection is reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Role {
-    /// The client's end; the server's where the client is on another host.
-    #[default]
-    Auto,
-    /// Clients' ends only.
-    Client,
-    /// Servers' ends only.
-    Server,
-    /// Every end.
-    Both,
-}
-
-/// The ports on which servers are watched.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ports(Vec<u16>);
-
-impl Ports {
-    /// A set of ports.
-    #[must_use]
-    pub fn new(mut ports: Vec<u16>) -> Self {
-        ports.sort_unstable();
-        ports.dedup();
-        Self(ports)
-    }
-
-    /// Whether a server is expected there.
-    #[must_use]
-    pub fn contains(&self, port: u16) -> bool {
-        self.0.binary_search(&port).is_ok()
-    }
-}
 
 /// How flows are kept.
 #[derive(Debug, Clone)]
@@ -60,17 +29,6 @@ pub struct Options {
 /// How long a server's end waits for its client's end to show up on this host, nanoseconds. The client's call comes
 /// first in time but may be reported later; 200 ms outlasts any scheduling delay of a host that still works.
 const GRACE: Nanos = 200_000_000;
-
-/// Whether a flow is reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is.
-    Reported,
-    /// Not yet known: the other end may be on this host too.
-    Undecided,
-    /// It is not: the other end is reported instead.
-    Redundant,
-}
 
 /// One socket.
 #[derive(Debug)]
@@ -109,18 +67,33 @@ impl Flow {
 /// Why a flow ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Close {
-    /// The connection ended.
-    Closed,
-    /// It is still there, but is observed no longer.
+    /// The connection ended; by what, where it was neither end's close.
+    Closed(Option<Fault>),
+    /// It is not known any more: it made room for others, or its end was not seen.
     Abandoned,
+    /// Observation has ended, with the connection still there.
+    Over,
 }
 
 /// What is done with flows.
 pub trait Handler {
     /// What is kept with each flow.
     type Session;
-    /// A flow begins.
-    fn open(&mut self, flow: &Flow, time: Nanos) -> Self::Session;
+    /// What is kept of a client's socket that has no flow yet.
+    type Early;
+    /// `connect` was called. The local end is not known yet.
+    fn connecting(&mut self, socket: &SocketId, task: Option<&Task>, time: Nanos) -> Self::Early;
+    /// There is a connection from before the observation, which `task` holds.
+    fn older(&mut self, socket: &SocketId, task: &Task) -> Self::Early;
+    /// A socket ends that never had a flow.
+    fn vanish(&mut self, early: Self::Early, close: Close, time: Nanos);
+    /// A flow begins. Answers also whether [`Self::tick`] is to be called for it.
+    fn open(
+        &mut self,
+        flow: &Flow,
+        early: Option<Self::Early>,
+        time: Nanos,
+    ) -> (Self::Session, bool);
     /// The next piece of a flow. Answers whether [`Self::tick`] is to be called for it.
     fn segment(&mut self, flow: &Flow, session: &mut Self::Session, segment: &Segment<'_>) -> bool;
     /// Time has passed. Answers whether to be called again.
@@ -160,10 +133,12 @@ impl Lanes {
 }
 
 /// The table of sockets.
-pub struct Flows<S> {
+pub struct Flows<H: Handler> {
     options: Options,
     by_sk: FxHashMap<u64, usize>,
-    slots: Vec<Option<Slot<S>>>,
+    slots: Vec<Option<Slot<H::Session>>>,
+    /// Sockets that have no flow yet.
+    early: EarlySockets<H::Early>,
     free: Vec<usize>,
     pairing: Pairing,
     /// Slots that need [`Flows::tick`].
@@ -172,7 +147,7 @@ pub struct Flows<S> {
     hand: usize,
 }
 
-impl<S> Flows<S> {
+impl<H: Handler> Flows<H> {
     /// An empty table.
     #[must_use]
     pub fn new(options: Options) -> Self {
@@ -180,6 +155,7 @@ impl<S> Flows<S> {
             options,
             by_sk: FxHashMap::default(),
             slots: Vec::new(),
+            early: EarlySockets::default(),
             free: Vec::new(),
             pairing: Pairing::default(),
             attention: Vec::new(),
@@ -201,20 +177,26 @@ impl<S> Flows<S> {
     }
 
     /// Takes in one event.
-    pub fn event<H: Handler<Session = S>>(
-        &mut self,
-        event: &Event<'_>,
-        handler: &mut H,
-        telemetry: &Telemetry,
-    ) {
+    pub fn event(&mut self, event: &Event<'_>, handler: &mut H, telemetry: &Telemetry) {
         match &event.kind {
             EventKind::Data(data) => {
                 if let Some(index) = self.find_or_join(event, data, handler, telemetry) {
                     self.data(index, event, data, handler);
                 }
             }
-            // The local end is not known yet; establishment tells.
-            EventKind::Connecting => {}
+            EventKind::Connecting => {
+                let socket = &event.socket;
+                if self.options.ports.contains(socket.remote.port())
+                    && verdict(self.options.role, End::Client, socket) == Verdict::Reported
+                    && self.early.connecting.len() < self.options.max_flows
+                {
+                    let early = handler.connecting(socket, event.task.as_ref(), event.time);
+                    let early = (socket.remote.port(), early);
+                    if let Some((_, lost)) = self.early.connecting.insert(socket.sk, early) {
+                        handler.vanish(lost, Close::Abandoned, event.time);
+                    }
+                }
+            }
             // Of no connection: `datagram` takes those.
             EventKind::Datagram(_) => {}
             EventKind::Established {
@@ -222,7 +204,7 @@ impl<S> Flows<S> {
                 send_position,
                 receive_position,
             } => {
-                self.close_sk(event.socket.sk, event.time, Close::Closed, handler);
+                self.close_sk(event.socket.sk, event.time, Close::Closed(None), handler);
                 let server = match end {
                     End::Client => event.socket.remote,
                     End::Server => event.socket.local,
@@ -244,15 +226,19 @@ impl<S> Flows<S> {
                     }
                 }
             }
-            EventKind::Closed => {
-                self.close_sk(event.socket.sk, event.time, Close::Closed, handler);
+            EventKind::Closed { fault } => {
+                let close = Close::Closed(*fault);
+                self.close_sk(event.socket.sk, event.time, close, handler);
+                if let Some(early) = self.early.closed(&event.socket, self.options.max_flows) {
+                    handler.vanish(early, close, event.time);
+                }
             }
         }
     }
 
     /// Time has passed: gives up holes and decisions that have waited long enough. To be called at least every 50 ms
     /// of event time while events come, and when none do.
-    pub fn tick<H: Handler<Session = S>>(&mut self, now: Nanos, handler: &mut H) {
+    pub fn tick(&mut self, now: Nanos, handler: &mut H) {
         self.pairing.tick(now);
         let mut attention = std::mem::take(&mut self.attention);
         attention.retain(|&index| {
@@ -291,16 +277,72 @@ impl<S> Flows<S> {
         self.attention = attention;
     }
 
+    /// Servers are expected on other ports from now on.
+    pub fn watch(&mut self, ports: Ports) {
+        self.options.ports = ports;
+    }
+
+    /// Gives up the connections to servers on ports that `which` names.
+    pub fn give_up(&mut self, which: impl Fn(u16) -> bool, time: Nanos, handler: &mut H) {
+        let slots = self.slots.iter().flatten();
+        let mut all: Vec<_> = slots
+            .filter(|slot| which(slot.flow.server().port()))
+            .map(|slot| slot.flow.socket.sk)
+            .collect();
+        all.sort_unstable();
+        for sk in all {
+            self.close_sk(sk, time, Close::Abandoned, handler);
+        }
+        for early in self.early.give_up(which) {
+            handler.vanish(early, Close::Abandoned, time);
+        }
+    }
+
     /// The source has ended. For a capture that is the end of each connection; live ones go on unobserved.
-    pub fn finish<H: Handler<Session = S>>(&mut self, time: Nanos, close: Close, handler: &mut H) {
+    pub fn finish(&mut self, time: Nanos, close: Close, handler: &mut H) {
         let mut all: Vec<_> = self.by_sk.keys().copied().collect();
         all.sort_unstable();
         for sk in all {
             self.close_sk(sk, time, close, handler);
         }
+        for early in self.early.drain() {
+            handler.vanish(early, close, time);
+        }
     }
 
-    fn find_or_join<H: Handler<Session = S>>(
+    /// Connections from before the observation will be told by [`Self::adopt`]: until then it is noted which ones end.
+    pub fn expect_older(&mut self) {
+        self.early.expect();
+    }
+
+    /// Takes in connections that were there before the observation, each with who holds it, as they were found at some time
+    /// after [`Self::expect_older`]. Only clients' ends are taken.
+    pub fn adopt(&mut self, found: &[(SocketId, Task)], handler: &mut H) {
+        let known: FxHashSet<early::Key> = self
+            .slots
+            .iter()
+            .flatten()
+            .map(|slot| early::key(&slot.flow.socket))
+            .collect();
+        let Some(closed) = self.early.expected() else {
+            return;
+        };
+        for (socket, task) in found {
+            let key = early::key(socket);
+            let wanted = self.options.ports.contains(socket.remote.port())
+                && !self.options.ports.contains(socket.local.port())
+                && verdict(self.options.role, End::Client, socket) == Verdict::Reported;
+            if wanted
+                && !known.contains(&key)
+                && !closed.contains(&key)
+                && self.early.older.len() < self.options.max_flows
+            {
+                self.early.older.insert(key, handler.older(socket, task));
+            }
+        }
+    }
+
+    fn find_or_join(
         &mut self,
         event: &Event<'_>,
         data: &Data<'_>,
@@ -323,16 +365,18 @@ impl<S> Flows<S> {
         ) {
             (true, false) => End::Server,
             (false, true) => End::Client,
-            _ => {
+            (true, true) => {
                 telemetry.skipped(Skipped::Role).add(data.length.into());
                 telemetry.lost_bytes.add(data.length.into());
                 return None;
             }
+            // Of a port that was watched when the source saw it.
+            (false, false) => return None,
         };
         Some(self.open(event, end, None, handler, telemetry))
     }
 
-    fn open<H: Handler<Session = S>>(
+    fn open(
         &mut self,
         event: &Event<'_>,
         end: End,
@@ -375,12 +419,16 @@ impl<S> Flows<S> {
         if flow.verdict != Verdict::Redundant {
             telemetry.connections_seen.add(1);
         }
-        let session = handler.open(&flow, event.time);
+        let early = match end {
+            End::Client => self.early.take(&flow.socket),
+            End::Server => None,
+        };
+        let (session, ticks) = handler.open(&flow, early, event.time);
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        if flow.verdict == Verdict::Undecided {
+        if ticks || flow.verdict == Verdict::Undecided {
             flow.attended = true;
             self.attention.push(index);
         }
@@ -393,13 +441,7 @@ impl<S> Flows<S> {
         index
     }
 
-    fn data<H: Handler<Session = S>>(
-        &mut self,
-        index: usize,
-        event: &Event<'_>,
-        data: &Data<'_>,
-        handler: &mut H,
-    ) {
+    fn data(&mut self, index: usize, event: &Event<'_>, data: &Data<'_>, handler: &mut H) {
         let Some(slot) = self.slots[index].as_mut() else {
             return;
         };
@@ -452,12 +494,7 @@ impl<S> Flows<S> {
     }
 
     /// Notes the positions that one end sees, and decides a server's end whose client's end is here.
-    fn pair<H: Handler<Session = S>>(
-        &mut self,
-        index: usize,
-        positions: Positions,
-        handler: &mut H,
-    ) {
+    fn pair(&mut self, index: usize, positions: Positions, handler: &mut H) {
         let Some(Slot { flow, session, .. }) = self.slots[index].as_mut() else {
             return;
         };
@@ -478,13 +515,7 @@ impl<S> Flows<S> {
         }
     }
 
-    fn close_sk<H: Handler<Session = S>>(
-        &mut self,
-        sk: u64,
-        time: Nanos,
-        close: Close,
-        handler: &mut H,
-    ) {
+    fn close_sk(&mut self, sk: u64, time: Nanos, close: Close, handler: &mut H) {
         let Some(index) = self.by_sk.remove(&sk) else {
             return;
         };
@@ -519,7 +550,7 @@ impl<S> Flows<S> {
     }
 
     /// Makes room: of a few sockets in turn, the one that was silent longest goes.
-    fn evict<H: Handler<Session = S>>(&mut self, time: Nanos, handler: &mut H) {
+    fn evict(&mut self, time: Nanos, handler: &mut H) {
         const SAMPLE: usize = 16;
         let mut oldest: Option<(Nanos, u64)> = None;
         let mut looked = 0;
@@ -545,23 +576,4 @@ impl<S> Flows<S> {
 fn is_paired(pairing: &Pairing, flow: &Flow) -> bool {
     let seen = |positions: &Positions| pairing.has_positions(*positions);
     flow.seen.iter().any(seen) || pairing.has_peer_of(&flow.socket)
-}
-
-/// What can be said of a flow at its beginning.
-fn verdict(role: Role, end: End, socket: &SocketId) -> Verdict {
-    match (role, end) {
-        (Role::Both, _)
-        | (Role::Client | Role::Auto, End::Client)
-        | (Role::Server, End::Server) => Verdict::Reported,
-        (Role::Client, End::Server) | (Role::Server, End::Client) => Verdict::Redundant,
-        (Role::Auto, End::Server) if is_local(socket) => Verdict::Redundant,
-        (Role::Auto, End::Server) => Verdict::Undecided,
-    }
-}
-
-/// Whether both ends of a socket are certainly in one network namespace.
-fn is_local(socket: &SocketId) -> bool {
-    let loopback = |address: IpAddr| address.is_loopback();
-    let (local, remote) = (socket.local.ip(), socket.remote.ip());
-    local == remote || (loopback(local) && loopback(remote))
 }

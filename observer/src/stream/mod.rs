@@ -6,12 +6,16 @@
 //! - [`reassembly`]: one direction of one socket: order by TCP position, overlaps, gaps, budgets.
 //! - [`pairing`]: which two sockets of this host are the two ends of one connection.
 //! - [`datagram`]: UDP, where every datagram is a whole.
+//! - `role`: which end of a connection is reported.
+//! - `early`: sockets of which no byte was seen yet.
 //! - [`flows`]: the table of sockets, their roles, their beginning and end.
 
 pub mod datagram;
+mod early;
 pub mod flows;
 pub mod pairing;
 pub mod reassembly;
+mod role;
 #[cfg(test)]
 mod tests;
 

@@ -3,7 +3,7 @@
 use super::flows::{Close, Flow, Flows, Handler, Options, Ports, Role, Verdict};
 use super::reassembly::Limits;
 use super::{Content, Segment, Side};
-use crate::source::event::{Data, Direction, End, Event, EventKind, Nanos, SocketId};
+use crate::source::event::{Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, Task};
 use crate::telemetry::{Skipped, Telemetry};
 
 const MS: Nanos = 1_000_000;
@@ -20,9 +20,22 @@ struct Bytes(String);
 
 impl Handler for Log {
     type Session = Bytes;
+    type Early = &'static str;
 
-    fn open(&mut self, _: &Flow, _: Nanos) -> Bytes {
-        Bytes::default()
+    fn connecting(&mut self, _: &SocketId, _: Option<&Task>, _: Nanos) -> &'static str {
+        "connecting"
+    }
+
+    fn older(&mut self, _: &SocketId, _: &Task) -> &'static str {
+        "older"
+    }
+
+    fn vanish(&mut self, early: &'static str, close: Close, _: Nanos) {
+        self.lines.push(format!("{early} {close:?}"));
+    }
+
+    fn open(&mut self, _: &Flow, early: Option<&'static str>, _: Nanos) -> (Bytes, bool) {
+        (Bytes(early.unwrap_or_default().to_owned()), false)
     }
 
     fn segment(&mut self, _: &Flow, session: &mut Bytes, segment: &Segment<'_>) -> bool {
@@ -53,7 +66,7 @@ impl Handler for Log {
 }
 
 struct Host {
-    flows: Flows<Bytes>,
+    flows: Flows<Log>,
     log: Log,
     telemetry: Telemetry,
     now: Nanos,
@@ -200,11 +213,11 @@ fn a_short_connection_is_paired_after_its_end() {
     let mut host = Host::new(Role::Auto);
     host.established(client, End::Client, 100, 500);
     host.data(client, Direction::Send, (100, 500), "ask");
-    host.event(client, EventKind::Closed);
+    host.event(client, EventKind::Closed { fault: None });
     host.established(server, End::Server, 500, 100);
     host.data(server, Direction::Receive, (100, 500), "ask");
-    host.event(server, EventKind::Closed);
-    assert_eq!(host.lines(), ["Client >ask Closed"]);
+    host.event(server, EventKind::Closed { fault: None });
+    assert_eq!(host.lines(), ["Client >ask Closed(None)"]);
 }
 
 #[test]
@@ -286,4 +299,88 @@ fn the_table_is_bounded() {
         assert!(host.flows.len() <= 100);
     }
     assert_eq!(host.lines().len(), 1_000);
+}
+
+#[test]
+fn other_ports_from_now_on() {
+    let mut host = Host::new(Role::Auto);
+    let old = socket(1, 10, "10.0.0.1:40000", "10.0.0.2:6379");
+    let kept = socket(2, 10, "10.0.0.1:40001", "10.0.0.2:6380");
+    host.flows.watch(Ports::new(vec![6379, 6380]));
+    host.data(old, Direction::Send, (100, 500), "a");
+    host.data(kept, Direction::Send, (100, 500), "b");
+    host.flows
+        .give_up(|port| port == 6379, host.now, &mut host.log);
+    host.flows.watch(Ports::new(vec![6380, 6381]));
+    // Still on its way from the kernel; nobody wants it, so it is no loss.
+    host.data(old, Direction::Send, (101, 500), "late");
+    host.data(kept, Direction::Send, (101, 500), "c");
+    let new = socket(3, 10, "10.0.0.1:40002", "10.0.0.2:6381");
+    host.data(new, Direction::Send, (7, 5), "d");
+    assert_eq!(host.telemetry.skipped(Skipped::Role).get(), 0);
+    assert_eq!(
+        host.lines(),
+        [
+            "Client >a Abandoned",
+            "Client >b>c Abandoned",
+            "Client >d Abandoned"
+        ]
+    );
+}
+
+#[test]
+fn an_attempt_becomes_a_flow_or_fails() {
+    let attempt = socket(1, 10, "0.0.0.0:0", "10.0.0.2:6379");
+    let client = socket(1, 10, "10.0.0.1:40000", "10.0.0.2:6379");
+    let fault = Some(Fault::Refused);
+    let mut host = Host::new(Role::Auto);
+    host.event(attempt, EventKind::Connecting);
+    host.established(client, End::Client, 100, 500);
+    host.event(client, EventKind::Closed { fault: None });
+    host.event(attempt, EventKind::Connecting);
+    host.event(client, EventKind::Closed { fault });
+    // Its end was lost, and its `struct sock` is another's.
+    host.event(attempt, EventKind::Connecting);
+    host.event(attempt, EventKind::Connecting);
+    assert_eq!(
+        host.lines(),
+        [
+            "Client connecting Closed(None)",
+            "connecting Closed(Some(Refused))",
+            "connecting Abandoned",
+            "connecting Abandoned",
+        ]
+    );
+    let mut host = Host::new(Role::Server);
+    host.event(attempt, EventKind::Connecting);
+    assert!(host.lines().is_empty());
+}
+
+#[test]
+fn older_connections_are_taken_in_once_and_only_while_they_last() {
+    let of = |sk, port: u16| socket(sk, 10, &format!("10.0.0.1:{port}"), "10.0.0.2:6379");
+    let mut host = Host::new(Role::Auto);
+    host.flows.expect_older();
+    // Ends while they are looked for; is seen while they are looked for; opens meanwhile.
+    host.event(of(1, 1), EventKind::Closed { fault: None });
+    host.data(of(2, 2), Direction::Send, (100, 500), "seen");
+    host.established(of(3, 3), End::Client, 100, 500);
+    let mut found: Vec<_> = (1..=6).map(|port| (of(0, port), Task::default())).collect();
+    found.push((
+        socket(0, 10, "10.0.0.2:6379", "10.0.0.1:9"),
+        Task::default(),
+    ));
+    host.flows.adopt(&found, &mut host.log);
+    host.data(of(4, 4), Direction::Send, (100, 500), "late");
+    host.event(of(5, 5), EventKind::Closed { fault: None });
+    assert_eq!(
+        host.lines(),
+        [
+            "older Closed(None)",
+            "Client >seen Abandoned",
+            "Client  Abandoned",
+            "Client older>late Abandoned",
+            "older Abandoned",
+        ]
+    );
 }

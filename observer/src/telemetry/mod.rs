@@ -3,9 +3,12 @@
 //! One shared [`Telemetry`]; every stage counts into it, the sinks export it. All counters only grow, except
 //! the one that is called a gauge.
 
+mod health;
 pub mod names;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use health::{Health, Phase};
 
 /// A counter that only grows.
 #[derive(Debug, Default)]
@@ -94,6 +97,8 @@ reasons! {
         Peer = "peer",
         /// A datagram that came again, or after its exchange was over.
         Duplicate = "duplicate",
+        /// Of a connection that a rule says to ignore.
+        Rule = "rule",
     }
 }
 
@@ -130,6 +135,8 @@ reasons! {
 /// The observer's own counters.
 #[derive(Debug, Default)]
 pub struct Telemetry {
+    /// Whether the observer is alive, and observes.
+    pub health: Health,
     /// `observer.events`: events that arrived from the source.
     pub events: Counter,
     /// `observer.payload.captured`: payload bytes that arrived.
@@ -150,6 +157,8 @@ pub struct Telemetry {
     pub series_overflowed: Counter,
     /// Metric exports that failed: a resource's points of one interval. Cumulative points arrive with the next.
     pub metric_exports_failed: Counter,
+    /// `observer.scrapes`: scrapes that were answered. Whether the answer was read to its end is up to who asked.
+    pub scrapes: Counter,
     /// Pairs of endpoints that were forgotten, and exchanges that were given up, to make room for others (UDP).
     pub datagrams_evicted: Counter,
     lost: [Counter; Lost::ALL.len()],

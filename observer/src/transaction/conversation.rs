@@ -13,9 +13,12 @@
 //! is, it is on *probation*: transactions are withheld. Drained (every request answered, nothing extra) and then quiet,
 //! or drained again and again, proves it; a reply without a request refutes it.
 
+mod load;
+
 use super::batch::Call;
 use super::matcher::Matcher;
 use super::probation::{Probation, QUIET};
+use super::setup::Setup;
 use super::{Ending, Exchange};
 use crate::protocol::detect::{Detected, begins_request, detect};
 #[cfg(any(test, fuzzing))]
@@ -24,6 +27,8 @@ use crate::protocol::{Malformed, Protocol, Reply, ReplyDecoder, Request, Request
 use crate::source::event::{End, Nanos, Task};
 use crate::stream::{Content, Segment, Side};
 use crate::telemetry::{Resync, Skipped, Telemetry};
+
+pub use load::Load;
 
 /// Bytes looked at to tell the protocol, at most.
 const MAX_HEAD: usize = 64;
@@ -72,6 +77,8 @@ pub struct Conversation {
     last: Option<(Side, Nanos)>,
     probation: Option<Probation>,
     answered: bool,
+    /// Until the connection is ready, where that is asked for.
+    setup: Option<Setup>,
     /// Every request decoded, with its start: each must end exactly once.
     #[cfg(any(test, fuzzing))]
     pub(super) ledger: Vec<(Operation, Nanos)>,
@@ -97,6 +104,7 @@ impl Conversation {
             last: None,
             probation: None,
             answered: false,
+            setup: None,
             #[cfg(any(test, fuzzing))]
             ledger: Vec::new(),
         }
@@ -382,6 +390,11 @@ impl Conversation {
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
         let (started, task) = self.began;
+        let setting_up = match &mut self.setup {
+            Some(setup) => setup.request(&request, started),
+            None => false,
+        };
+        let before = self.matcher.waiting();
         #[cfg(any(test, fuzzing))]
         if !matches!(request.effect, Effect::Replica | Effect::Replicate) {
             self.ledger.push((request.operation, started));
@@ -392,14 +405,19 @@ impl Conversation {
             continues: self.continues,
         };
         let matcher = &mut self.matcher;
-        match &mut self.probation {
+        let result = match &mut self.probation {
             None => matcher.request(request, call, now, task, out),
             Some(probation) => {
                 let withhold = &mut |exchange| probation.withhold(exchange);
-                matcher.request(request, call, now, task, withhold)?;
-                probation.look(matcher, now)
+                matcher
+                    .request(request, call, now, task, withhold)
+                    .and_then(|()| probation.look(matcher, now))
             }
+        };
+        if let Some(setup) = self.setup.as_mut().filter(|_| setting_up) {
+            setup.sent(self.matcher.waiting().saturating_sub(before));
         }
+        result
     }
 
     fn reply(
@@ -415,12 +433,16 @@ impl Conversation {
             End::Server => segment.started,
         };
         let matcher = &mut self.matcher;
+        let before = matcher.waiting();
         match &mut self.probation {
             None => matcher.reply(reply, time, out)?,
             Some(probation) => {
                 matcher.reply(reply, time, &mut |exchange| probation.withhold(exchange))?;
                 probation.look(matcher, segment.time)?;
             }
+        }
+        if let Some(setup) = &mut self.setup {
+            setup.replied(before.saturating_sub(self.matcher.waiting()), time);
         }
         let pushes = self.matcher.take_pushes();
         if pushes > 0 {
@@ -464,6 +486,8 @@ impl Conversation {
         telemetry.skipped(reason).add(length as u64);
         self.phase = Phase::Ignored(reason);
         self.probation = None;
+        // What sets it up is not known.
+        self.setup = None;
     }
 
     /// Drops what is not sure, counts it, and waits for a boundary.

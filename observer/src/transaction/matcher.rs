@@ -4,6 +4,8 @@
 //! are answered only sometimes ([`quiet`](super::quiet)), requests with several answers (SUBSCRIBE), and answers without a
 //! request (pushes).
 
+mod state;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -39,6 +41,8 @@ pub(super) struct Pending {
     confirmations: u32,
     /// Requests with noreply came just before: an error may be theirs.
     doubtful: bool,
+    /// Nothing else was outstanding since it was sent.
+    alone: bool,
 }
 
 /// The outstanding requests of a connection, and its state.
@@ -121,6 +125,18 @@ impl Matcher {
         !self.early.is_empty()
     }
 
+    /// Requests that wait for their reply.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether the connection is occupied: by requests that wait, a transaction that was begun, or a subscription.
+    #[must_use]
+    pub fn is_occupied(&self) -> bool {
+        !self.pending.is_empty() || !self.queued.is_empty() || self.subscribed.any()
+    }
+
     /// Which stream the server sends from here on in place of replies.
     #[must_use]
     pub fn stream(&self) -> Option<Skipped> {
@@ -192,6 +208,10 @@ impl Matcher {
             Answer::Subscriptions(count) => count.max(1),
             Answer::One | Answer::None | Answer::Quiet(_) => 0,
         };
+        let alone = self.pending.is_empty() && self.queued.is_empty();
+        if self.pending.len() == 1 {
+            self.pending[0].alone = false;
+        }
         self.pending.push_back(Pending {
             request,
             start,
@@ -199,6 +219,7 @@ impl Matcher {
             group,
             confirmations,
             doubtful: self.doubt.added(),
+            alone,
         });
         self.quiets.added(&self.pending);
         // Only now, so that the request ends with the others when they are given up.
@@ -466,6 +487,7 @@ impl Matcher {
         let end = time.max(pending.start);
         let mut ended = self.transaction(pending.request, pending.start, end, pending.task, ending);
         ended.outcome = outcome;
+        ended.alone = pending.alone;
         self.groups.ended(group, ended, out);
     }
 
@@ -519,58 +541,6 @@ impl Matcher {
         self.ended(pending, Ending::Replied, outcome, time, out);
     }
 
-    /// What a reply says of the connection's state.
-    fn apply(&mut self, request: &mut Request, outcome: &Outcome) {
-        let refused = outcome.error.is_some();
-        if let Some(said) = request
-            .detail
-            .as_mut()
-            .and_then(|detail| detail.client.take())
-        {
-            self.introduce(*said, refused);
-        }
-        if refused {
-            return;
-        }
-        match request.effect {
-            Effect::Select(database) => self.database = Some(database),
-            Effect::Hello(Some(version)) => self.resp3 = version >= 3,
-            Effect::Reset => {
-                self.database = Some(0);
-                self.reply_mode = ReplyMode::On;
-                self.subscribed = Subscribed::default();
-                self.resp3 = false;
-                let forget = Client {
-                    user: Some(String::new()),
-                    name: Some(String::new()),
-                    ..Client::default()
-                };
-                self.introduce(forget, false);
-            }
-            Effect::Stream => self.stream = Some(Skipped::Stream),
-            Effect::Replicate => self.stream = Some(Skipped::Replication),
-            _ => {}
-        }
-    }
-
-    /// Takes over what the client has said. Its library is what it says it is also where the server does not know the
-    /// command (before 7.2); its user and name are not.
-    fn introduce(&mut self, said: Client, refused: bool) {
-        fn take(known: &mut Option<String>, said: Option<String>) {
-            if let Some(said) = said {
-                *known = Some(said).filter(|said| !said.is_empty());
-            }
-        }
-        let mut client = self.client.as_deref().cloned().unwrap_or_default();
-        if !refused {
-            take(&mut client.user, said.user);
-            take(&mut client.name, said.name);
-        }
-        take(&mut client.library, said.library);
-        take(&mut client.library_version, said.library_version);
-        self.client = (client != Client::default()).then(|| Arc::new(client));
-    }
-
     fn transaction(
         &self,
         request: Request,
@@ -589,6 +559,7 @@ impl Matcher {
             database: self.database,
             client: self.client.clone(),
             task,
+            alone: false,
         }
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! - [`matcher`]: pairing and the state of a connection that a pairing depends on.
 //! - `quiet`: the same where some requests are answered only sometimes.
+//! - `setup`: what a client says before its connection is ready.
 //! - [`batch`]: which commands left together.
 //! - [`conversation`]: decoding, detection, and what happens when the boundary or the pairing is not sure.
 
@@ -16,16 +17,18 @@ pub mod matcher;
 mod probation;
 mod quiet;
 mod reply_mode;
+mod setup;
 mod subscribed;
 
 #[cfg(test)]
 mod tests;
 
-pub use conversation::Conversation;
+pub use conversation::{Conversation, Load};
+pub use setup::Ready;
 
 use std::sync::Arc;
 
-use crate::protocol::{Answer, Client, Outcome, Protocol, Request};
+use crate::protocol::{Answer, Class, Client, Outcome, Protocol, Request};
 use crate::source::event::{Nanos, Task};
 
 /// How a request ended.
@@ -75,6 +78,8 @@ pub struct Transaction {
     pub client: Option<Arc<Client>>,
     /// The thread at this end that moved the request's first byte; `None` for captures.
     pub task: Option<Task>,
+    /// Whether nothing else was outstanding on the connection while it was.
+    pub alone: bool,
 }
 
 impl Transaction {
@@ -118,7 +123,20 @@ impl Exchange {
         }
     }
 
-    fn transactions_mut(&mut self) -> &mut [Transaction] {
+    /// Whether it only asked whether the connection works: a PING, or Memcached's NOOP, MN or VERSION, sent by itself on an idle
+    /// connection.
+    #[must_use]
+    pub fn is_health_check(&self) -> bool {
+        let Exchange::One(Transaction { request, alone, .. }) = self else {
+            return false;
+        };
+        *alone
+            && matches!(request.class, Class::Connection | Class::Admin)
+            && matches!(request.operation.name(), "PING" | "NOOP" | "MN" | "VERSION")
+    }
+
+    /// The same, to be changed.
+    pub fn transactions_mut(&mut self) -> &mut [Transaction] {
         match self {
             Exchange::One(transaction) => std::slice::from_mut(transaction),
             Exchange::Batch(batch) => &mut batch.transactions,

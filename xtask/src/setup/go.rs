@@ -15,8 +15,16 @@ pub(super) const REDIGO: &str = "/usr/share/gocode/src/github.com/gomodule/redig
 /// Another.
 pub(super) const GOMEMCACHE: &str = "/usr/share/gocode/src/github.com/bradfitz/gomemcache";
 
-/// Folders of `tests/clients`, and the programs there.
-const PROGRAMS: [(&str, &str); 2] = [("go", "redigo"), ("gomemcache", "gomemcache")];
+/// And another.
+pub(super) const GO_REDIS: &str = "/usr/share/gocode/src/gopkg.in/redis.v5";
+
+/// Folders of `tests`, and the programs there.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("clients/go", "redigo"),
+    ("clients/gomemcache", "gomemcache"),
+    ("clients/pools/go", "redigo_pool"),
+    ("guide", "go_redis"),
+];
 
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -24,13 +32,12 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub(super) fn programs() -> Result<()> {
     PROGRAMS
         .iter()
-        .try_for_each(|(clients, name)| build(clients, name))
+        .try_for_each(|(folder, name)| build(folder, name))
 }
 
-fn build(clients: &str, name: &str) -> Result<()> {
+fn build(sources: &str, name: &str) -> Result<()> {
     let file = format!("{name}.go");
-    let clients = shell::workspace().join("tests/clients").join(clients);
-    let source = clients.join(&file);
+    let source = shell::workspace().join("tests").join(sources).join(&file);
     let folder = shell::target().join("tools/go");
     let program = folder.join(name);
     let wanted = fs::read_to_string(&source).context("a program of the tests")?;

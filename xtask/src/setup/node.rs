@@ -11,7 +11,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 
 /// Folders of `tests/clients`, and what they bring.
 const FOLDERS: [(&str, &str); 2] = [
-    ("node", "ioredis and node-redis, for tests"),
+    ("node", "ioredis, node-redis and generic-pool, for tests"),
     ("memjs", "memjs, for tests"),
 ];
 

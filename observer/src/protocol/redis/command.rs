@@ -1,6 +1,6 @@
 //! Reads a request's meaning out of its arguments, by the command table.
 
-use super::super::message::{Class, Expiry, Operation, Request, Word, seconds};
+use super::super::message::{Class, Expiry, HitRule, Operation, Request, Word, seconds};
 use super::super::number;
 use super::super::text::Writer;
 use super::arguments::{Arguments, MAX_KEPT, RESIDUES};
@@ -60,6 +60,8 @@ struct Walk<'a> {
     get: bool,
     /// BYSCORE or BYLEX.
     by_value: bool,
+    /// Scores or values stand between the elements, beside them in another version of RESP.
+    mixed: bool,
     block: bool,
     /// No option comes any more.
     last: bool,
@@ -78,6 +80,7 @@ impl<'a> Walk<'a> {
             fields: 0,
             get: false,
             by_value: false,
+            mixed: false,
             block: false,
             last: false,
         }
@@ -303,6 +306,7 @@ impl<'a> Walk<'a> {
             }
             "GET" => self.get = true,
             "BYSCORE" | "BYLEX" => self.by_value = true,
+            "WITHSCORES" | "WITHVALUES" => self.mixed = true,
             "BLOCK" => self.block = true,
             _ => {}
         }
@@ -371,6 +375,11 @@ impl<'a> Walk<'a> {
             range: (self.arguments.integer(2), self.arguments.integer(3)),
             counted: self.total > 2,
         });
+        let told = matches!(
+            request.hit_rule,
+            HitRule::Null | HitRule::NullElements { .. } | HitRule::Empty
+        );
+        request.returns = command.class == Class::Get && (told || command.returns) && !self.mixed;
     }
 
     /// RESTORE's: 0 is no time to live, and with ABSTTL it is a point in time.

@@ -228,6 +228,8 @@ pub(super) struct Command {
     arguments: &'static str,
     pub(super) hit: Hit,
     pub(super) values: ReplyValues,
+    /// The values that come back can be counted, though hits cannot.
+    pub(super) returns: bool,
     pub(super) ttl: Ttl,
     pub(super) blocking: bool,
     pub(super) special: Special,
@@ -242,6 +244,7 @@ const fn c(name: &'static str, class: Class, shape: &'static str) -> Command {
         arguments: shape,
         hit: Hit::No,
         values: ReplyValues::All,
+        returns: false,
         ttl: Ttl::No,
         blocking: false,
         special: Special::No,
@@ -256,6 +259,11 @@ impl Command {
     /// Every second element of the reply is a value.
     const fn second(mut self) -> Self {
         self.values = ReplyValues::EverySecond;
+        self
+    }
+    /// Its reply is a value, or has one element for each.
+    const fn returns(mut self) -> Self {
+        self.returns = true;
         self
     }
     const fn seconds(mut self, at: u8) -> Self {

@@ -1,9 +1,10 @@
 //! The span of a batch: what its commands add up to.
 
-use opentelemetry::{Array, KeyValue, StringValue, Value};
+use opentelemetry::{Array, KeyValue, Value};
 
+use super::super::keys;
 use super::connection::{client, connection};
-use super::{found, integer};
+use super::{found, integer, shown};
 use crate::aggregation::{failure, value_size};
 use crate::enrichment::Observation;
 use crate::protocol::{Class, Detail, Effect};
@@ -56,7 +57,7 @@ pub(super) fn attributes(observation: &Observation, batch: &Batch) -> Vec<KeyVal
     if let Some(Some(database)) = same(batch.transactions.iter().map(|one| one.database)) {
         put(attribute::DB_NAMESPACE, database.to_string().into());
     }
-    let text = text(batch);
+    let text = text(observation, batch);
     if !text.is_empty() {
         put(attribute::DB_QUERY_TEXT, text.into());
     }
@@ -76,11 +77,8 @@ pub(super) fn attributes(observation: &Observation, batch: &Batch) -> Vec<KeyVal
         put(attribute::DB_OPERATION_BATCH_SIZE, integer(size));
     }
     let details = || commands(batch).filter_map(|one| one.request.detail.as_deref());
-    let keys: Vec<StringValue> = details()
-        .flat_map(|detail| &detail.keys)
-        .take(Detail::MAX_KEYS)
-        .map(|key| StringValue::from(key.clone()))
-        .collect();
+    let keys = details().flat_map(|detail| &detail.keys);
+    let keys = shown(observation, keys.take(Detail::MAX_KEYS));
     if !keys.is_empty() {
         put(attribute::CACHE_KEY, Value::Array(Array::String(keys)));
     }
@@ -103,7 +101,13 @@ pub(super) fn attributes(observation: &Observation, batch: &Batch) -> Vec<KeyVal
         put(attribute::CACHE_DELETED_COUNT, integer(deleted));
     }
     // Who it is at the end: a pipeline may begin with AUTH.
-    list.extend(batch.transactions.last().into_iter().flat_map(client));
+    list.extend(
+        batch
+            .transactions
+            .last()
+            .into_iter()
+            .flat_map(|one| client(observation, one)),
+    );
     list
 }
 
@@ -113,14 +117,14 @@ fn total(values: impl Iterator<Item = Option<u64>>) -> Option<u64> {
 }
 
 /// The query texts, joined as the conventions ask for batches.
-fn text(batch: &Batch) -> String {
+fn text(observation: &Observation, batch: &Batch) -> String {
     let mut text = String::new();
     let texts = batch
         .transactions
         .iter()
         .filter_map(|one| one.request.detail.as_deref())
-        .map(|detail| detail.text.as_str())
-        .filter(|text| !text.is_empty());
+        .filter(|detail| !detail.text.is_empty())
+        .map(|detail| keys::text(&observation.export, detail));
     for one in texts {
         if text.len() + one.len() > MAX_TEXT {
             text.push_str("; …");
@@ -129,7 +133,7 @@ fn text(batch: &Batch) -> String {
         if !text.is_empty() {
             text.push_str("; ");
         }
-        text.push_str(one);
+        text.push_str(&one);
     }
     text
 }
@@ -138,7 +142,7 @@ fn text(batch: &Batch) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{Ids, Span};
+    use super::super::{Ids, Sample, Span, SpanLimits};
     use super::*;
     use crate::aggregation::testing::{observation, transaction};
     use crate::config::export::{Export, SpanPolicy, SpansPipeline};
@@ -158,7 +162,7 @@ mod tests {
                 text: format!("{name} k{index}"),
                 keys: vec![format!("k{index}")],
                 stored_procedure: None,
-                client: None,
+                ..Detail::default()
             }));
             one
         };
@@ -186,7 +190,11 @@ mod tests {
             ),
         ];
         for (kind, names, operation, size) in table {
-            let spans = Span::of(&batch(kind, names), Ids::random());
+            let spans = Span::of(
+                &batch(kind, names),
+                Ids::new(Sample::default()),
+                SpanLimits::default(),
+            );
             assert_eq!(spans.len(), 1);
             assert_eq!(spans[0].name, format!("{operation} 127.0.0.1:6379"));
             assert_eq!(text(&spans[0], "db.operation.name"), operation);
@@ -211,7 +219,11 @@ mod tests {
             },
             ..Export::default()
         });
-        let spans = Span::of(&observation, Ids::random());
+        let spans = Span::of(
+            &observation,
+            Ids::new(Sample::default()),
+            SpanLimits::default(),
+        );
         assert_eq!(spans.len(), 4);
         let parent = &spans[0];
         assert_eq!(text(parent, "db.query.text"), "GET k0; GET k1; SET k2");

@@ -48,7 +48,16 @@ pub(super) fn connection(
 }
 
 /// What the client has said of itself.
-pub(super) fn client(transaction: &Transaction) -> impl Iterator<Item = KeyValue> {
+pub(super) fn client(
+    observation: &Observation,
+    transaction: &Transaction,
+) -> impl Iterator<Item = KeyValue> {
+    let redaction = &observation.export.redaction;
+    let (user, name) = (redaction.user, redaction.client_name);
+    let hidden = move |attribute| {
+        attribute == attribute::CACHE_USER && user
+            || attribute == attribute::CACHE_CLIENT_NAME && name
+    };
     let said = transaction.client.as_deref().map(|client| {
         [
             (attribute::CACHE_USER, &client.user),
@@ -62,5 +71,6 @@ pub(super) fn client(transaction: &Transaction) -> impl Iterator<Item = KeyValue
     });
     said.into_iter()
         .flatten()
+        .filter(move |(name, _)| !hidden(*name))
         .filter_map(|(name, said)| Some(KeyValue::new(name, said.clone()?)))
 }

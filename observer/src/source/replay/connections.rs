@@ -149,7 +149,7 @@ impl Connections {
             .collect();
         ended.sort_unstable_by_key(|connection| connection.sk);
         for connection in ended {
-            sink(&connection.event(time, EventKind::Closed));
+            sink(&connection.event(time, EventKind::Closed { fault: None }));
         }
         self.table.clear();
     }
@@ -174,7 +174,7 @@ impl Connections {
         sink: &mut dyn FnMut(&Event<'_>),
     ) {
         if let Some(connection) = self.table.remove(key) {
-            sink(&connection.event(time, EventKind::Closed));
+            sink(&connection.event(time, EventKind::Closed { fault: None }));
         }
     }
 

@@ -206,12 +206,14 @@ impl Reader {
             Shape::Get | Shape::GetKey => {
                 self.key(key);
                 self.request.hit_rule = HitRule::Values { asked: 1 };
+                self.request.returns = true;
             }
             // As the text dialect is shown: `GAT 60 k`.
             Shape::GetTouch | Shape::GetTouchKey => {
                 self.expiry(number(extras, 0));
                 self.key(key);
                 self.request.hit_rule = HitRule::Values { asked: 1 };
+                self.request.returns = true;
             }
             Shape::Store => {
                 self.key(key);

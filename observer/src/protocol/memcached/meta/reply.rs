@@ -50,6 +50,7 @@ pub(in super::super) fn read(
             Some((b'O', token)) => opaque = Some(token),
             Some((b'k', token)) => key = Some(token),
             Some((b'b', [])) => binary = true,
+            Some((b't', token)) => reply.remaining = number::parse(token),
             _ => {}
         }
     }

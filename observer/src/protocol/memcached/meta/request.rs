@@ -94,6 +94,7 @@ fn mean(command: &Command, flags: &Flags<'_>, request: &mut Request) {
     match command.class {
         Class::Get => {
             request.hit_rule = HitRule::Null;
+            request.returns = flags.value;
             if flags.ttl.is_some() && !flags.value {
                 request.class = Class::Touch;
             }

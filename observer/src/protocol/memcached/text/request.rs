@@ -283,6 +283,7 @@ impl Reader {
         self.request.hit_rule = HitRule::Values {
             asked: self.request.key_count,
         };
+        self.request.returns = true;
     }
 
     fn key(&mut self, word: Option<&[u8]>) {

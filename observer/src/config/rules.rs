@@ -1,0 +1,327 @@
+//! What the file says of some connections only: names of caches, rules. Resolved once for each connection and process.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::export::{Export, Keys, Share, Slow, SpanPolicy, SpansPipeline};
+
+/// Most rules, each of which is looked at for a new connection.
+const MAX_RULES: usize = 256;
+/// Most names of caches.
+const MAX_CACHES: usize = 4_096;
+/// Most bytes of a name: it is a label of each series.
+const MAX_NAME: usize = 128;
+
+/// Parts of a [`SpanPolicy`]; what is not set is left as it is. `[spans]`, and `spans` of a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct SpanRule {
+    /// Spans of commands that left together.
+    pub pipeline: Option<SpansPipeline>,
+    /// Keep what failed.
+    pub errors: Option<bool>,
+    /// Keep what missed a key or field.
+    pub misses: Option<bool>,
+    /// Keep what was slow.
+    pub slow: Option<Slow>,
+    /// How much of the rest is kept.
+    pub share: Option<Share>,
+    /// Most spans of the rest in a second, for each service; 0: no limit.
+    pub per_second: Option<u32>,
+    /// Keep health checks.
+    pub health_checks: Option<bool>,
+}
+
+impl SpanRule {
+    /// Sets what is given.
+    pub fn apply(&self, policy: &mut SpanPolicy) {
+        fn set<T: Copy>(to: &mut T, from: Option<T>) {
+            *to = from.unwrap_or(*to);
+        }
+        set(&mut policy.pipeline, self.pipeline);
+        set(&mut policy.errors, self.errors);
+        set(&mut policy.misses, self.misses);
+        set(&mut policy.slow, self.slow);
+        set(&mut policy.share, self.share);
+        policy.per_second = self.per_second.or(policy.per_second);
+        set(&mut policy.health_checks, self.health_checks);
+    }
+}
+
+impl From<&SpanPolicy> for SpanRule {
+    fn from(policy: &SpanPolicy) -> Self {
+        Self {
+            pipeline: Some(policy.pipeline),
+            errors: Some(policy.errors),
+            misses: Some(policy.misses),
+            slow: Some(policy.slow),
+            share: Some(policy.share),
+            per_second: policy.per_second,
+            health_checks: Some(policy.health_checks),
+        }
+    }
+}
+
+impl Serialize for Slow {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::None => to.serialize_str("none"),
+            Self::P99 => to.serialize_str("p99"),
+            Self::Over(time) => to.collect_str(&humantime::format_duration(*time)),
+        }
+    }
+}
+
+impl Serialize for Share {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(self.get())
+    }
+}
+
+/// An address, or an address and port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Server {
+    address: IpAddr,
+    port: Option<u16>,
+}
+
+impl Server {
+    fn fits(self, server: SocketAddr) -> bool {
+        self.address == server.ip() && self.port.is_none_or(|port| port == server.port())
+    }
+}
+
+impl FromStr for Server {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let whole = text.parse::<SocketAddr>().ok().map(|server| Self {
+            address: server.ip(),
+            port: Some(server.port()),
+        });
+        let address = |address| Self {
+            address,
+            port: None,
+        };
+        whole
+            .or_else(|| text.parse().ok().map(address))
+            .ok_or_else(|| format!("`{text}` is no IP address, alone or with a port as in 10.0.0.7:6379 or [::1]:6379"))
+    }
+}
+
+impl TryFrom<String> for Server {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.address, port).fmt(f),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Server {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+/// One of `[[rules]]`: what connections it is about, all of which must fit, and what holds for them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Rule {
+    /// The server's port.
+    pub port: Option<u16>,
+    /// The server.
+    pub server: Option<Server>,
+    /// `service.name` of the observed process.
+    pub service: Option<String>,
+    /// `cache.name`.
+    pub cache_name: Option<String>,
+    /// How keys appear.
+    pub keys: Option<Keys>,
+    /// Its traffic is not reported.
+    pub ignore: Option<bool>,
+    /// Which spans are exported.
+    pub spans: Option<SpanRule>,
+}
+
+impl Rule {
+    fn fits(&self, server: SocketAddr, service: Option<&str>) -> bool {
+        self.port.is_none_or(|port| port == server.port())
+            && self.server.is_none_or(|one| one.fits(server))
+            && self
+                .service
+                .as_deref()
+                .is_none_or(|name| service == Some(name))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.port.is_none() && self.server.is_none() && self.service.is_none() {
+            return Err("a rule needs port, server or service, to say what it is about".to_owned());
+        }
+        let sets = self.cache_name.is_some()
+            || self.keys.is_some()
+            || self.ignore.is_some()
+            || self.spans.is_some();
+        if !sets {
+            return Err(
+                "a rule needs cache-name, keys, spans or ignore, to say what holds".to_owned(),
+            );
+        }
+        self.cache_name.as_deref().map_or(Ok(()), name)
+    }
+}
+
+fn name(name: &str) -> Result<(), String> {
+    match name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
+        true => Err(format!(
+            "`{}` is no name of 1 to {MAX_NAME} bytes",
+            name.escape_debug()
+        )),
+        false => Ok(()),
+    }
+}
+
+/// # Errors
+///
+/// The index of a rule that makes no sense, and why.
+pub(super) fn check(rules: &[Rule]) -> Result<(), (usize, String)> {
+    if rules.len() > MAX_RULES {
+        return Err((MAX_RULES, format!("more than {MAX_RULES} rules")));
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        rule.check().map_err(|reason| (index, reason))?;
+    }
+    Ok(())
+}
+
+/// # Errors
+///
+/// The key whose address or name is none, and why.
+pub(super) fn check_caches(caches: &BTreeMap<String, String>) -> Result<(), (&str, String)> {
+    for (count, (server, cache)) in caches.iter().enumerate() {
+        let error = |reason| Err((server.as_str(), reason));
+        if count >= MAX_CACHES {
+            return error(format!("more than {MAX_CACHES} names"));
+        }
+        if server.parse::<SocketAddr>().is_err() {
+            return error(format!(
+                "`{server}` is no address and port such as 10.0.0.7:6379 or [::1]:6379"
+            ));
+        }
+        name(cache).map_err(|reason| (server.as_str(), reason))?;
+    }
+    Ok(())
+}
+
+/// What holds for one connection of one process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// `cache.name`; `None`: the server's address and port.
+    pub cache: Option<String>,
+    /// What of its spans leaves, and how it is named.
+    pub export: Arc<Export>,
+    /// Its traffic is not reported.
+    pub ignore: bool,
+}
+
+/// What holds for connections. Immutable: another takes its place when the file is read again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rules {
+    caches: HashMap<(IpAddr, u16), String>,
+    rules: Vec<Rule>,
+    export: Arc<Export>,
+}
+
+impl Rules {
+    /// From what was checked. `export` holds where no rule says otherwise.
+    #[must_use]
+    pub fn new(caches: &BTreeMap<String, String>, rules: &[Rule], export: Export) -> Self {
+        let named = caches.iter().filter_map(|(server, name)| {
+            let server: SocketAddr = server.parse().ok()?;
+            Some(((server.ip(), server.port()), name.clone()))
+        });
+        Self {
+            caches: named.collect(),
+            rules: rules.to_vec(),
+            export: Arc::new(export),
+        }
+    }
+
+    /// All rules that fit, in their order: a later one stands before an earlier one. `service` is not known for captures
+    /// and before the first command.
+    #[must_use]
+    pub fn resolve(&self, server: SocketAddr, service: Option<&str>) -> Resolved {
+        let mut resolved = Resolved {
+            cache: self.caches.get(&(server.ip(), server.port())).cloned(),
+            export: Arc::clone(&self.export),
+            ignore: false,
+        };
+        for rule in self.rules.iter().filter(|rule| rule.fits(server, service)) {
+            if let Some(name) = &rule.cache_name {
+                resolved.cache = Some(name.clone());
+            }
+            resolved.ignore = rule.ignore.unwrap_or(resolved.ignore);
+            if rule.keys.is_some() || rule.spans.is_some() {
+                let export = Arc::make_mut(&mut resolved.export);
+                export.keys = rule.keys.unwrap_or(export.keys);
+                if let Some(spans) = &rule.spans {
+                    spans.apply(&mut export.spans);
+                }
+            }
+        }
+        resolved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(text: &str) -> Rule {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn later_rules_stand_before_earlier_ones() {
+        let caches = [("10.0.0.7:6379", "sessions"), ("[::1]:6379", "local")];
+        let caches = caches.map(|(server, name)| (server.to_owned(), name.to_owned()));
+        let rules = Rules::new(
+            &caches.into(),
+            &[
+                rule("port = 6380\ncache-name = 'carts'\nkeys = 'hash'"),
+                rule("service = 'web'\nspans = { misses = true, slow = '5ms' }"),
+                rule("server = '10.0.0.7'\nport = 6380\nkeys = 'none'"),
+                rule("server = '10.0.0.9:6380'\nignore = true"),
+            ],
+            Export::default(),
+        );
+        let resolve = |server: &str, service| rules.resolve(server.parse().unwrap(), service);
+        let plain = resolve("10.0.0.7:6379", None);
+        assert_eq!(plain.cache.as_deref(), Some("sessions"));
+        assert!(Arc::ptr_eq(&plain.export, &rules.export));
+        assert_eq!(resolve("[::1]:6379", None).cache.as_deref(), Some("local"));
+        assert_eq!(resolve("10.0.0.8:6379", None).cache, None);
+        let carts = resolve("10.0.0.8:6380", Some("web"));
+        assert_eq!(carts.cache.as_deref(), Some("carts"));
+        assert_eq!(carts.export.keys, Keys::Hash);
+        assert!(carts.export.spans.misses && carts.export.spans.errors);
+        assert!(!resolve("10.0.0.8:6380", Some("worker")).export.spans.misses);
+        assert_eq!(resolve("10.0.0.7:6380", None).export.keys, Keys::None);
+        assert!(resolve("10.0.0.9:6380", None).ignore);
+        assert!(!resolve("10.0.0.9:6379", None).ignore);
+    }
+}
