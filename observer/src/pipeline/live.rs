@@ -203,6 +203,8 @@ fn observe(
         telemetry.health.tick();
         if looked.elapsed() >= LOSSES {
             looked = Instant::now();
+            // Somebody may have set the time of day, or the host have slept.
+            pipeline.set_clock(source.clock());
             if let Err(error) = source.read_losses(telemetry) {
                 warn!(%error, "the kernel's loss counters cannot be read");
             }

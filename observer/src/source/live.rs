@@ -174,7 +174,6 @@ pub struct Live {
     ebpf: Ebpf,
     programs: Vec<&'static str>,
     backend: Backend,
-    clock: Clock,
     telemetry: Arc<Telemetry>,
     /// What the kernel programs say of rare events.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -262,7 +261,6 @@ impl Live {
             ebpf,
             programs,
             backend,
-            clock: clock(),
             telemetry: Arc::clone(telemetry),
             log,
             nap: NAP_BUSY,
@@ -407,10 +405,10 @@ impl Live {
         self.backend
     }
 
-    /// Turns the events' times into Unix time, as of the start.
+    /// Turns the events' times into Unix time, as of now.
     #[must_use]
     pub fn clock(&self) -> Clock {
-        self.clock
+        clock()
     }
 }
 
