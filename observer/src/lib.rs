@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! source → stream  → protocol → transaction → enrichment  → aggregation → sinks
-//! Event    Segment   Message    Transaction   Observation   Series        OTLP · console · JSON Lines
+//! Event    Segment   Message    Transaction   Observation   Series        OTLP · Prometheus · console · JSON Lines
 //! ```
 //!
 //! - [`source`]: where bytes come from: the kernel programs, or a capture file.

@@ -11,6 +11,7 @@ pub mod coverage;
 pub mod memcached;
 pub mod namespace;
 pub mod observer;
+pub mod pool;
 pub mod process;
 pub mod random;
 pub mod scrape;

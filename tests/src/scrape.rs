@@ -38,7 +38,9 @@ impl Response {
 ///
 /// When nobody answers within 20 s, or not in HTTP.
 pub fn get(port: u16, path: &str, accept: &str) -> Result<Response> {
-    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n");
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAccept: {accept}\r\n\r\n"
+    );
     ask(port, head.as_bytes())
 }
 
@@ -169,12 +171,15 @@ impl Page {
         Ok(())
     }
 
-    /// What may only grow: counters, buckets, counts and sums.
+    /// What may only grow: counters, and buckets, counts and sums of histograms.
     pub fn growing(&self) -> impl Iterator<Item = (&str, f64)> {
         let grows = |name: &str| {
-            ["_total", "_bucket", "_count", "_sum"]
-                .iter()
-                .any(|suffix| name.ends_with(suffix))
+            let histogram = ["_bucket", "_count", "_sum"].iter().any(|suffix| {
+                let family = name.strip_suffix(suffix);
+                let kind = family.and_then(|family| self.types.get(family));
+                kind.is_some_and(|kind| kind == "histogram")
+            });
+            histogram || name.ends_with("_total")
         };
         self.series.iter().filter_map(move |(series, value)| {
             let name = series.split('{').next().unwrap_or_default();

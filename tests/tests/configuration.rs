@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 use serde_json::Value;
 use tests::client::Redis;
-use tests::observer::{Observer, Options, binary, call};
+use tests::observer::{Observer, Options, binary, call, replay};
 use tests::process::{Folder, eventually};
 use tests::server::Server;
 
@@ -195,6 +195,7 @@ fn names_templates_rules_and_redaction() -> Result<()> {
     let file = File::new(&format!(
         "redis-port = [{0}, {1}, {2}]\nmemcached-port = []\nkey-patterns = ['user:{{id}}:profile', 'page:*']\n\
          [caches]\n'127.0.0.1:{0}' = 'sessions'\n\
+         [histograms]\nlatency = [0.5]\nvalue-size = [16, 64]\n\
          [redaction]\ncommands = ['hget']\nclient-name = true\n\
          [[rules]]\nport = {1}\ncache-name = 'carts'\nkeys = 'none'\nspans = {{ misses = true, share = 0, errors = false, slow = 'none' }}\n\
          [[rules]]\nserver = '127.0.0.1'\nport = {2}\nignore = true\n",
@@ -246,6 +247,19 @@ fn names_templates_rules_and_redaction() -> Result<()> {
     assert_eq!(report.metric("cache.operations", &[]), 8.0);
     assert!(report.metric("observer.payload.skipped", &[("reason", "rule")]) > 30.0);
     assert_eq!(report.summary.of("redis", "SET", "count"), 4);
+    for (name, bounds) in [
+        ("cache.value_size", vec![16.0, 64.0]),
+        ("cache.latency", vec![500.0]),
+        ("db.client.operation.duration", vec![0.5]),
+    ] {
+        let mut points = report.metrics.iter().filter(|point| point["name"] == name);
+        let told = |point: &Value| {
+            let list = point["bounds"].as_array().into_iter().flatten();
+            list.filter_map(Value::as_f64).collect::<Vec<_>>()
+        };
+        assert!(points.clone().count() > 0, "{name}");
+        assert!(points.all(|point| told(point) == bounds), "{name}");
+    }
     Ok(())
 }
 
@@ -290,6 +304,12 @@ fn read_again_under_traffic() -> Result<()> {
                 restart.is_some_and(|line| line.contains("limits.span-queue")),
                 "{log}"
             );
+            // Its pool knows it although nothing was said on it yet.
+            eventually(Duration::from_secs(10), "the connection is found", || {
+                let log = observer.log()?;
+                let mut found = log.lines().filter(|line| line.contains("from before"));
+                Ok(found.any(|line| !line.contains("connections=0")))
+            })?;
             late.command(&["SET", "watched", "x"])?;
             late.command(&["GET", "watched"])?;
 
@@ -351,5 +371,29 @@ fn without_a_file_a_hangup_ends_it() -> Result<()> {
     observer.process.signal(Signal::HUP)?;
     let status = observer.process.wait(Duration::from_secs(5))?;
     assert_ne!(status, 0);
+    Ok(())
+}
+
+#[test]
+fn captures_are_read_by_the_same_rules() -> Result<()> {
+    let capture = Path::new(env!("CARGO_MANIFEST_DIR")).join("captures/redis_basic.pcap");
+    let (_, plain, _) = replay(&capture, &[])?;
+    let server = plain.first().map(|span| of(span, "cache.name").to_owned());
+    let server = server.context("spans in the capture")?;
+    let file = File::new(&format!("[caches]\n'{server}' = 'recorded'\n"))?;
+    let (_, named, _) = replay(&capture, &["--config", file.name()])?;
+    assert_eq!(named.len(), plain.len());
+    for span in &named {
+        assert_eq!(of(span, "cache.name"), "recorded");
+    }
+    let (_, address) = server.rsplit_once(':').context("a port")?;
+    let file = File::new(&format!("[[rules]]\nport = {address}\nignore = true\n"))?;
+    let (_, ignored, summary) = replay(&capture, &["--config", file.name()])?;
+    assert_eq!(ignored.len(), 0);
+    assert_eq!(summary.context("a summary")?.total("transactions"), 0);
+    // What a service is called cannot be known there.
+    let file = File::new("[[rules]]\nservice = 'web'\nignore = true\n")?;
+    let (_, all, _) = replay(&capture, &["--config", file.name()])?;
+    assert_eq!(all.len(), plain.len());
     Ok(())
 }

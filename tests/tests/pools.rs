@@ -3,10 +3,10 @@
 //! The programs in `tests/clients/pools` hold still after each line that they print, so that both sides can be compared
 //! at rest.
 
-use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,46 +14,9 @@ use serde_json::Value;
 use tests::client::{Memcached, Redis, Reply, encode};
 use tests::namespace::Pair;
 use tests::observer::{Observer, Options};
+use tests::pool::{Client, Pool};
 use tests::process::{Running, eventually, python, tools};
 use tests::server::{Server, free_port};
-
-/// A client program that holds still when it is told to.
-struct Client {
-    process: Running,
-    input: ChildStdin,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Client {
-    fn start(command: &mut Command) -> Result<Self> {
-        let mut process = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
-        let child = process.child();
-        let input = child.stdin.take().context("a pipe")?;
-        let output = child.stdout.take().context("a pipe")?;
-        Ok(Self {
-            process,
-            input,
-            lines: BufReader::new(output).lines(),
-        })
-    }
-
-    /// What it says of its pool. It goes on with [`Self::go`].
-    fn hold(&mut self) -> Result<Value> {
-        let line = self.lines.next().context("the program has ended")??;
-        Ok(serde_json::from_str(&line)?)
-    }
-
-    fn go(&mut self) -> Result<()> {
-        Ok(self.input.write_all(b"go\n")?)
-    }
-
-    /// It holds for the last time.
-    fn end(mut self) -> Result<()> {
-        self.go()?;
-        ensure!(self.process.wait(Duration::from_secs(10))? == 0);
-        Ok(())
-    }
-}
 
 fn program(name: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/pools");
@@ -69,87 +32,6 @@ fn options(observer: Options) -> Options {
 
 fn redis(port: u16) -> Result<Observer> {
     options(Options::new().redis(port)).start()
-}
-
-/// Points of the pool of one process.
-struct Pool {
-    name: String,
-    pid: u32,
-}
-
-impl Pool {
-    fn of(pid: u32, port: u16) -> Self {
-        Self::at(pid, &format!("127.0.0.1:{port}"))
-    }
-
-    fn at(pid: u32, name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            pid,
-        }
-    }
-
-    fn own(port: u16) -> Self {
-        Self::of(std::process::id(), port)
-    }
-
-    /// The last point of a metric, `value` or `count`; the attribute is another than the pool's name.
-    fn last(&self, points: &[Value], metric: &str, attribute: Option<(&str, &str)>) -> Option<f64> {
-        let point = points.iter().rev().find(|point| {
-            let attributes = &point["attributes"];
-            point["name"] == metric
-                && point["resource"]["process.pid"] == self.pid
-                && attributes["db.client.connection.pool.name"] == *self.name
-                && match attribute {
-                    Some((name, value)) => attributes[name] == value,
-                    None => attributes["error.type"].is_null(),
-                }
-        })?;
-        point.get("value").or(point.get("count"))?.as_f64()
-    }
-
-    fn number(&self, points: &[Value], metric: &str) -> u64 {
-        self.last(points, metric, None).unwrap_or(0.0) as u64
-    }
-
-    fn state(&self, points: &[Value], state: &str) -> u64 {
-        let state = ("db.client.connection.state", state);
-        let count = self.last(points, "db.client.connection.count", Some(state));
-        count.unwrap_or(0.0) as u64
-    }
-
-    fn error(&self, points: &[Value], metric: &str, error: &str) -> u64 {
-        let count = self.last(points, metric, Some(("error.type", error)));
-        count.unwrap_or(0.0) as u64
-    }
-
-    /// Idle, used, opened, closed.
-    fn seen(&self, points: &[Value]) -> [u64; 4] {
-        [
-            self.state(points, "idle"),
-            self.state(points, "used"),
-            self.number(points, "cache.connection.opened"),
-            self.number(points, "cache.connection.closed"),
-        ]
-    }
-
-    /// Waits until the observer says so, who is a little later than what it observes.
-    fn agrees(&self, observer: &Observer, wanted: [u64; 4]) -> Result<Vec<Value>> {
-        let mut points = Vec::new();
-        eventually(Duration::from_secs(10), "the observer agrees", || {
-            points = observer.metrics()?;
-            Ok(self.seen(&points) == wanted)
-        })
-        .with_context(|| format!("{:?} instead of {wanted:?}", self.seen(&points)))?;
-        Ok(points)
-    }
-
-    /// The same, with what the client says of its pool.
-    fn agrees_with(&self, observer: &Observer, told: &Value) -> Result<Vec<Value>> {
-        let of = |name: &str| told[name].as_u64().with_context(|| format!("no {name}"));
-        let (size, used) = (of("size")?, of("used")?);
-        self.agrees(observer, [size - used, used, of("opened")?, of("closed")?])
-    }
 }
 
 #[test]
@@ -324,6 +206,28 @@ fn servers_count_the_same_connections() -> Result<()> {
 }
 
 #[test]
+fn the_link_of_a_replica_is_in_no_pool() -> Result<()> {
+    let server = Server::redis()?;
+    let observer = redis(server.port)?;
+    let master = format!("127.0.0.1 {}", server.port);
+    let replica = Server::redis_on(free_port()?, &["--replicaof", &master])?;
+    let pool = Pool::of(replica.process.id(), server.port);
+    let mut asker = Redis::connect(("127.0.0.1", server.port))?;
+    eventually(Duration::from_secs(20), "the replica is known", || {
+        let reply = asker.command(&["INFO", "replication"])?;
+        Ok(matches!(&reply, Reply::Bulk(Some(text))
+            if String::from_utf8_lossy(text).contains("state=online")))
+    })?;
+    asker.command(&["SET", "key", "value"])?;
+    eventually(Duration::from_secs(10), "it left its pool", || {
+        let [idle, used, opened, _] = pool.seen(&observer.metrics()?);
+        Ok(idle + used == 0 && opened > 0)
+    })?;
+    observer.stop()?;
+    Ok(())
+}
+
+#[test]
 fn connections_older_than_the_observer() -> Result<()> {
     let server = Server::redis()?;
     let mut old = (0..5)
@@ -349,6 +253,83 @@ fn connections_older_than_the_observer() -> Result<()> {
     assert_eq!(pool.number(points, "cache.connection.age"), 1);
     assert_eq!(pool.number(points, "cache.connection.commands"), 1);
     assert_eq!(pool.number(points, "db.client.connection.create_time"), 1);
+    Ok(())
+}
+
+/// A connection of which each command is known: set up, used, tested, closed.
+fn test_and_use(port: u16) -> Result<()> {
+    let mut client = Redis::connect(("127.0.0.1", port))?;
+    client.command(&["CLIENT", "SETNAME", "spans"])?;
+    client.command(&["PING"])?;
+    client.command(&["GET", "key"])?;
+    client.command(&["PING"])?;
+    // Not alone.
+    client.send(&[encode(&["PING"]), encode(&["GET", "key"])].concat())?;
+    client.reply()?;
+    client.reply()?;
+    Ok(())
+}
+
+#[test]
+fn tests_of_connections_can_be_left_out_of_spans() -> Result<()> {
+    let server = Server::redis()?;
+    for (keep, spans) in [("true", 3), ("false", 1)] {
+        let observer = options(Options::new().redis(server.port))
+            .traces("jsonl")
+            .with("--spans-pipeline", "commands")
+            .with("--spans-health-checks", keep)
+            .start()?;
+        test_and_use(server.port)?;
+        let report = observer.stop()?;
+        assert_eq!(report.of("PING").len(), spans);
+        assert_eq!(report.of("GET").len(), 2);
+        // Metrics count them either way; the first belongs to the set-up.
+        let pool = Pool::own(server.port);
+        let checks = pool.number(&report.metrics, "cache.connection.health_checks");
+        assert_eq!(checks, 1);
+        assert_eq!(report.summary.of("redis", "PING", "count"), 3);
+        let sampled = report.metric("observer.spans", &[("outcome", "sampled_out")]);
+        assert_eq!(sampled, (3 - spans) as f64);
+    }
+    Ok(())
+}
+
+#[test]
+fn connections_as_spans() -> Result<()> {
+    let server = Server::redis()?;
+    let closed = free_port()?;
+    let observer = options(Options::new().redis(server.port))
+        .traces("jsonl")
+        .with("--memcached-port", &closed.to_string())
+        .with("--spans-connections", "true")
+        .start()?;
+    test_and_use(server.port)?;
+    assert!(TcpStream::connect(("127.0.0.1", closed)).is_err());
+    let report = observer.stop()?;
+    let [ready, refused] = report.of("CONNECT")[..] else {
+        anyhow::bail!("{:?}", report.of("CONNECT"));
+    };
+    assert_eq!(ready["name"], format!("CONNECT 127.0.0.1:{}", server.port));
+    assert_eq!(ready["kind"], "CLIENT");
+    assert_eq!(ready["status"]["code"], "UNSET");
+    assert_eq!(ready["attributes"]["db.system.name"], "redis");
+    assert_eq!(ready["attributes"]["cache.operation"], "connection");
+    let connected = ready["attributes"]["cache.connection.connect_time"].as_f64();
+    // It ends with the last reply of the set-up, before the first other command.
+    let time = |span: &Value, name: &str| span[name].as_u64().context("a time");
+    let first = report.of("GET")[0];
+    assert!(time(ready, "end_time_unix_nano")? <= time(first, "start_time_unix_nano")?);
+    let took = time(ready, "end_time_unix_nano")? - time(ready, "start_time_unix_nano")?;
+    assert!(connected.context("connect_time")? < took as f64 / 1e9);
+    assert_eq!(refused["status"]["code"], "ERROR");
+    assert_eq!(refused["attributes"]["error.type"], "connection_refused");
+    assert_eq!(refused["attributes"]["db.system.name"], "memcached");
+    let [close] = report.of("CLOSE")[..] else {
+        anyhow::bail!("{:?}", report.of("CLOSE"));
+    };
+    assert_eq!(close["attributes"]["cache.connection.commands"], 4);
+    assert!(close["attributes"]["cache.connection.age"].as_f64() > connected);
+    assert!(close["attributes"]["error.type"].is_null());
     Ok(())
 }
 

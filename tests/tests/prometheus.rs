@@ -449,3 +449,119 @@ fn hostile_clients_cost_little_and_keep_nobody_out() -> Result<()> {
     observer.stop()?;
     Ok(())
 }
+
+/// The answer of a Prometheus to an expression: the values of its series.
+fn query(port: u16, expression: &str) -> Result<Vec<f64>> {
+    let response = scrape::get(port, &format!("/api/v1/query?query={expression}"), "")?;
+    let answer: Value = serde_json::from_slice(&response.body)?;
+    let result = answer["data"]["result"].as_array();
+    let result = result.with_context(|| answer.to_string())?;
+    let values = result.iter().map(|series| series["value"][1].as_str());
+    values
+        .map(|value| Ok(value.context("no number")?.parse()?))
+        .collect()
+}
+
+#[test]
+fn prometheus_reads_native_histograms() -> Result<()> {
+    let server = Server::redis()?;
+    let [listen, prometheus] = [free_port()?, free_port()?];
+    let folder = Folder::new()?;
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("observer.toml"), "[histograms]\nexponential = true\n")?;
+    let configuration = path("observer.toml");
+    let configuration = configuration.to_str().context("a printable path")?;
+    let observer = scraped(listen)
+        .redis(server.port)
+        .with("--metrics-exporter", "jsonl")
+        .with("--config", configuration)
+        .start()?;
+    let mut redis = Redis::connect(("127.0.0.1", server.port))?;
+    for _ in 0..500 {
+        redis.command(&["GET", "absent"])?;
+    }
+    redis.command(&["SET", "present", &"x".repeat(1_000)])?;
+    // Text has count and sum of them.
+    let page = Page::scrape(listen, OPENMETRICS)?;
+    let buckets = page.series.keys();
+    let buckets = buckets.filter(|series| series.starts_with("cache_latency_milliseconds_bucket"));
+    assert!(buckets.count() <= 2, "+Inf of get and of set");
+
+    std::fs::write(
+        path("prometheus.yml"),
+        format!(
+            "scrape_configs:\n- job_name: observer\n  scrape_interval: 1s\n  static_configs:\n  - targets: ['127.0.0.1:{listen}']\n"
+        ),
+    )?;
+    let log = File::create(path("log"))?;
+    let _prometheus = Running::start(
+        Command::new("prometheus")
+            .current_dir(folder.path())
+            .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"])
+            .arg("--enable-feature=native-histograms")
+            .arg(format!("--web.listen-address=127.0.0.1:{prometheus}"))
+            .stdout(log.try_clone()?)
+            .stderr(log),
+    )?;
+    let said = || std::fs::read_to_string(path("log")).unwrap_or_default();
+    let of_get = "%7Bcache_operation=%22get%22%7D";
+    eventually(
+        Duration::from_secs(60),
+        "Prometheus has all commands",
+        || {
+            // It does not answer at once.
+            let count = query(
+                prometheus,
+                &format!("histogram_count(cache_latency_milliseconds{of_get})"),
+            );
+            Ok(count.is_ok_and(|count| count == [500.0]))
+        },
+    )
+    .with_context(said)?;
+    // At most a bucket's width wrong: 2^(1/4) with values from 10 us to 10 s.
+    let quantile = format!("histogram_quantile(0.5,cache_latency_milliseconds{of_get})");
+    let median = query(prometheus, &quantile)?[0];
+    let sum = query(
+        prometheus,
+        &format!("histogram_sum(cache_latency_milliseconds{of_get})"),
+    )?[0];
+    let size = query(prometheus, "histogram_quantile(0.5,cache_value_size_bytes)")?[0];
+    let names = query(prometheus, "cache_operations_total")?;
+    assert_eq!(names.iter().sum::<f64>(), 501.0);
+    assert!((900.0..1_100.0).contains(&size), "{size} bytes");
+
+    let report = observer.stop()?;
+    let mut took: Vec<u64> = report
+        .of("GET")
+        .iter()
+        .filter_map(|span| {
+            let time = |name: &str| span[name].as_u64();
+            Some(time("end_time_unix_nano")? - time("start_time_unix_nano")?)
+        })
+        .collect();
+    assert_eq!(took.len(), 500);
+    took.sort_unstable();
+    let exact = took[250] as f64 / 1e6;
+    assert!(
+        (exact / 1.2..exact * 1.2).contains(&median),
+        "{median} is not {exact} ms"
+    );
+    let exact = took.iter().sum::<u64>() as f64 / 1e6;
+    assert!(
+        (sum - exact).abs() < 1e-3 * exact,
+        "{sum} is not {exact} ms"
+    );
+    // The same as JSON Lines.
+    let point = report.metrics.iter().rev().find(|point| {
+        point["name"] == "cache.latency" && point["attributes"]["cache.operation"] == "get"
+    });
+    let point = point.context("no point")?;
+    let counts = point["bucket_counts"].as_array().context("no buckets")?;
+    let total: u64 = counts.iter().filter_map(Value::as_u64).sum();
+    assert_eq!((&point["count"], total), (&500.into(), 500));
+    assert!(
+        point["scale"].is_i64() && point["offset"].is_i64(),
+        "{point}"
+    );
+    Ok(())
+}

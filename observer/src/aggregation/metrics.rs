@@ -33,13 +33,16 @@ const ROWS: [f64; 13] = [
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Services with metrics of their own; further ones share the service `cache-observer.overflow`. One that has no
-    /// connection left makes room. Each takes 57 KiB with the limits below and about 1 KiB more a series (measured).
+    /// connection left makes room. Each takes 150 KiB with the limits below and about 1 KiB more a series (measured).
     pub max_services: usize,
     /// Latency series of one service: operations × servers × databases × error types. Further ones share a series marked
     /// `otel.metric.overflow`.
     pub max_latency_series: usize,
     /// Series of each other instrument of a service: caches × classes, or × error types.
     pub max_series: usize,
+    /// Pools of one service with numbers of their own; further ones share those of `_OTHER`. They have 18 instruments, 80 KiB of
+    /// a service with this limit (measured).
+    pub max_pools: usize,
     /// How long a service without connections keeps its metrics.
     pub idle: Duration,
     /// Whether the points of [`Metrics::collect`] are totals since the start or since the last collection.
@@ -74,6 +77,7 @@ impl Options {
             max_services: limits.services,
             max_latency_series: limits.latency_series,
             max_series: limits.series,
+            max_pools: 24,
             idle: limits.idle,
             temporality: Temporality::Cumulative,
             pushed: true,

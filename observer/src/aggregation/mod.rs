@@ -32,7 +32,7 @@ pub use aggregator::{Aggregator, SeriesId};
 pub use exemplar::{Exemplar, SpanReference};
 pub use facts::{Failure, failure, has_latency, redirected, value_size};
 pub use metrics::{Metrics, Options, Scraped};
-pub use pool::{Connection, Pool};
+pub use pool::{Connection, Pool, fault_name};
 pub use rate::HIT_RATE_TEXT;
 pub use resource::{attributes as resource_attributes, resource, said_of_observer};
 pub use summary::{Summary, Totals};

@@ -12,6 +12,8 @@
 mod connection;
 mod instruments;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ use opentelemetry::metrics::{BoundHistogram, Histogram};
 
 pub use connection::Connection;
 pub(super) use instruments::Pools;
+pub use instruments::fault_name;
 use instruments::{Shared, Slot};
 use rules::Rules;
 

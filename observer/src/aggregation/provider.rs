@@ -77,12 +77,17 @@ impl Provider {
         let apart = options.scraped.is_some() && temporality != Temporality::Cumulative;
         let scrapes = apart.then(|| SharedReader::new(Temporality::Cumulative));
         let (latency, others) = (options.max_latency_series, options.max_series);
+        // Two states of each pool, and of the one that the rest share; a few failures. One series more would take the SDK's tables
+        // of 24 pools to twice their size.
+        let pools = 2 * options.max_pools + 7;
+        let of_pools = ["cache.connection.", "db.client.connection.", "redis.pool."];
         let exponential = options.histograms.exponential;
         let view = move |instrument: &Instrument| {
             let limit = match instrument.name() {
                 metric::CLIENT_DURATION | metric::SERVER_DURATION | metric::RETURNED_ROWS => {
                     latency
                 }
+                name if of_pools.iter().any(|start| name.starts_with(start)) => pools,
                 _ => others,
             };
             let mut stream = Stream::builder().with_cardinality_limit(limit);

@@ -24,7 +24,7 @@ pub(crate) fn transaction(name: &'static str, index: u16) -> Transaction {
         database: Some(0),
         client: None,
         task: None,
-        alone: false,
+        alone: true,
     }
 }
 

@@ -49,7 +49,7 @@ impl Fixture {
     }
 }
 
-fn describe(metrics: &ResourceMetrics, points: &mut BTreeMap<String, String>) {
+pub(super) fn describe(metrics: &ResourceMetrics, points: &mut BTreeMap<String, String>) {
     let service = metrics
         .resource()
         .get(&Key::from_static_str("service.name"));
@@ -78,6 +78,24 @@ fn describe(metrics: &ResourceMetrics, points: &mut BTreeMap<String, String>) {
                         name(point.attributes().collect()),
                         point.value().to_string(),
                     );
+                }
+            }
+            AggregatedMetrics::I64(MetricData::Sum(sum)) => {
+                for point in sum.data_points() {
+                    let value = point.value().to_string();
+                    points.insert(name(point.attributes().collect()), value);
+                }
+            }
+            AggregatedMetrics::I64(MetricData::Gauge(gauge)) => {
+                for point in gauge.data_points() {
+                    let value = point.value().to_string();
+                    points.insert(name(point.attributes().collect()), value);
+                }
+            }
+            AggregatedMetrics::F64(MetricData::Sum(sum)) => {
+                for point in sum.data_points() {
+                    let value = format!("{:.3}", point.value());
+                    points.insert(name(point.attributes().collect()), value);
                 }
             }
             AggregatedMetrics::F64(MetricData::Gauge(gauge)) => {

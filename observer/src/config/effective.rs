@@ -14,6 +14,9 @@ use clap::ValueEnum;
 /// The variable of the specification for how many spans may wait.
 pub(crate) const QUEUE_VARIABLE: &str = "OTEL_BSP_MAX_QUEUE_SIZE";
 
+/// The variable of the specification for where `/metrics` is served; its port has another.
+const PROMETHEUS_VARIABLE: &str = "OTEL_EXPORTER_PROMETHEUS_HOST";
+
 /// Where a value is from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -54,6 +57,7 @@ impl Surroundings {
         match variable {
             "OTEL_SEMCONV_STABILITY_OPT_IN" => self.duplicate_names,
             "OTEL_TRACES_SAMPLER" => self.sampled.is_some(),
+            PROMETHEUS_VARIABLE => self.prometheus.is_some(),
             _ => false,
         }
     }
@@ -66,6 +70,7 @@ impl Surroundings {
             }
             "naming" => "OTEL_SEMCONV_STABILITY_OPT_IN",
             "spans.share" => "OTEL_TRACES_SAMPLER",
+            "prometheus-listen" => PROMETHEUS_VARIABLE,
             "spans.errors" | "spans.misses" | "spans.slow" if self.samples_nothing() => {
                 "OTEL_TRACES_SAMPLER"
             }
@@ -110,7 +115,7 @@ impl Config {
             ),
         ];
         if self.metrics.contains(&Exporter::Prometheus) {
-            let listen = Value::from(super::PROMETHEUS.to_string());
+            let listen = Value::from(self.prometheus.to_string());
             all.push(("prometheus-listen".to_owned(), listen));
         }
         all.extend(self.spans());
@@ -134,7 +139,7 @@ fn flat(table: &str, value: Option<Value>) -> Vec<(String, Value)> {
     }
 }
 
-/// What is no option of the command line. `lines`: where it stands in the file.
+/// What the tables hold, also where an option sets it. `lines`: where it stands in the file.
 pub(super) fn of_tables(
     config: &Config,
     lines: &BTreeMap<String, usize>,
@@ -145,13 +150,7 @@ pub(super) fn of_tables(
     if let Ok(patterns) = Value::try_from(&tables.key_patterns) {
         values.push(("key-patterns".to_owned(), patterns));
     }
-    let file_only = |(path, _): &(String, Value)| {
-        !matches!(
-            path.as_str(),
-            "spans.pipeline" | "spans.share" | "spans.per-second"
-        )
-    };
-    values.extend(config.spans().into_iter().filter(file_only));
+    values.extend(config.spans());
     values.extend(flat("caches", Value::try_from(&tables.caches).ok()));
     values.extend(flat("redaction", Value::try_from(&tables.redaction).ok()));
     values.extend(flat("limits", Value::try_from(&tables.limits).ok()));

@@ -94,8 +94,10 @@ pub struct SpanPolicy {
     /// Most spans of the rest in a second, for each observed service; 0: no limit. `None`: [`SpanPolicy::PER_SECOND`] live, no
     /// limit for captures.
     pub per_second: Option<u32>,
-    /// Keep health checks: a PING, `version` or `mn` by itself.
+    /// Keep health checks: a PING, `version`, `mn` or NOOP by itself on an idle connection.
     pub health_checks: bool,
+    /// Connections that begin and end are spans, too.
+    pub connections: bool,
 }
 
 impl SpanPolicy {
@@ -114,6 +116,7 @@ impl Default for SpanPolicy {
             share: Share::ALL,
             per_second: None,
             health_checks: true,
+            connections: false,
         }
     }
 }
@@ -267,6 +270,22 @@ pub struct ExportArguments {
     /// Share of spans kept, beside those of errors and slow commands, from 0 to 1 [default: 1]
     #[arg(long, env = "CACHE_OBSERVER_SPANS_SHARE", value_name = "SHARE")]
     pub spans_share: Option<Share>,
+    /// Whether tests of idle connections, such as a PING alone, are spans [default: true]
+    #[arg(
+        long,
+        env = "CACHE_OBSERVER_SPANS_HEALTH_CHECKS",
+        value_name = "true|false",
+        hide_possible_values = true
+    )]
+    pub spans_health_checks: Option<bool>,
+    /// Whether connections that begin (CONNECT) and end (CLOSE) are spans [default: false]
+    #[arg(
+        long,
+        env = "CACHE_OBSERVER_SPANS_CONNECTIONS",
+        value_name = "true|false",
+        hide_possible_values = true
+    )]
+    pub spans_connections: Option<bool>,
 }
 
 impl Export {
@@ -281,6 +300,9 @@ impl Export {
         set(&mut self.naming, &arguments.naming);
         set(&mut self.spans.pipeline, &arguments.spans_pipeline);
         set(&mut self.spans.share, &arguments.spans_share);
+        let spans = &mut self.spans;
+        set(&mut spans.health_checks, &arguments.spans_health_checks);
+        set(&mut spans.connections, &arguments.spans_connections);
         if arguments.spans_per_second.is_some() {
             self.spans.per_second = arguments.spans_per_second;
         }

@@ -116,11 +116,13 @@ impl Loaded {
             }
             all.push(entry);
         }
-        all.extend(super::effective::of_tables(
-            config,
-            &self.file.lines,
-            &self.surroundings,
-        ));
+        let tables = super::effective::of_tables(config, &self.file.lines, &self.surroundings);
+        for entry in tables {
+            // What is an option was told as one.
+            if !all.iter().any(|option: &Entry| option.path == entry.path) {
+                all.push(entry);
+            }
+        }
         all
     }
 }

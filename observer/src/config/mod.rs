@@ -20,7 +20,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +59,8 @@ pub struct Config {
     pub export: Export,
     /// Where `console` and `jsonl` write.
     pub output: Output,
+    /// Where `/metrics` is served unless an option says otherwise.
+    pub prometheus: SocketAddr,
     /// Whether a summary is printed at the end.
     pub summary: bool,
     /// What has no option: names of caches, rules, limits and the rest of the file.
@@ -81,7 +83,7 @@ pub struct LiveConfig {
 }
 
 /// Where `/metrics` is served unless said otherwise: the port that the specification gives to Prometheus exporters.
-const PROMETHEUS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+const PROMETHEUS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
 impl LiveConfig {
     /// Checks what was written and fills in the defaults.
@@ -92,10 +94,40 @@ impl LiveConfig {
             backend: run.backend,
             duration: run.duration,
             unconfined: run.unconfined,
-            prometheus: scraped.then(|| run.prometheus_listen.unwrap_or(PROMETHEUS)),
+            prometheus: scraped.then(|| run.prometheus_listen.unwrap_or(config.prometheus)),
             health: run.health_listen,
         }
     }
+}
+
+/// `OTEL_EXPORTER_PROMETHEUS_HOST` and `OTEL_EXPORTER_PROMETHEUS_PORT`; `None` when neither is set. What cannot be used is ignored
+/// with a warning.
+fn prometheus_address(lookup: impl Fn(&str) -> Option<String>) -> Option<SocketAddr> {
+    let set = |name| lookup(name).filter(|text| !text.is_empty());
+    let host = set("OTEL_EXPORTER_PROMETHEUS_HOST");
+    let port = set("OTEL_EXPORTER_PROMETHEUS_PORT");
+    if host.is_none() && port.is_none() {
+        return None;
+    }
+    let host = host.unwrap_or_else(|| PROMETHEUS.ip().to_string());
+    let number = port
+        .as_ref()
+        .map_or(Ok(PROMETHEUS.port()), |port| port.parse());
+    let number = number.map_err(|_| "not a port".to_owned());
+    let found = number.and_then(|number| {
+        let found = (host.as_str(), number).to_socket_addrs();
+        let first = found.map_err(|error| error.to_string())?.next();
+        first.ok_or_else(|| "no address".to_owned())
+    });
+    if let Err(reason) = &found {
+        tracing::warn!(
+            host,
+            port,
+            reason,
+            "ignored: OTEL_EXPORTER_PROMETHEUS_HOST, OTEL_EXPORTER_PROMETHEUS_PORT"
+        );
+    }
+    found.ok()
 }
 
 /// A combination of options that cannot be run.
@@ -137,6 +169,8 @@ pub struct Surroundings {
     pub secret: Option<Secret>,
     /// `OTEL_BSP_MAX_QUEUE_SIZE`.
     pub span_queue: Option<usize>,
+    /// `OTEL_EXPORTER_PROMETHEUS_HOST`, `OTEL_EXPORTER_PROMETHEUS_PORT`.
+    pub prometheus: Option<SocketAddr>,
 }
 
 impl Surroundings {
@@ -160,6 +194,7 @@ impl Surroundings {
                 .filter(|text| !text.is_empty())
                 .map(|text| Secret::new(&text)),
             span_queue: span_queue(std::env::var(QUEUE_VARIABLE).ok()),
+            prometheus: prometheus_address(|name| std::env::var(name).ok()),
         }
     }
 
@@ -262,6 +297,7 @@ impl Config {
             metrics: enabled(metrics),
             export,
             output: common.output.clone().map_or(Output::Stdout, Output::File),
+            prometheus: surroundings.prometheus.unwrap_or(PROMETHEUS),
             summary: common.summary,
             tables,
         })

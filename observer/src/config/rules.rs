@@ -35,6 +35,8 @@ pub struct SpanRule {
     pub per_second: Option<u32>,
     /// Keep health checks.
     pub health_checks: Option<bool>,
+    /// Connections that begin and end are spans, too.
+    pub connections: Option<bool>,
 }
 
 impl SpanRule {
@@ -50,6 +52,7 @@ impl SpanRule {
         set(&mut policy.share, self.share);
         policy.per_second = self.per_second.or(policy.per_second);
         set(&mut policy.health_checks, self.health_checks);
+        set(&mut policy.connections, self.connections);
     }
 }
 
@@ -63,6 +66,7 @@ impl From<&SpanPolicy> for SpanRule {
             share: Some(policy.share),
             per_second: policy.per_second,
             health_checks: Some(policy.health_checks),
+            connections: Some(policy.connections),
         }
     }
 }

@@ -455,3 +455,24 @@ mod files {
         assert_eq!(last.restart, [""; 0]);
     }
 }
+
+#[test]
+fn where_prometheus_scrapes() {
+    for (host, port, address) in [
+        ("", "", None),
+        ("0.0.0.0", "", Some("0.0.0.0:9464")),
+        ("", "9000", Some("127.0.0.1:9000")),
+        ("::1", "9000", Some("[::1]:9000")),
+        ("", "http", None),
+        ("a b", "", None),
+    ] {
+        let found = prometheus_address(|name| {
+            Some(if name.ends_with("_HOST") { host } else { port }.to_owned())
+        });
+        assert_eq!(
+            found,
+            address.map(|it| it.parse().unwrap()),
+            "{host} {port}"
+        );
+    }
+}

@@ -1,12 +1,14 @@
 //! The stages in a row: what is done with each flow, from segments to series and spans.
 
+mod life;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::info;
 
-use crate::aggregation::{Aggregator, Connection, Pool, SeriesId};
+use crate::aggregation::{Aggregator, Connection, Pool, SeriesId, fault_name};
 use crate::config::export::Export;
 use crate::config::rules::Rules;
 use crate::enrichment::{Endpoint, Enricher, Observation, Service, join};
@@ -16,9 +18,10 @@ use crate::source::event::{Clock, End, Nanos, SocketId, Task};
 use crate::stream::datagram::{self, Pair};
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
 use crate::stream::{Content, Ports, Segment};
+use crate::telemetry::names::value;
 use crate::telemetry::{Skipped, Telemetry};
 use crate::transaction::conversation::{Conversation, Settings};
-use crate::transaction::{Ending, Exchange};
+use crate::transaction::{Ending, Exchange, LifeStage};
 
 /// Most transactions kept of a connection whose other end may be on this host too. It is decided within 200 ms.
 const MAX_UNDECIDED: usize = 1_024;
@@ -158,17 +161,28 @@ impl Engine {
             ..
         } = session;
         let load = conversation.load();
+        // A replica's link is no client's.
+        let replica = conversation.ignored() == Some(Skipped::Replication);
         let ready = conversation.take_ready(now, matches!(change, Change::Ends));
+        if let Some(ready) = ready {
+            self.reporter.begun(caller, ready.time, None);
+        }
         self.reporter.pooled(caller, |connection, mut pool| {
             if let Some(ready) = ready {
                 connection.ready(pool.as_deref_mut(), ready);
             }
             match change {
-                Change::Moved(segment) => connection.moved(pool, load, segment),
-                Change::Passed => connection.passed(pool, load, now),
+                Change::Moved(segment) => connection.moved(pool.as_deref_mut(), load, segment),
+                Change::Passed => connection.passed(pool.as_deref_mut(), load, now),
                 Change::Ends => {}
             }
+            if replica && let Some(pool) = pool {
+                connection.leave(pool, now);
+            }
         });
+        if replica {
+            caller.connection = None;
+        }
     }
 
     /// Runs the conversation of a session, and reports what comes out unless it is not decided yet.
@@ -297,6 +311,16 @@ impl Reporter {
 
     /// A connection is over, or not observed any more.
     fn part(&mut self, mut caller: Caller, close: Close, time: Nanos) {
+        if let (Close::Closed(fault), Some(connection)) = (close, &caller.connection) {
+            let error = fault.map(fault_name);
+            if connection.is_connecting() {
+                self.begun(&caller, time, error.or(Some(value::CANCELED)));
+            } else {
+                let (age, commands) = (connection.age(time), connection.commands());
+                let stage = LifeStage::Close { age, commands };
+                self.life(&caller, stage, (time, time), error);
+            }
+        }
         self.pooled(&mut caller, |connection, pool| match (close, pool) {
             (Close::Closed(fault), pool) => connection.close(pool, fault, time),
             (Close::Abandoned, Some(pool)) => connection.leave(pool, time),
@@ -364,9 +388,7 @@ impl Handler for Engine {
 
     fn connecting(&mut self, socket: &SocketId, task: Option<&Task>, time: Nanos) -> Caller {
         let mut caller = self.early(socket, Connection::connecting(time));
-        if task.is_some() {
-            self.reporter.bind(&mut caller, task, time);
-        }
+        self.reporter.bind(&mut caller, task, time);
         caller
     }
 
@@ -463,6 +485,12 @@ impl Handler for Engine {
         }
         if session.caller.connection.is_some() {
             self.look(&mut session, time, Change::Ends);
+            if let Close::Closed(fault) = close
+                && session.conversation.awaits_ready()
+            {
+                let error = fault.map_or(value::CONNECTION_CLOSED, fault_name);
+                self.reporter.begun(&session.caller, time, Some(error));
+            }
         }
         self.reporter.part(session.caller, close, time);
     }

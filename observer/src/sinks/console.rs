@@ -19,7 +19,7 @@ use crate::aggregation::{Failure, failure, redirected, value_size};
 use crate::enrichment::{Observation, Service, join};
 use crate::source::event::End;
 use crate::telemetry::names::value;
-use crate::transaction::{Ending, Transaction};
+use crate::transaction::{Ending, Exchange, Life, LifeStage, Transaction};
 
 pub(super) use table::Table;
 
@@ -71,11 +71,37 @@ impl Console {
 
     /// Appends the lines of an observation: one for each command.
     pub(super) fn observation(&self, observation: &Observation, out: &mut String) {
+        if let Exchange::Life(life) = &observation.exchange {
+            self.life(observation, life, out);
+        }
         for transaction in observation.exchange.transactions() {
             if !transaction.ending.is_unseen() {
                 self.command(observation, transaction, out);
             }
         }
+    }
+
+    fn life(&self, observation: &Observation, life: &Life, out: &mut String) {
+        let start = observation.clock.unix_nanos(life.start);
+        self.paint(Paint::Dim, out, |out| self.time(start, out));
+        out.push(' ');
+        peers(observation, out);
+        let (name, result) = match life.stage {
+            LifeStage::Connect { .. } => ("CONNECT", "ready"),
+            LifeStage::Close { .. } => ("CLOSE", "closed"),
+        };
+        let paint = match life.error {
+            Some(_) => Paint::Red,
+            None => Paint::Dim,
+        };
+        let _ = write!(out, " {name:COMMAND$} ");
+        let result = life.error.unwrap_or(result);
+        self.paint(paint, out, |out| pad(result, RESULT, out));
+        if let LifeStage::Connect { .. } = life.stage {
+            let took = latency(life.end.saturating_sub(life.start));
+            let _ = write!(out, " {:>9} {took:>8}", "");
+        }
+        out.push('\n');
     }
 
     fn command(&self, observation: &Observation, transaction: &Transaction, out: &mut String) {
@@ -308,6 +334,46 @@ mod tests {
             text: text.to_owned(),
             ..Detail::default()
         }))
+    }
+
+    #[test]
+    fn shows_connections() {
+        for (stage, error, shown) in [
+            (
+                LifeStage::Connect { established: None },
+                Some("connection_refused"),
+                ["CONNECT", "connection_…", "200 µs"],
+            ),
+            (
+                LifeStage::Connect {
+                    established: Some(1_100_000),
+                },
+                None,
+                ["CONNECT", "ready", "200 µs"],
+            ),
+            (
+                LifeStage::Close {
+                    age: None,
+                    commands: None,
+                },
+                None,
+                ["CLOSE", "closed", ""],
+            ),
+        ] {
+            let mut observation = observation(transaction("GET", 3));
+            observation.exchange = Exchange::Life(Life {
+                protocol: crate::protocol::Protocol::Redis,
+                stage,
+                start: 1_000_000,
+                end: 1_200_000,
+                error,
+            });
+            let line = line(&observation);
+            assert_eq!(line.lines().count(), 1);
+            for part in shown {
+                assert!(line.contains(part), "{part} in {line}");
+            }
+        }
     }
 
     #[test]

@@ -288,7 +288,7 @@ impl Sinks {
             observation,
             ids: Ids::new(sample),
         });
-        let weight = item.observation.exchange.transactions().len();
+        let weight = item.observation.exchange.transactions().len().max(1);
         let mut taken = false;
         for queue in &self.queues {
             if queue.push(Arc::clone(&item), weight) {

@@ -19,7 +19,6 @@ use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 
 use crate::aggregation::{failure, has_latency};
 use crate::config::export::{Slow, SpanPolicy};
-use crate::protocol::Operation;
 use crate::source::event::Nanos;
 use crate::transaction::{Exchange, Transaction};
 
@@ -168,7 +167,7 @@ impl Budget {
         if self.is_kept(transactions) {
             return Some(Sample::default());
         }
-        if !self.policy.health_checks && is_health_check(exchange) {
+        if !self.policy.health_checks && exchange.is_health_check() {
             return None;
         }
         if self.is_slow(transactions, slow) {
@@ -249,20 +248,6 @@ fn first(limit: u32) -> u32 {
 fn random(trace: TraceId) -> u64 {
     let [.., a, b, c, d, e, f, g] = trace.to_bytes();
     u64::from_be_bytes([0, a, b, c, d, e, f, g])
-}
-
-/// Whether it asks nothing but whether somebody is there: a PING, `version`, `mn` or NOOP by itself.
-fn is_health_check(exchange: &Exchange) -> bool {
-    match exchange {
-        Exchange::One(one) => matches!(
-            one.request.operation,
-            Operation::Known {
-                name: "PING" | "VERSION" | "MN" | "NOOP",
-                ..
-            }
-        ),
-        Exchange::Batch(_) => false,
-    }
 }
 
 #[cfg(test)]

@@ -91,6 +91,16 @@ impl Span {
                 }
                 spans
             }
+            Exchange::Life(life) => vec![Self {
+                failed: life.error.is_some(),
+                attributes: connection::life(observation, life),
+                ..Self::begin(
+                    observation,
+                    ids,
+                    connection::operation(life),
+                    (life.start, life.end),
+                )
+            }],
         };
         for span in &mut spans {
             if let Some(ratio) = ids.sample.ratio() {
@@ -147,6 +157,7 @@ impl Span {
                 SpansPipeline::Batch => 1,
                 SpansPipeline::Commands => 1 + batch.transactions.iter().filter(seen).count(),
             },
+            Exchange::Life(_) => 1,
         }
     }
 
@@ -244,7 +255,8 @@ fn attributes(observation: &Observation, transaction: &Transaction) -> Vec<KeyVa
     let request = &transaction.request;
     let outcome = &transaction.outcome;
     let operation = operation_name(request);
-    let mut list = connection(observation, transaction, operation, request.class);
+    let protocol = transaction.protocol;
+    let mut list = connection(observation, protocol, operation, request.class);
     let mut put = |name: &'static str, value: Value| list.push(KeyValue::new(name, value));
     if let Some(database) = transaction.database {
         put(attribute::DB_NAMESPACE, database.to_string().into());

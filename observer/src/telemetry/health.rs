@@ -37,7 +37,7 @@ impl Default for Health {
 }
 
 impl Health {
-    /// The pipeline thread is at work. 30 ns.
+    /// The pipeline thread is at work.
     pub fn tick(&self) {
         let now = self.since.elapsed().as_millis() as u64;
         self.ticked.store(now, Ordering::Relaxed);

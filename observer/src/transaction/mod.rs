@@ -28,7 +28,7 @@ pub use setup::Ready;
 
 use std::sync::Arc;
 
-use crate::protocol::{Answer, Class, Client, Outcome, Protocol, Request};
+use crate::protocol::{Answer, Client, Outcome, Protocol, Request};
 use crate::source::event::{Nanos, Task};
 
 /// How a request ended.
@@ -111,6 +111,8 @@ pub enum Exchange {
     One(Transaction),
     /// Commands that left together.
     Batch(Batch),
+    /// No command: the connection begins or ends.
+    Life(Life),
 }
 
 impl Exchange {
@@ -120,6 +122,7 @@ impl Exchange {
         match self {
             Exchange::One(transaction) => std::slice::from_ref(transaction),
             Exchange::Batch(batch) => &batch.transactions,
+            Exchange::Life(_) => &[],
         }
     }
 
@@ -130,9 +133,8 @@ impl Exchange {
         let Exchange::One(Transaction { request, alone, .. }) = self else {
             return false;
         };
-        *alone
-            && matches!(request.class, Class::Connection | Class::Admin)
-            && matches!(request.operation.name(), "PING" | "NOOP" | "MN" | "VERSION")
+        let name = request.operation.name();
+        *alone && matches!(name, "PING" | "NOOP" | "MN" | "VERSION")
     }
 
     /// The same, to be changed.
@@ -140,8 +142,41 @@ impl Exchange {
         match self {
             Exchange::One(transaction) => std::slice::from_mut(transaction),
             Exchange::Batch(batch) => &mut batch.transactions,
+            Exchange::Life(_) => &mut [],
         }
     }
+}
+
+/// How a connection begins or ends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Life {
+    /// The protocol of the connection.
+    pub protocol: Protocol,
+    /// Which of the two.
+    pub stage: LifeStage,
+    /// When `connect` was called; for an end, its time.
+    pub start: Nanos,
+    /// When it was ready, or the attempt failed; for an end, its time.
+    pub end: Nanos,
+    /// `error.type`, if it failed.
+    pub error: Option<&'static str>,
+}
+
+/// The two stages of a connection's life that are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LifeStage {
+    /// From `connect` to ready.
+    Connect {
+        /// When it was established, if it was.
+        established: Option<Nanos>,
+    },
+    /// Its end.
+    Close {
+        /// Since `connect`, nanoseconds, where it was seen.
+        age: Option<Nanos>,
+        /// Commands beyond its set-up, where all were seen.
+        commands: Option<u64>,
+    },
 }
 
 /// Commands that left together.

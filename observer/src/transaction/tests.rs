@@ -32,6 +32,7 @@ fn take(out: &mut Vec<Transaction>, batches: &mut Vec<(BatchKind, usize)>) -> im
             batches.push((batch.kind, batch.transactions.len()));
             out.extend(batch.transactions);
         }
+        Exchange::Life(_) => unreachable!("no command"),
     }
 }
 

@@ -103,8 +103,7 @@ impl Connection {
 
     /// One of them was a test of an idle connection. It is told apart, unless it belongs to the set-up.
     pub fn health_check(&mut self, pool: Option<&mut Pool>) {
-        let set_up = self.established.is_some() && self.ready.is_none();
-        if let Some(pool) = pool.filter(|_| !set_up) {
+        if let Some(pool) = pool.filter(|_| !self.awaits_ready()) {
             pool.health_check();
         }
     }
@@ -182,6 +181,44 @@ impl Connection {
         }
     }
 
+    /// Whether it is established, and not known to have been ready.
+    fn awaits_ready(&self) -> bool {
+        self.established.is_some() && self.ready.is_none()
+    }
+
+    /// When `connect` was called.
+    #[must_use]
+    pub fn began(&self) -> Option<Nanos> {
+        self.began
+    }
+
+    /// When it was established.
+    #[must_use]
+    pub fn established(&self) -> Option<Nanos> {
+        self.established
+    }
+
+    /// Whether nothing came of the call of `connect` yet.
+    #[must_use]
+    pub fn is_connecting(&self) -> bool {
+        self.stage == Stage::Connecting
+    }
+
+    /// Time since `connect`, where that was seen.
+    #[must_use]
+    pub fn age(&self, time: Nanos) -> Option<Nanos> {
+        let start = self.began.or(self.established)?;
+        Some(time.saturating_sub(start))
+    }
+
+    /// Commands beyond the set-up, where all were seen.
+    #[must_use]
+    pub fn commands(&self) -> Option<u64> {
+        let set_up = self.ready.map_or(0, |ready| ready.commands);
+        (self.established.is_some() && !self.undecoded)
+            .then(|| self.commands.saturating_sub(set_up.into()))
+    }
+
     /// It has ended, or the attempt at it.
     pub fn close(&mut self, pool: Option<&mut Pool>, fault: Option<Fault>, time: Nanos) {
         let Some(pool) = pool else { return };
@@ -192,12 +229,7 @@ impl Connection {
         if self.used {
             pool.busy(time.saturating_sub(self.since));
         }
-        let start = self.began.or(self.established);
-        let age = start.map(|start| time.saturating_sub(start));
-        let set_up = self.ready.map_or(0, |ready| ready.commands);
-        let commands = (self.established.is_some() && !self.undecoded)
-            .then(|| self.commands.saturating_sub(set_up.into()));
-        pool.closed(fault, age, commands, time);
+        pool.closed(fault, self.age(time), self.commands(), time);
     }
 
     fn changed(&self, old: Held, pool: Option<&mut Pool>, time: Nanos) {

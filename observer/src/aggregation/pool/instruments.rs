@@ -12,8 +12,6 @@ use crate::config::pools::Pools as Limits;
 use crate::source::event::Fault;
 use crate::telemetry::names::{attribute, metric, value};
 
-/// Most pools of one service with numbers of their own; further ones share `_OTHER`.
-const MAX_POOLS: usize = 128;
 /// Bounds of the histogram of ages, s: from a connection a request to one for weeks.
 const AGES: [f64; 13] = [
     0.001,
@@ -95,7 +93,8 @@ fn faults() -> impl Iterator<Item = Option<Fault>> {
 }
 
 /// Value of `error.type`.
-pub(in crate::aggregation) fn fault_name(fault: Fault) -> &'static str {
+#[must_use]
+pub fn fault_name(fault: Fault) -> &'static str {
     match fault {
         Fault::Refused => value::CONNECTION_REFUSED,
         Fault::Reset => value::CONNECTION_RESET,
@@ -136,6 +135,7 @@ type All = Arc<Mutex<BTreeMap<String, Arc<Shared>>>>;
 #[derive(Debug)]
 pub(in crate::aggregation) struct Pools {
     all: All,
+    most: usize,
     limits: Limits,
     pub(super) create: Histogram<f64>,
     pub(super) acquire: Option<Histogram<f64>>,
@@ -165,6 +165,7 @@ impl Pools {
         }
         Self {
             all,
+            most: options.max_pools,
             limits: options.pools,
             create: time(
                 metric::CONNECTION_CREATE_TIME,
@@ -212,7 +213,7 @@ impl Pools {
     /// The numbers of a pool by its name.
     pub(super) fn of(&self, cache: &str, redis: bool) -> Arc<Shared> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = all.contains_key(cache) || all.len() < MAX_POOLS;
+        let known = all.contains_key(cache) || all.len() < self.most;
         let name = if known { cache } else { value::OTHER };
         let shared = all.entry(name.to_owned()).or_insert_with(|| {
             Arc::new(Shared {

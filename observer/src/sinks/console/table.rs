@@ -56,11 +56,27 @@ impl Table {
                         }
                     }
                 }
+                AggregatedMetrics::F64(MetricData::ExponentialHistogram(histogram))
+                    if is_duration(metric.name()) =>
+                {
+                    for point in histogram.data_points() {
+                        let Some(row) = self.row(&service, cache(point.attributes())) else {
+                            continue;
+                        };
+                        row.bounds = POWERS.map(|power| f64::exp2(power.into())).collect();
+                        row.buckets.resize(row.bounds.len() + 1, 0);
+                        let buckets = point.positive_bucket();
+                        for (index, count) in (buckets.offset()..).zip(buckets.counts()) {
+                            // A bucket of scale s ends at 2^((index + 1) / 2^s).
+                            let end = f64::from(index + 1) / f64::exp2(point.scale().into());
+                            let power =
+                                (end.ceil() as i32).clamp(*POWERS.start(), *POWERS.end() + 1);
+                            row.buckets[(power - POWERS.start()) as usize] += count;
+                        }
+                    }
+                }
                 AggregatedMetrics::F64(MetricData::Histogram(histogram))
-                    if matches!(
-                        metric.name(),
-                        metric::CLIENT_DURATION | metric::SERVER_DURATION
-                    ) =>
+                    if is_duration(metric.name()) =>
                 {
                     for point in histogram.data_points() {
                         let Some(row) = self.row(&service, cache(point.attributes())) else {
@@ -123,6 +139,13 @@ impl Table {
     }
 }
 
+/// Of two: the bounds that exponential buckets are put together in, from 1 µs to 64 s.
+const POWERS: std::ops::RangeInclusive<i32> = -20..=6;
+
+fn is_duration(name: &str) -> bool {
+    matches!(name, metric::CLIENT_DURATION | metric::SERVER_DURATION)
+}
+
 enum Quantile {
     /// At most this, s: the bound of the bucket that holds it.
     Within(f64),
@@ -174,16 +197,28 @@ mod tests {
     use super::*;
     use crate::aggregation::testing::{endpoint, service, transaction};
     use crate::aggregation::{Aggregator, Metrics, Options};
+    use crate::config::histograms::Histograms;
     use crate::protocol::{Protocol, Word};
     use crate::source::event::End;
     use crate::telemetry::Telemetry;
 
     #[test]
     fn sums_up_by_service_and_cache() {
-        let metrics = Arc::new(Metrics::new(
-            Options::default(),
-            Arc::new(Telemetry::default()),
-        ));
+        for (exponential, bound) in [(false, "<250 µs"), (true, "<244 µs")] {
+            sums_up(exponential, bound);
+        }
+        assert_eq!(Table::default().render(), "");
+    }
+
+    fn sums_up(exponential: bool, bound: &str) {
+        let options = Options {
+            histograms: Histograms {
+                exponential,
+                ..Histograms::default()
+            },
+            ..Options::default()
+        };
+        let metrics = Arc::new(Metrics::new(options, Arc::new(Telemetry::default())));
         let mut aggregator = Aggregator::new(Arc::clone(&metrics));
         let id = aggregator.bind(
             &endpoint(End::Client, "[::1]:6379"),
@@ -203,11 +238,10 @@ mod tests {
         metrics.collect(|collected| table.add(&collected));
         assert_eq!(
             table.render(),
-            concat!(
-                "\nservice                          cache                      commands   hit %     misses   errors      p50      p99\n",
-                "web[4711]                        [::1]:6379                        4    66.7          1        1  <250 µs  <250 µs\n\n"
+            format!(
+                "\nservice                          cache                      commands   hit %     misses   errors      p50      p99\n\
+                 web[4711]                        [::1]:6379                        4    66.7          1        1  {bound}  {bound}\n\n"
             )
         );
-        assert_eq!(Table::default().render(), "");
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn attributes(observation: &Observation, batch: &Batch) -> Vec<KeyVal
             same(commands(batch).map(|one| one.request.class)).unwrap_or(Class::Other)
         }
     };
-    let mut list = connection(observation, first, operation(batch).into(), class);
+    let mut list = connection(observation, first.protocol, operation(batch).into(), class);
     let mut put = |name: &'static str, value: Value| list.push(KeyValue::new(name, value));
     if let Some(Some(database)) = same(batch.transactions.iter().map(|one| one.database)) {
         put(attribute::DB_NAMESPACE, database.to_string().into());

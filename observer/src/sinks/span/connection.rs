@@ -3,14 +3,14 @@
 use opentelemetry::{KeyValue, Value};
 
 use crate::enrichment::Observation;
-use crate::protocol::Class;
-use crate::telemetry::names::attribute;
-use crate::transaction::Transaction;
+use crate::protocol::{Class, Protocol};
+use crate::telemetry::names::{attribute, metric};
+use crate::transaction::{Life, LifeStage, Transaction};
 
 /// What every span says of its connection; in the order of the contract's table.
 pub(super) fn connection(
     observation: &Observation,
-    transaction: &Transaction,
+    protocol: Protocol,
     operation: Value,
     class: Class,
 ) -> Vec<KeyValue> {
@@ -18,10 +18,7 @@ pub(super) fn connection(
     let peer = endpoint.peer();
     let mut list = Vec::with_capacity(24);
     let mut put = |name: &'static str, value: Value| list.push(KeyValue::new(name, value));
-    put(
-        attribute::DB_SYSTEM_NAME,
-        transaction.protocol.name().into(),
-    );
+    put(attribute::DB_SYSTEM_NAME, protocol.name().into());
     put(attribute::DB_OPERATION_NAME, operation);
     put(attribute::CACHE_OPERATION, class.name().into());
     put(
@@ -44,6 +41,44 @@ pub(super) fn connection(
     );
     let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
     put(attribute::NETWORK_TYPE, family.into());
+    list
+}
+
+/// `db.operation.name` of a span that is no command's.
+pub(super) fn operation(life: &Life) -> &'static str {
+    match life.stage {
+        LifeStage::Connect { .. } => "CONNECT",
+        LifeStage::Close { .. } => "CLOSE",
+    }
+}
+
+/// Attributes of such a span.
+pub(super) fn life(observation: &Observation, life: &Life) -> Vec<KeyValue> {
+    let class = Class::Connection;
+    let mut list = connection(observation, life.protocol, operation(life).into(), class);
+    let mut put = |name: &'static str, value: Value| list.push(KeyValue::new(name, value));
+    let seconds = |nanos: u64| nanos as f64 / 1e9;
+    let pool = observation.endpoint.cache.clone();
+    put(attribute::POOL_NAME, pool.into());
+    match life.stage {
+        LifeStage::Connect { established } => {
+            if let Some(established) = established {
+                let took = established.saturating_sub(life.start);
+                put(metric::CONNECTION_CONNECT_TIME, seconds(took).into());
+            }
+        }
+        LifeStage::Close { age, commands } => {
+            if let Some(age) = age {
+                put(metric::CONNECTION_AGE, seconds(age).into());
+            }
+            if let Some(commands) = commands {
+                put(metric::CONNECTION_COMMANDS, super::integer(commands));
+            }
+        }
+    }
+    if let Some(error) = life.error {
+        put(attribute::ERROR_TYPE, error.into());
+    }
     list
 }
 

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use rustc_hash::FxHashMap;
 
 use super::packet::Packet;
-use crate::source::event::{Data, Direction, End, Event, EventKind, Nanos, SocketId, Uncaptured};
+use crate::source::event::{
+    Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, Uncaptured,
+};
 
 /// Most connections tracked at a time.
 const MAX_CONNECTIONS: usize = 65_536;
@@ -24,6 +26,8 @@ struct Connection {
     fins: [bool; 2],
     /// When it is taken for closed.
     closes: Option<Nanos>,
+    /// The server refused or reset it.
+    fault: Option<Fault>,
 }
 
 impl Connection {
@@ -34,6 +38,10 @@ impl Connection {
             local: self.client,
             remote: self.server,
         }
+    }
+
+    fn closed(&self) -> EventKind<'static> {
+        EventKind::Closed { fault: self.fault }
     }
 
     fn event(&self, time: Nanos, kind: EventKind<'static>) -> Event<'static> {
@@ -79,14 +87,12 @@ impl Connections {
                 .is_some_and(|known| known.syn == Some(packet.sequence));
             if !same {
                 self.close(&key, time, sink);
-                let connection = self.begin(packet.source, packet.destination);
-                self.table.insert(
-                    key,
-                    Connection {
-                        syn: Some(packet.sequence),
-                        ..connection
-                    },
-                );
+                let connection = Connection {
+                    syn: Some(packet.sequence),
+                    ..self.begin(packet.source, packet.destination)
+                };
+                sink(&connection.event(time, EventKind::Connecting));
+                self.table.insert(key, connection);
             }
         }
         if !self.table.contains_key(&key) {
@@ -108,7 +114,10 @@ impl Connections {
         };
         let from_client = packet.source == connection.client;
         let begins = packet.syn && !from_client && packet.acknowledgment.is_some();
-        if !connection.established && (begins || connection.syn.is_some() && !packet.syn) {
+        if !connection.established
+            && !packet.rst
+            && (begins || connection.syn.is_some() && !packet.syn)
+        {
             connection.established = true;
             let (send_position, receive_position) = if begins {
                 (packet.acknowledgment, Some(packet.sequence.wrapping_add(1)))
@@ -135,6 +144,12 @@ impl Connections {
         if packet.fin {
             connection.fins[usize::from(!from_client)] = true;
         }
+        if packet.rst && !from_client && connection.closes.is_none() {
+            connection.fault = Some(match connection.established {
+                true => Fault::Reset,
+                false => Fault::Refused,
+            });
+        }
         if packet.rst || connection.fins == [true; 2] {
             connection.closes.get_or_insert(time.saturating_add(LINGER));
         }
@@ -149,7 +164,7 @@ impl Connections {
             .collect();
         ended.sort_unstable_by_key(|connection| connection.sk);
         for connection in ended {
-            sink(&connection.event(time, EventKind::Closed { fault: None }));
+            sink(&connection.event(time, connection.closed()));
         }
         self.table.clear();
     }
@@ -164,6 +179,7 @@ impl Connections {
             established: false,
             fins: [false; 2],
             closes: None,
+            fault: None,
         }
     }
 
@@ -174,7 +190,7 @@ impl Connections {
         sink: &mut dyn FnMut(&Event<'_>),
     ) {
         if let Some(connection) = self.table.remove(key) {
-            sink(&connection.event(time, EventKind::Closed { fault: None }));
+            sink(&connection.event(time, connection.closed()));
         }
     }
 
@@ -213,5 +229,65 @@ fn data<'a>(time: Nanos, packet: &Packet<'a>, from_client: bool) -> Data<'a> {
         payload: packet.payload,
         uncaptured: (packet.payload.len() < packet.length as usize).then_some(Uncaptured::Limit),
         continued: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A packet between client and server: `S`YN, `A`CK, `R`ST, `F`IN.
+    fn packet(from_client: bool, flags: &str) -> Packet<'static> {
+        let (client, server) = ("10.0.0.1:40000", "10.0.0.2:6379");
+        let (source, destination) = if from_client {
+            (client, server)
+        } else {
+            (server, client)
+        };
+        Packet {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            sequence: 100,
+            acknowledgment: flags.contains('A').then_some(101),
+            syn: flags.contains('S'),
+            fin: flags.contains('F'),
+            rst: flags.contains('R'),
+            payload: b"",
+            length: 0,
+        }
+    }
+
+    #[test]
+    fn how_a_connection_ends() {
+        let table: [(&[(bool, &str)], bool, Option<Fault>); 4] = [
+            (&[(true, "S"), (false, "RA")], false, Some(Fault::Refused)),
+            (
+                &[(true, "S"), (false, "SA"), (true, "A"), (false, "R")],
+                true,
+                Some(Fault::Reset),
+            ),
+            (&[(true, "S"), (false, "SA"), (true, "R")], true, None),
+            (
+                &[(true, "S"), (false, "SA"), (true, "FA"), (false, "FA")],
+                true,
+                None,
+            ),
+        ];
+        for (packets, opens, fault) in table {
+            let mut connections = Connections::default();
+            let mut kinds = Vec::new();
+            let mut sink = |event: &Event<'_>| kinds.push(format!("{:?}", event.kind));
+            for (time, (from_client, flags)) in packets.iter().enumerate() {
+                let packet = packet(*from_client, flags);
+                connections.packet(time as Nanos, &packet, |port| port == 6379, &mut sink);
+            }
+            connections.finish(9, &mut sink);
+            assert_eq!(kinds.len(), 2 + usize::from(opens), "{kinds:?}");
+            assert_eq!(kinds[0], "Connecting");
+            assert_eq!(
+                kinds.last(),
+                Some(&format!("Closed {{ fault: {fault:?} }}"))
+            );
+        }
     }
 }
