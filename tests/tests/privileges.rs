@@ -14,7 +14,7 @@ use tests::process::{Folder, eventually, output};
 use tests::server::{Server, free_port};
 
 /// CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE, `linux/capability.h`.
-const READING: u64 = 1 << 2 | 1 << 19;
+const READING: u64 = (1 << 2) | (1 << 19);
 /// Somebody who is neither root nor nobody.
 const SOMEBODY: &str = "4321";
 
