@@ -1,4 +1,5 @@
-//! What the tests share: real servers and clients, the built observer, a collector, network namespaces.
+//! What the tests share: real servers and clients, the built observer, a collector, a
+//! Prometheus, network namespaces.
 //!
 //! Everything that a test starts is stopped when its value is dropped. Nothing is skipped: a program or a
 //! privilege that is missing is an error, which names the command that provides it.
@@ -13,9 +14,11 @@ pub mod namespace;
 pub mod observer;
 pub mod pool;
 pub mod process;
+pub mod prometheus;
 pub mod random;
 pub mod scrape;
 pub mod secrets;
 pub mod server;
 pub mod statistics;
 pub mod topology;
+pub mod traffic;

@@ -12,6 +12,33 @@ use tests::process::{Folder, Running, eventually};
 use tests::server::{Server, free_port};
 
 #[test]
+fn an_empty_variable_says_nothing() -> Result<()> {
+    let folder = Folder::new()?;
+    let file = folder.path().join("capture.pcap");
+    tests::capture::Capture::create(&file)?.finish()?;
+    for name in [
+        "OTEL_TRACES_EXPORTER",
+        "OTEL_METRICS_EXPORTER",
+        "OTEL_TRACES_SAMPLER",
+        "OTEL_SEMCONV_STABILITY_OPT_IN",
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+        "CACHE_OBSERVER_KEYS",
+        "CACHE_OBSERVER_REDIS_PORT",
+        "CACHE_OBSERVER_OUTPUT",
+    ] {
+        let output = Command::new(binary())
+            .arg("replay")
+            .arg(&file)
+            .env(name, "")
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name}: {said}");
+    }
+    Ok(())
+}
+
+#[test]
 fn what_is_wrong_is_one_clear_line() -> Result<()> {
     let folder = Folder::new()?;
     let directory = folder.path().to_str().context("printable")?;

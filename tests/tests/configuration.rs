@@ -290,6 +290,9 @@ fn read_again_under_traffic() -> Result<()> {
             Ok(sent)
         });
         let mut steps = || -> Result<()> {
+            eventually(Duration::from_secs(10), "traffic is seen", || {
+                Ok(!observer.spans()?.is_empty())
+            })?;
             let names = format!(
                 "span-queue = 77\n[caches]\n'127.0.0.1:{}' = 'renamed'\n",
                 first.port

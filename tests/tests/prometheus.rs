@@ -100,6 +100,7 @@ fn prometheus_s_own_parsers_read_it() -> Result<()> {
     })?;
     // Only now: who is gone has no environment to be read.
     drop(commands);
+    let process = id.to_string();
     for (accept, format, counter) in [
         ("", "text/plain; version=0.0.4; charset=utf-8", "cache_hits"),
         (
@@ -114,7 +115,7 @@ fn prometheus_s_own_parsers_read_it() -> Result<()> {
         let target = samples
             .iter()
             .find(|sample| {
-                sample["name"] == "target_info" && sample["labels"]["process_pid"] == id.to_string()
+                sample["name"] == "target_info" && sample["labels"]["process_pid"] == *process
             })
             .context("no target_info")?;
         assert_eq!(target["labels"]["service_name"], *service);

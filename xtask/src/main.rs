@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod demo;
 mod lint;
+mod picture;
 mod run;
 mod setup;
 mod shell;
@@ -31,6 +32,8 @@ enum Task {
     Lint,
     /// Measure the overhead and the pipeline; writes target/bench.json.
     Bench(bench::Options),
+    /// Draw the picture of the dashboard from real traffic; writes docs/images/dashboard.svg.
+    Picture(picture::Options),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::task(&options),
         Task::Lint => lint::task(),
         Task::Bench(options) => bench::task(&options),
+        Task::Picture(options) => picture::task(&options),
     };
     exit(done.map(|()| ExitCode::SUCCESS))
 }

@@ -67,7 +67,8 @@ fn watch(observer: &mut Command) -> Result<ExitCode> {
     }
 }
 
-fn stop(child: &Child) -> Result<()> {
+/// Asks the observer, which may run as root, to end.
+pub(crate) fn stop(child: &Child) -> Result<()> {
     shell::run(
         shell::as_root("kill")?
             .arg("-TERM")

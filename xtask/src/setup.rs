@@ -84,6 +84,8 @@ pub(crate) fn tests() -> Result<()> {
             (go::GO_REDIS, "golang-gopkg-redis.v5-dev"),
             ("memccp", "libmemcached-tools"),
             ("saslpasswd2", "sasl2-bin"),
+            ("prometheus", "prometheus"),
+            ("promtool", "prometheus"),
         ],
         "the tests use it",
     )?;

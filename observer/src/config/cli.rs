@@ -1,10 +1,12 @@
 //! The command line, and the environment variables that stand for its options.
 
+use std::ffi::OsStr;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::Resettable;
+use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::export::ExportArguments;
 
@@ -199,6 +201,19 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// The command line. A variable that is set but empty stands for nothing, as the OpenTelemetry specifications ask.
+#[must_use]
+pub fn command() -> clap::Command {
+    fn of_value(argument: Arg) -> Arg {
+        let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|text| text.is_empty());
+        match argument.get_env().is_some_and(is_empty) {
+            true => argument.env(Resettable::Reset),
+            false => argument,
+        }
+    }
+    Cli::command().mut_subcommands(|command| command.mut_args(of_value))
 }
 
 /// A refusal of clap's as one line, without usage and hints.

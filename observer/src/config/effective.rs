@@ -13,6 +13,9 @@ use clap::ValueEnum;
 
 /// The variable of the specification for how many spans may wait.
 pub(crate) const QUEUE_VARIABLE: &str = "OTEL_BSP_MAX_QUEUE_SIZE";
+/// Sets `histograms.exponential`.
+pub(crate) const HISTOGRAM_VARIABLE: &str =
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
 
 /// The variable of the specification for where `/metrics` is served; its port has another.
 const PROMETHEUS_VARIABLE: &str = "OTEL_EXPORTER_PROMETHEUS_HOST";
@@ -177,6 +180,12 @@ pub(super) fn of_tables(
         {
             entry.value = i64::try_from(queue).ok().map(Value::Integer);
             entry.origin = Origin::Variable(QUEUE_VARIABLE.to_owned());
+        }
+        if entry.path == "histograms.exponential"
+            && let Some(exponential) = surroundings.exponential
+        {
+            entry.value = Some(Value::Boolean(exponential));
+            entry.origin = Origin::Variable(HISTOGRAM_VARIABLE.to_owned());
         }
         entry
     };

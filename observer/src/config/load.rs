@@ -8,9 +8,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 
-use super::cli::{Cli, one_line};
+use super::cli::{Cli, command, one_line};
 use super::effective::{Entry, Origin, value_of};
 use super::file::{File, FileError, Tables, path_of};
 use super::{Config, Surroundings};
@@ -54,7 +54,7 @@ pub struct Loaded {
 ///
 /// [`Refusal`], which is one line.
 pub fn load(arguments: &[OsString], surroundings: Surroundings) -> Result<Loaded, Refusal> {
-    let command = Cli::command();
+    let command = command();
     let mut matches = command.clone().try_get_matches_from(arguments)?;
     let mut file = File::default();
     if let Some(path) = matches.get_one::<PathBuf>(CONFIG) {

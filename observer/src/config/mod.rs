@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cli::{BackendArgument, Exporter, RoleArgument};
-use effective::QUEUE_VARIABLE;
+use effective::{HISTOGRAM_VARIABLE, QUEUE_VARIABLE};
 use export::{Export, Naming, Secret, Share, Slow};
 use file::Tables;
 use rules::{Rules, SpanRule};
@@ -171,6 +171,8 @@ pub struct Surroundings {
     pub span_queue: Option<usize>,
     /// `OTEL_EXPORTER_PROMETHEUS_HOST`, `OTEL_EXPORTER_PROMETHEUS_PORT`.
     pub prometheus: Option<SocketAddr>,
+    /// `OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION` asks for exponential histograms, or for others.
+    pub exponential: Option<bool>,
 }
 
 impl Surroundings {
@@ -195,6 +197,7 @@ impl Surroundings {
                 .map(|text| Secret::new(&text)),
             span_queue: span_queue(std::env::var(QUEUE_VARIABLE).ok()),
             prometheus: prometheus_address(|name| std::env::var(name).ok()),
+            exponential: exponential(std::env::var(HISTOGRAM_VARIABLE).ok()),
         }
     }
 
@@ -289,6 +292,9 @@ impl Config {
         if let Some(queue) = surroundings.span_queue {
             tables.limits.span_queue = queue;
         }
+        if let Some(exponential) = surroundings.exponential {
+            tables.histograms.exponential = exponential;
+        }
         Ok(Self {
             redis_ports: redis.into_iter().collect(),
             memcached_ports: memcached.into_iter().collect(),
@@ -359,6 +365,19 @@ fn span_queue(value: Option<String>) -> Option<usize> {
                 value,
                 "ignored: not a number above 0"
             );
+            None
+        }
+    }
+}
+
+/// One of the two aggregations of the specification; anything else is ignored with a warning.
+fn exponential(value: Option<String>) -> Option<bool> {
+    let value = value.filter(|text| !text.trim().is_empty())?;
+    match value.trim().to_ascii_lowercase().as_str() {
+        "explicit_bucket_histogram" => Some(false),
+        "base2_exponential_bucket_histogram" => Some(true),
+        _ => {
+            tracing::warn!(name = HISTOGRAM_VARIABLE, value, "ignored: not supported");
             None
         }
     }

@@ -101,6 +101,25 @@ fn samplers_are_shares() {
 }
 
 #[test]
+fn a_variable_chooses_histograms() {
+    for (value, expected) in [
+        ("", None),
+        ("explicit_bucket_histogram", Some(false)),
+        ("Base2_Exponential_Bucket_Histogram", Some(true)),
+        ("summary", None),
+    ] {
+        assert_eq!(exponential(Some(value.to_owned())), expected, "{value}");
+    }
+    let surroundings = Surroundings {
+        exponential: Some(true),
+        ..Surroundings::default()
+    };
+    let histograms = |surroundings| config("", surroundings).unwrap().tables.histograms;
+    assert!(histograms(surroundings).exponential);
+    assert!(!histograms(Surroundings::default()).exponential);
+}
+
+#[test]
 fn refusals_are_one_line() {
     let table = [
         ("--redis-port 11211", "port 11211 is given to both"),

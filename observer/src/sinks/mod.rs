@@ -60,6 +60,8 @@ pub use policy::{BudgetId, Policy, Sample};
 
 /// Text is formatted and written in batches of this many spans while they come in fast.
 const TEXT_BATCH: usize = 512;
+/// How long after its end a shutdown waits for a thread: it has only to count what is left, but may be kept from it by others.
+const LATE: Duration = Duration::from_secs(1);
 /// Left at the end of a shutdown for threads to notice that it is over.
 const GRACE: Duration = Duration::from_millis(100);
 
@@ -68,6 +70,13 @@ const GRACE: Duration = Duration::from_millis(100);
 struct Item {
     observation: Observation,
     ids: Ids,
+}
+
+impl Item {
+    /// How many spans it becomes.
+    fn spans(&self) -> usize {
+        Span::count(&self.observation.exchange, &self.observation.export)
+    }
 }
 
 /// An observation that is on its way.
@@ -340,20 +349,16 @@ impl Sinks {
             queue.close();
         }
         for worker in &running.spans {
-            worker.wait(spans_end + GRACE / 2);
+            worker.wait(spans_end + LATE);
         }
         for queue in &self.queues {
-            for item in queue.discard() {
-                let Observation {
-                    exchange, export, ..
-                } = &item.observation;
-                self.count(SpanOutcome::Dropped, exchange, export);
-            }
+            let left: usize = queue.discard().iter().map(|item| item.spans()).sum();
+            self.telemetry.spans(SpanOutcome::Dropped).add(left as u64);
         }
         self.deadline.send_replace(Some(end));
         if let Some((stop, worker)) = &running.metrics {
             let _ = stop.send(());
-            worker.wait(end + GRACE / 2);
+            worker.wait(end + LATE);
         }
         if let Some(runtime) = running.runtime {
             runtime.shutdown_background();

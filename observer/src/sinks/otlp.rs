@@ -36,6 +36,9 @@ const MAX_EXPORTERS: usize = 512;
 /// Between two log lines about the same trouble.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
+/// Why an export ends at the deadline.
+const STOPPING: &str = "stopping";
+
 /// When exports must end, once the sinks are told to stop.
 pub(super) type Deadline = watch::Receiver<Option<Instant>>;
 
@@ -61,7 +64,7 @@ async fn bounded(
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {timeout:?}")),
         },
-        () = ended => Err("stopping".to_owned()),
+        () = ended => Err(STOPPING.to_owned()),
     }
 }
 
@@ -228,6 +231,11 @@ impl SpanWorker {
             while running.len() < CONCURRENT
                 && let Some((exporter, items)) = batches.pop_front()
             {
+                if self.is_over() {
+                    let spans = items.iter().map(|item| item.spans()).sum();
+                    self.failed(spans, STOPPING, log);
+                    continue;
+                }
                 // Made only now: a span takes several times the room of what it is made of.
                 let mut spans: Vec<_> = items
                     .iter()
@@ -263,6 +271,13 @@ impl SpanWorker {
                 Some(Err(error)) => self.failed(0, &error.to_string(), log),
             }
         }
+    }
+
+    /// Whether the deadline has passed: what is left is only counted.
+    fn is_over(&self) -> bool {
+        self.deadline
+            .borrow()
+            .is_some_and(|end| end <= Instant::now())
     }
 
     fn failed(&self, count: usize, reason: &str, log: &mut Log) {

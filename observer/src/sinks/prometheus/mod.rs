@@ -99,11 +99,12 @@ impl Scrapes {
         let permit = Arc::clone(&self.places).acquire_owned().await.ok()?;
         let begun = Instant::now();
         let metrics = Arc::clone(&self.metrics);
-        let taken = tokio::task::spawn_blocking(move || Snapshot::take(&metrics));
-        Some(Held {
-            snapshot: Arc::new(taken.await.ok()?),
+        // The place goes along: who asked may go away meanwhile, and the next must not begin beside it.
+        let taken = tokio::task::spawn_blocking(move || Held {
+            snapshot: Arc::new(Snapshot::take(&metrics)),
             begun,
             _permit: permit,
-        })
+        });
+        taken.await.ok()
     }
 }

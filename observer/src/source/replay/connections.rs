@@ -259,7 +259,9 @@ mod tests {
 
     #[test]
     fn how_a_connection_ends() {
-        let table: [(&[(bool, &str)], bool, Option<Fault>); 4] = [
+        /// Packets, whether it opens, and its end.
+        type Row<'a> = (&'a [(bool, &'a str)], bool, Option<Fault>);
+        let table: [Row<'_>; 4] = [
             (&[(true, "S"), (false, "RA")], false, Some(Fault::Refused)),
             (
                 &[(true, "S"), (false, "SA"), (true, "A"), (false, "R")],
