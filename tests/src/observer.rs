@@ -1,7 +1,8 @@
 //! The built observer, live and in replay.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ pub struct Options {
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
     traces: Option<String>,
+    launcher: Vec<String>,
 }
 
 impl Options {
@@ -59,6 +61,13 @@ impl Options {
     #[must_use]
     pub fn with(mut self, option: &str, value: &str) -> Self {
         self.arguments.extend([option.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Started by this program with these first arguments, which end with the observer's binary. It may be another user's.
+    #[must_use]
+    pub fn by(mut self, words: &[&str]) -> Self {
+        self.launcher = words.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -109,7 +118,13 @@ impl Observer {
         let folder = Folder::new()?;
         // What runs in the background may have been told to ignore hangups, which those it starts inherit.
         let mut command = Command::new("env");
-        command.arg("--default-signal=HUP").arg(binary());
+        command.arg("--default-signal=HUP");
+        if options.launcher.is_empty() {
+            command.arg(binary());
+        } else {
+            fs::set_permissions(folder.path(), Permissions::from_mode(0o777))?;
+            command.args(&options.launcher);
+        }
         command.arg("run").arg("--summary").args(&options.arguments);
         command.args([
             "--traces-exporter",
@@ -138,7 +153,13 @@ impl Observer {
                 command.args([option, unused]);
             }
         }
-        command.arg("--output").arg(folder.path().join("lines"));
+        if !options
+            .arguments
+            .iter()
+            .any(|argument| argument == "--output")
+        {
+            command.arg("--output").arg(folder.path().join("lines"));
+        }
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("OTEL_") {
                 command.env_remove(name);

@@ -56,6 +56,9 @@ pub struct Run {
     /// Stop after this time, such as 10s or 5m [default: at SIGINT or SIGTERM]
     #[arg(long, env = "CACHE_OBSERVER_DURATION", value_parser = duration, value_name = "T")]
     pub duration: Option<Duration>,
+    /// Keep all privileges and system calls after the start, to find out whether a fault comes of giving them up
+    #[arg(long, env = "CACHE_OBSERVER_UNCONFINED")]
+    pub unconfined: bool,
     /// Where the prometheus exporter serves /metrics [default: 127.0.0.1:9464]
     #[arg(long, env = "CACHE_OBSERVER_PROMETHEUS_LISTEN", value_parser = address, value_name = "ADDR")]
     pub prometheus_listen: Option<SocketAddr>,

@@ -74,6 +74,8 @@ pub struct LiveConfig {
     pub backend: BackendArgument,
     /// When to stop; `None`: at a signal.
     pub duration: Option<Duration>,
+    /// Keep all privileges after the start.
+    pub unconfined: bool,
     /// Where `/metrics` is served, if Prometheus is an exporter.
     pub prometheus: Option<SocketAddr>,
     /// Where `/healthz` and `/readyz` are served.
@@ -91,6 +93,7 @@ impl LiveConfig {
         Self {
             backend: run.backend,
             duration: run.duration,
+            unconfined: run.unconfined,
             prometheus: scraped.then(|| run.prometheus_listen.unwrap_or(config.prometheus)),
             health: run.health_listen,
         }

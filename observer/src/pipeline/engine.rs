@@ -129,6 +129,10 @@ impl Engine {
         }
     }
 
+    pub(super) fn set_clock(&mut self, clock: Clock) {
+        self.reporter.clock = clock;
+    }
+
     /// Time has passed on the source's clock.
     pub(super) fn tick(&mut self, now: Nanos) {
         self.reporter.aggregator.tick(now);

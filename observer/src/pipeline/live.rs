@@ -17,6 +17,7 @@ use crate::config::export::SpanPolicy;
 use crate::config::reload::Reloader;
 use crate::config::{Config, LiveConfig};
 use crate::sinks::Overflow;
+use crate::source::confine::{self, Identity};
 use crate::source::live::{BackendChoice, Live, Options, monotonic};
 use crate::source::sockets::{self, Found};
 use crate::stream::reassembly::Limits;
@@ -58,6 +59,9 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
         },
         &exporting.telemetry,
     )?;
+    if !live.unconfined {
+        confine(&source);
+    }
     info!(
         backend = %source.backend(),
         ports = watched(config),
@@ -99,6 +103,21 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
         .map_err(|_| Failure::Runtime("the observer thread has died".to_owned()))?;
     exporting.finish(config, &pipeline);
     result
+}
+
+/// Gives up what is needed no more. What cannot be given up is said, and no reason to end.
+fn confine(source: &Live) {
+    let needs = source.needs();
+    match confine::give_up(&needs) {
+        Ok(Identity::Root(error)) => {
+            warn!(%error, "the root identity stays, without its capabilities")
+        }
+        Ok(Identity::Kept | Identity::Nobody) => {}
+        Err(error) => warn!(%error, "capabilities stay that are not needed"),
+    }
+    if let Err(error) = confine::filter() {
+        warn!(%error, "system calls stay that are not needed");
+    }
 }
 
 /// The search for connections to these ports that were there before they were watched.
@@ -185,6 +204,8 @@ fn observe(
         telemetry.health.tick();
         if looked.elapsed() >= LOSSES {
             looked = Instant::now();
+            // Somebody may have set the time of day, or the host have slept.
+            pipeline.set_clock(source.clock());
             if let Err(error) = source.read_losses(telemetry) {
                 warn!(%error, "the kernel's loss counters cannot be read");
             }

@@ -185,6 +185,11 @@ impl Pipeline {
         }
     }
 
+    /// The source's clock has another relation to the time of day from now on.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.engine.set_clock(clock);
+    }
+
     /// Time has passed on the source's clock. To be called when no events come.
     pub fn tick(&mut self, now: Nanos) {
         if now.saturating_sub(self.ticked) >= TICK {
@@ -307,6 +312,7 @@ impl Exporting {
             prometheus: live.and_then(|live| live.prometheus),
             health: live.and_then(|live| live.health),
             overflow,
+            confined: live.is_some_and(|live| !live.unconfined),
             queue: limits.span_queue,
             ..SinkOptions::from_env(|name| std::env::var(name).ok())?
         };

@@ -48,6 +48,7 @@ use self::transport::Transport;
 use crate::aggregation::{Metrics, SpanReference};
 use crate::config::export::Export;
 use crate::enrichment::Observation;
+use crate::source::confine;
 use crate::telemetry::{SpanOutcome, Telemetry};
 use crate::transaction::{Exchange, Transaction};
 
@@ -122,11 +123,16 @@ struct Running {
 struct Worker(Receiver<()>);
 
 impl Worker {
-    fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<Self, SinkError> {
+    fn start(
+        name: &str,
+        begin: fn(),
+        work: impl FnOnce() + Send + 'static,
+    ) -> Result<Self, SinkError> {
         let (end, ended) = mpsc::channel();
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
+                begin();
                 let _end = end;
                 work();
             })?;
@@ -156,6 +162,11 @@ impl Sinks {
         let metrics_to = |exporter| options.metrics.contains(&exporter);
         let any = |exporter| spans_to(exporter) || metrics_to(exporter);
         let (stop, deadline) = watch::channel(None);
+        // What needs privileges is done here, on the caller's thread.
+        let begin = match options.confined {
+            true => confine::give_up_all,
+            false => || {},
+        };
         let mut running = Running::default();
         let mut queues = Vec::new();
 
@@ -176,6 +187,7 @@ impl Sinks {
         if any(Exporter::Otlp) || !listeners.is_empty() {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
+                .on_thread_start(begin)
                 // Pages of metrics are made there, one at a time, and host names looked up.
                 .max_blocking_threads(4)
                 .thread_name("exporter-io")
@@ -221,7 +233,7 @@ impl Sinks {
                 };
                 running
                     .spans
-                    .push(Worker::start("otlp-spans", || worker.run())?);
+                    .push(Worker::start("otlp-spans", begin, || worker.run())?);
             }
             drop(within);
             running.runtime = Some(runtime);
@@ -241,7 +253,9 @@ impl Sinks {
                 limits: options.limits,
                 idle: options.idle.clone(),
             };
-            running.spans.push(Worker::start("text", || worker.run())?);
+            running
+                .spans
+                .push(Worker::start("text", begin, || worker.run())?);
         }
 
         if !options.metrics.is_empty() {
@@ -255,7 +269,7 @@ impl Sinks {
                 jsonl: metrics_to(Exporter::Jsonl),
                 otlp: sender,
             };
-            running.metrics = Some((stop, Worker::start("metrics", || worker.run())?));
+            running.metrics = Some((stop, Worker::start("metrics", begin, || worker.run())?));
         }
 
         Ok(Self {

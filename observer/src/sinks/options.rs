@@ -49,6 +49,8 @@ pub struct SinkOptions {
     pub overflow: Overflow,
     /// Between two metric exports. `OTEL_METRIC_EXPORT_INTERVAL`.
     pub metric_interval: Duration,
+    /// Whether the sinks' threads give up all privileges.
+    pub confined: bool,
     /// Of the attributes of a span.
     pub limits: SpanLimits,
     /// Where `/metrics` is served.
@@ -88,6 +90,7 @@ impl Default for SinkOptions {
             queue: crate::config::limits::Limits::default().span_queue,
             overflow: Overflow::Drop,
             metric_interval: Duration::from_secs(60),
+            confined: false,
             limits: SpanLimits::default(),
             prometheus: None,
             health: None,

@@ -1,5 +1,6 @@
 //! Loads the kernel programs and attaches them, one backend at a time, for real.
 
+use std::error::Error;
 use std::fmt;
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -365,14 +366,22 @@ fn object(error: EbpfError) -> AttachError {
     AttachError::Object(Box::new(error))
 }
 
-/// What went wrong, without the kernel's many lines of explanation.
+/// What went wrong and why, each without the kernel's many lines of explanation.
 fn first_line(error: &EbpfError) -> String {
-    error
-        .to_string()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    let mut text = String::new();
+    let mut next: Option<&dyn Error> = Some(error);
+    while let Some(error) = next {
+        let cause = error.to_string();
+        let line = cause.lines().next().unwrap_or_default();
+        // Some errors say their cause themselves.
+        if !text.ends_with(line) {
+            let between = if text.is_empty() { "" } else { ": " };
+            text.push_str(between);
+            text.push_str(line);
+        }
+        next = error.source();
+    }
+    text
 }
 
 /// One line: what the kernel said, and for a program that its verifier turned down the last thing it said.

@@ -1,6 +1,8 @@
 //! The Linux capabilities that matter here, and which of them this process holds.
 
-use std::{fs, io};
+use std::io;
+
+use rustix::thread::{CapabilitySet, capabilities};
 
 /// A capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -9,8 +11,10 @@ pub enum Capability {
     Bpf,
     /// Tracing programs that read memory.
     Perfmon,
-    /// Everything that the others allow; on kernels before 5.8 the only way.
+    /// Everything that the two before it allow; on kernels before 5.8 the only way.
     SysAdmin,
+    /// Attaching programs to a cgroup's sockets.
+    NetAdmin,
     /// Looking into other users' processes: their environment and executable.
     SysPtrace,
     /// Reading files whatever their permissions.
@@ -19,10 +23,11 @@ pub enum Capability {
 
 impl Capability {
     /// All of them, the needed ones first.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Bpf,
         Self::Perfmon,
         Self::SysAdmin,
+        Self::NetAdmin,
         Self::SysPtrace,
         Self::DacReadSearch,
     ];
@@ -34,6 +39,7 @@ impl Capability {
             Self::Bpf => "CAP_BPF",
             Self::Perfmon => "CAP_PERFMON",
             Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::NetAdmin => "CAP_NET_ADMIN",
             Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
         }
@@ -46,48 +52,42 @@ impl Capability {
             Self::Bpf => "needed: load the kernel programs",
             Self::Perfmon => "needed: let them read what applications send and receive",
             Self::SysAdmin => "not needed beside CAP_BPF and CAP_PERFMON, which it includes",
+            Self::NetAdmin => "for UDP with the tracepoint backend: tell who sent a datagram",
             Self::SysPtrace => "for service names: read other users' processes in /proc",
             Self::DacReadSearch => "for service names: read files of other users in /proc",
         }
     }
 
-    /// Its number, `linux/capability.h`.
-    const fn bit(self) -> u32 {
+    /// As the kernel has it.
+    pub(super) const fn set(self) -> CapabilitySet {
         match self {
-            Self::DacReadSearch => 2,
-            Self::SysPtrace => 19,
-            Self::SysAdmin => 21,
-            Self::Perfmon => 38,
-            Self::Bpf => 39,
+            Self::Bpf => CapabilitySet::BPF,
+            Self::Perfmon => CapabilitySet::PERFMON,
+            Self::SysAdmin => CapabilitySet::SYS_ADMIN,
+            Self::NetAdmin => CapabilitySet::NET_ADMIN,
+            Self::SysPtrace => CapabilitySet::SYS_PTRACE,
+            Self::DacReadSearch => CapabilitySet::DAC_READ_SEARCH,
         }
     }
 }
 
 /// The capabilities in effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held(u64);
+pub struct Held(CapabilitySet);
 
 impl Held {
-    /// Those of this process.
+    /// Those of this thread.
     ///
     /// # Errors
-    /// When /proc cannot be read.
-    pub fn of_this_process() -> io::Result<Self> {
-        Self::parse(&fs::read_to_string("/proc/self/status")?)
-            .ok_or_else(|| io::Error::other("/proc/self/status has no CapEff"))
-    }
-
-    fn parse(status: &str) -> Option<Self> {
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("CapEff:"))?;
-        u64::from_str_radix(line.trim(), 16).ok().map(Self)
+    /// When the kernel does not tell.
+    pub fn of_this_thread() -> io::Result<Self> {
+        Ok(Self(capabilities(None)?.effective))
     }
 
     /// Whether this one is in effect.
     #[must_use]
     pub fn has(self, capability: Capability) -> bool {
-        self.0 >> capability.bit() & 1 == 1
+        self.0.contains(capability.set())
     }
 
     /// The needed capabilities that are missing; empty when observing is allowed.
@@ -110,19 +110,14 @@ mod tests {
     #[test]
     fn missing_capabilities_are_named() {
         for (mask, missing) in [
-            ("000001fffeffffff", vec![]),
-            ("0000000000200000", vec![]),
-            ("000000c000000000", vec![]),
-            ("0000008000000000", vec![Capability::Perfmon]),
-            (
-                "0000000000000000",
-                vec![Capability::Bpf, Capability::Perfmon],
-            ),
+            (0x0000_01ff_feff_ffff, vec![]),
+            (0x0000_0000_0020_0000, vec![]),
+            (0x0000_00c0_0000_0000, vec![]),
+            (0x0000_0080_0000_0000, vec![Capability::Perfmon]),
+            (0, vec![Capability::Bpf, Capability::Perfmon]),
         ] {
-            let held = Held::parse(&format!("Name:\tx\nCapEff:\t{mask}\nCapBnd:\t0\n")).unwrap();
-            assert_eq!(held.missing(), missing, "{mask}");
+            let held = Held(CapabilitySet::from_bits_retain(mask));
+            assert_eq!(held.missing(), missing, "{mask:x}");
         }
-        assert_eq!(Held::parse("CapEff:\tzzz\n"), None);
-        assert_eq!(Held::parse(""), None);
     }
 }

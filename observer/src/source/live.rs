@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use super::backend::{self, AttachError, Attached, Backend, Limits};
 use super::btf::{Btf, BtfError};
 use super::capability::{Capability, Held};
+use super::confine;
 use super::event::{Clock, Event};
 use super::layout::Config;
 use super::record::decode;
@@ -175,7 +176,6 @@ pub struct Live {
     waiter: Waiter,
     attached: Attached,
     backend: Backend,
-    clock: Clock,
     telemetry: Arc<Telemetry>,
     /// What the kernel programs say of rare events.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -204,8 +204,8 @@ impl Live {
     /// # Errors
     /// When privileges or kernel features are missing; what was attached is detached again.
     pub fn start(options: &Options<'_>, telemetry: &Arc<Telemetry>) -> Result<Self, StartError> {
-        // Where /proc does not tell, trying does.
-        let missing = Held::of_this_process()
+        // Where the kernel does not tell, trying does.
+        let missing = Held::of_this_thread()
             .map(Held::missing)
             .unwrap_or_default();
         if !missing.is_empty() {
@@ -268,7 +268,6 @@ impl Live {
             waiter,
             attached,
             backend,
-            clock: clock(),
             telemetry: Arc::clone(telemetry),
             log,
             nap: NAP_BUSY,
@@ -328,6 +327,25 @@ impl Live {
     /// When they cannot be read.
     pub fn counters(&self) -> Result<KernelCounters, LiveError> {
         total(&self.counters)
+    }
+
+    /// The capabilities, of those that it holds, without which the calling thread could not go on reading, or finding out
+    /// about processes.
+    ///
+    /// The first is found out by trying: before 5.19 the kernel lets only CAP_BPF at maps that are open already, unless
+    /// `kernel.unprivileged_bpf_disabled` is 0.
+    #[must_use]
+    pub fn needs(&self) -> Vec<Capability> {
+        const MAPS: [Capability; 2] = [Capability::Bpf, Capability::SysAdmin];
+        let mut needs = vec![Capability::SysPtrace, Capability::DacReadSearch];
+        if !matches!(confine::without(&MAPS, || self.counters()), Ok(Ok(_))) {
+            let held = Held::of_this_thread().ok();
+            needs.extend(
+                MAPS.into_iter()
+                    .find(|&one| held.is_some_and(|held| held.has(one))),
+            );
+        }
+        needs
     }
 
     /// What the kernel accounts to each attached program.
@@ -396,10 +414,10 @@ impl Live {
         self.backend
     }
 
-    /// Turns the events' times into Unix time, as of the start.
+    /// Turns the events' times into Unix time, as of now.
     #[must_use]
     pub fn clock(&self) -> Clock {
-        self.clock
+        clock()
     }
 }
 

@@ -5,11 +5,14 @@
 //! - [`sockets`]: connections from before the start.
 //! - [`record`]: what they send; [`layout`], [`btf`]: what they must know of this kernel.
 //! - [`backend`], [`kprobe`]: how they are attached; [`preflight`], [`capability`]: whether they may be.
+//! - [`confine`]: what is given up once they are.
 
 pub mod backend;
 pub mod btf;
 pub mod capability;
+pub mod confine;
 pub mod event;
+mod filter;
 mod kprobe;
 mod layout;
 pub mod live;

@@ -33,7 +33,7 @@ pub struct Report {
     pub kernel: String,
     /// Whether the kernel describes its types, with every field that all backends need.
     pub btf: Result<(), BtfError>,
-    /// Each capability that matters; empty when /proc does not tell.
+    /// Each capability that matters; empty when the kernel does not tell.
     pub capabilities: Vec<CapabilityReport>,
     /// Those that are needed and missing.
     pub missing: Vec<Capability>,
@@ -55,7 +55,7 @@ impl Report {
 /// Tries everything. Nothing stays attached, and no port is watched meanwhile.
 #[must_use]
 pub fn check() -> Report {
-    let held = Held::of_this_process().ok();
+    let held = Held::of_this_thread().ok();
     let config = Btf::from_kernel().and_then(|btf| Ok((Config::common(&btf)?, btf)));
     let (btf, backends) = match config {
         Ok((config, btf)) => (
