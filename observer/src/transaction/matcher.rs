@@ -312,9 +312,9 @@ impl Matcher {
             return self.place(reply, time, out);
         }
         let Some(front) = self.pending.front() else {
-            self.hold(reply, time)?;
             // Silence was refused: what was taken to have no reply has one.
             let refused = self.hushed && reply.kind == ReplyKind::Error;
+            self.hold(reply, time)?;
             return if refused { Err(Resync::Orphan) } else { Ok(()) };
         };
         let outcome = outcome(&front.request, &reply);
@@ -360,7 +360,7 @@ impl Matcher {
     ) -> Result<(), Resync> {
         match self.quiets.place(&self.pending, reply, time) {
             Placed::Later => {}
-            Placed::Unseen => return self.hold(reply, time),
+            Placed::Unseen(reply) => return self.hold(reply, time),
             Placed::Never => return Err(Resync::Mismatch),
             Placed::Budget => return Err(Resync::Budget),
             Placed::Told(fates) => self.told(fates, time, Ending::Unresolved, out),
