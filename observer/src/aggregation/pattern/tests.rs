@@ -169,6 +169,10 @@ fn keys_of_the_world() {
             "gitlab:cache:project/*/readme",
         ),
         ("user:*:profile", "user:*:profile"),
+        // A term is no part of an address that has no other digits: in the pattern the rest may look like one.
+        ("2d::a:a0000", "2d::a:a*"),
+        ("2d:ab:cd:ef:ab:cd00000000", "2d:ab:cd:ef:ab:*"),
+        ("2d:ab:cd:ef:ab:cd", "2d:ab:cd:ef:ab:cd"),
     ] {
         assert_eq!(pattern(key), expected, "{key}");
         assert_eq!(pattern(expected), expected, "again: {key}");
