@@ -1,6 +1,6 @@
 //! What is several tokens and one thing: addresses, dates, UUIDs, ids with `-` and `_`.
 
-use super::{Kind, is_plain, kind, token_end};
+use super::{CUT, Kind, is_plain, kind, token_end};
 
 /// Longest id of the URL-safe alphabet: 96 bytes of entropy.
 const MAX_ID: usize = 128;
@@ -131,8 +131,8 @@ fn mac(bytes: &[u8]) -> Option<usize> {
             2 => *byte == between,
             _ => byte.is_ascii_hexdigit(),
         });
-    let mixed = text.split(|byte| *byte == between).any(varies)
-        && text.iter().any(u8::is_ascii_alphabetic);
+    let mixed =
+        text.split(|byte| *byte == between).any(varies) && text.iter().any(u8::is_ascii_alphabetic);
     (fits && mixed && ends_at(bytes, LENGTH)).then_some(LENGTH)
 }
 
@@ -230,6 +230,7 @@ pub(super) fn mail_address(bytes: &[u8], at: usize) -> Option<usize> {
     let name = &bytes[domain..domain + length];
     let dot = name.iter().rposition(|byte| *byte == b'.')?;
     // What a pattern has cut short is no domain.
-    let whole = bytes.get(domain + length) != Some(&b'*');
+    let after = &bytes[domain + length..];
+    let whole = !after.starts_with(b"*") && !after.starts_with(CUT.as_bytes());
     (dot > 0 && name.len() - dot > 2 && whole).then_some(domain + length)
 }

@@ -186,6 +186,9 @@ fn long_keys_are_cut() {
     assert_eq!(cut.matches("part").count(), MAX_SEGMENTS);
     assert!(cut.ends_with('…'));
     assert_eq!(pattern(&cut), cut);
+    let address = pattern(&format!("{}a@-.a-a0.0.0.0", "0:".repeat(14)));
+    assert!(address.ends_with("a@-.a-…"), "{address}");
+    assert_eq!(pattern(&address), address);
     let separators = pattern(&"-".repeat(1000));
     assert_eq!(separators.len(), MAX_BYTES);
     assert_eq!(pattern(&separators), separators);
