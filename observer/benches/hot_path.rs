@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use observer::aggregation::pattern::pattern_into;
 use observer::aggregation::{Aggregator, Metrics, Options};
-use observer::enrichment::{Endpoint, Enricher, Observation};
+use observer::enrichment::{Endpoint, Enricher, Observation, Places};
 use observer::protocol::{Class, Detail, HitRule, Operation, Outcome, Protocol, Request};
 use observer::sinks::{Exporter, Output, Overflow, Sample, SinkOptions, Sinks};
 use observer::source::event::{Clock, End, Task};
@@ -78,14 +78,14 @@ fn enrich() {
         ..Task::default()
     };
     let first = (0..99).map(|_| {
-        let mut enricher = Enricher::new("/proc");
+        let mut enricher = Enricher::new(Places::default());
         let start = Instant::now();
         black_box(enricher.service(Some(&task)));
         start.elapsed().as_nanos() as f64
     });
     println!("service, first sight: {:.0} ns", median(first.collect()));
     const COUNT: u32 = 100_000;
-    let mut enricher = Enricher::new("/proc");
+    let mut enricher = Enricher::new(Places::default());
     let known = (0..ROUNDS).map(|_| {
         let start = Instant::now();
         for _ in 0..COUNT {
@@ -108,7 +108,7 @@ fn throughput(transactions: &[Transaction], exporter: Exporter, what: &str) {
         ..SinkOptions::default()
     };
     let sinks = Sinks::start(options, telemetry, metrics).expect("the sinks start");
-    let service = Enricher::new("/proc").service(None);
+    let service = Enricher::new(Places::default()).service(None);
     let server = "127.0.0.1:6379".parse().expect("an address");
     let client = "127.0.0.1:40000".parse().expect("an address");
     let endpoint = Arc::new(Endpoint::new(End::Client, server, client));
@@ -161,7 +161,7 @@ fn record(transactions: &[Transaction]) {
     const COUNT: usize = 1_000_000;
     let metrics = Arc::new(Metrics::new(Options::default(), Arc::default()));
     let mut aggregator = Aggregator::new(metrics);
-    let mut enricher = Enricher::new("/proc");
+    let mut enricher = Enricher::new(Places::default());
     let server = "127.0.0.1:6379".parse().expect("an address");
     let client = "127.0.0.1:40000".parse().expect("an address");
     let endpoint = Arc::new(Endpoint::new(End::Client, server, client));
@@ -194,7 +194,7 @@ fn submit(transactions: &[Transaction], traces: Vec<Exporter>, what: &str) {
     };
     options.otlp.traces.endpoint = "http://127.0.0.1:9/v1/traces".to_owned();
     let sinks = Sinks::start(options, Arc::clone(&telemetry), metrics).expect("the sinks start");
-    let mut enricher = Enricher::new("/proc");
+    let mut enricher = Enricher::new(Places::default());
     let service = enricher.service(None);
     let server = "127.0.0.1:6379".parse().expect("an address");
     let client = "127.0.0.1:40000".parse().expect("an address");

@@ -361,10 +361,8 @@ impl Metrics {
             let service = Service {
                 id: u32::MAX,
                 name: value::OVERFLOW_SERVICE.to_owned(),
-                pid: None,
-                executable: None,
-                container: None,
                 host: self.options.host.clone(),
+                ..Service::default()
             };
             Arc::new(ServiceMetrics::new(&service, &self.options))
         });

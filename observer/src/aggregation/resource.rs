@@ -16,9 +16,20 @@ pub fn attributes(service: &Service) -> Vec<KeyValue> {
     if let Some(pid) = service.pid {
         attributes.push(KeyValue::new(names::PROCESS_PID, i64::from(pid)));
     }
+    let pod = service.pod.as_ref();
+    let qos = pod.map(|pod| pod.qos.name().to_owned());
     for (name, text) in [
         (names::PROCESS_EXECUTABLE_NAME, &service.executable),
         (names::CONTAINER_ID, &service.container),
+        (names::K8S_POD_UID, &pod.map(|pod| pod.uid.clone())),
+        (names::K8S_POD_NAME, &pod.and_then(|pod| pod.name.clone())),
+        (
+            names::K8S_NAMESPACE_NAME,
+            &pod.and_then(|pod| pod.namespace.clone()),
+        ),
+        (names::K8S_POD_QOS_CLASS, &qos),
+        (names::K8S_NODE_NAME, &service.node),
+        (names::SYSTEMD_UNIT, &service.unit),
         (names::HOST_NAME, &service.host),
     ] {
         if let Some(text) = text {

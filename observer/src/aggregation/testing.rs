@@ -43,8 +43,8 @@ pub(crate) fn service(id: u32, name: &str) -> Arc<Service> {
         name: name.to_owned(),
         pid: Some(4711),
         executable: Some("app".to_owned()),
-        container: None,
         host: Some("node-1".to_owned()),
+        ..Service::default()
     })
 }
 

@@ -1,5 +1,8 @@
 //! Whose traffic it is: the process, container and service behind a socket, and names for servers.
 
+mod cgroup;
+mod cgroups;
+mod pods;
 mod process;
 
 use std::net::{IpAddr, SocketAddr};
@@ -9,11 +12,12 @@ use crate::config::export::Export;
 use crate::source::event::{Clock, End};
 use crate::transaction::Exchange;
 
+pub use cgroup::Qos;
 pub(crate) use process::percent_decoded;
-pub use process::{Enricher, host_name};
+pub use process::{Enricher, Places, host_name};
 
 /// The observed process, as an OpenTelemetry resource.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Service {
     /// A number of our own, dense from 0 and never reused.
     pub id: u32,
@@ -25,8 +29,27 @@ pub struct Service {
     pub executable: Option<String>,
     /// `container.id`.
     pub container: Option<String>,
+    /// The pod it runs in.
+    pub pod: Option<Pod>,
+    /// `k8s.node.name`, of processes in pods.
+    pub node: Option<String>,
+    /// The systemd unit it runs in, if in no container.
+    pub unit: Option<String>,
     /// `host.name`.
     pub host: Option<String>,
+}
+
+/// A pod, as its node knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// `k8s.pod.uid`.
+    pub uid: String,
+    /// Its class of service.
+    pub qos: Qos,
+    /// `k8s.namespace.name`, where the node's folder of pod logs tells.
+    pub namespace: Option<String>,
+    /// `k8s.pod.name`, likewise.
+    pub name: Option<String>,
 }
 
 /// How two endpoints talk.

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Service;
+use super::cgroup::Workload;
+use super::cgroups::Cgroups;
+use super::pods::PodNames;
+use super::{Pod, Service};
 use crate::source::event::Task;
 use crate::telemetry::names::{resource, value};
 
@@ -27,11 +30,38 @@ const MAX_NAME: usize = 200;
 /// Service numbers are unique in the program, so that several enrichers never give the same one.
 static NEXT_ID: AtomicU32 = AtomicU32::new(0);
 
+/// Where to look, and what the user says.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// Processes.
+    pub proc: PathBuf,
+    /// Where cgroups are mounted.
+    pub cgroups: PathBuf,
+    /// The kubelet's folder of logs.
+    pub pods: PathBuf,
+    /// `k8s.node.name`.
+    pub node: Option<String>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            proc: "/proc".into(),
+            cgroups: "/sys/fs/cgroup".into(),
+            pods: "/var/log/pods".into(),
+            node: None,
+        }
+    }
+}
+
 /// Finds out which service a thread works for.
 #[derive(Debug)]
 pub struct Enricher {
     proc_root: PathBuf,
     host: Option<String>,
+    node: Option<String>,
+    cgroups: Cgroups,
+    pods: PodNames,
     processes: HashMap<u32, Process>,
     unknown: Arc<Service>,
 }
@@ -46,21 +76,20 @@ struct Process {
 }
 
 impl Enricher {
-    /// Reads processes below `proc_root`, ordinarily `/proc`.
+    /// Knows no process yet.
     #[must_use]
-    pub fn new(proc_root: impl Into<PathBuf>) -> Self {
-        let proc_root = proc_root.into();
+    pub fn new(places: Places) -> Self {
         Self {
-            host: host_name(&proc_root),
-            proc_root,
+            host: host_name(&places.proc),
+            node: places.node,
+            cgroups: Cgroups::new(&places.cgroups),
+            pods: PodNames::new(places.pods),
+            proc_root: places.proc,
             processes: HashMap::new(),
             unknown: Arc::new(Service {
                 id: next_id(),
                 name: value::UNKNOWN_SERVICE.to_owned(),
-                pid: None,
-                executable: None,
-                container: None,
-                host: None,
+                ..Service::default()
             }),
         }
     }
@@ -91,7 +120,7 @@ impl Enricher {
         }
         self.forget_some();
         let directory = self.proc_root.join(task.pid.to_string());
-        let service = Arc::new(look_up(&directory, task, self.host.clone()));
+        let service = Arc::new(self.look_up(&directory, task, now));
         self.processes.insert(
             task.pid,
             Process {
@@ -102,6 +131,53 @@ impl Enricher {
             },
         );
         service
+    }
+
+    fn look_up(&mut self, directory: &Path, task: &Task, now: Instant) -> Service {
+        let executable = executable(directory).or_else(|| comm(task));
+        let workload = match read(&directory.join("cgroup"), MAX_FILE) {
+            Some(bytes) => {
+                let workload = Workload::of_process(&String::from_utf8_lossy(&bytes));
+                self.cgroups.learn(task.cgroup, &workload);
+                workload
+            }
+            // It is gone; its cgroup may still be there, or known.
+            None => self.cgroups.of(task.cgroup, now).unwrap_or_default(),
+        };
+        let pod = workload.pod.map(|pod| {
+            let names = self.pods.of(&pod.uid, now);
+            let (namespace, name) = names.map(|pod| (pod.namespace, pod.name)).unzip();
+            Pod {
+                uid: pod.uid,
+                qos: pod.qos,
+                namespace,
+                name,
+            }
+        });
+        let own_name = read(&directory.join("environ"), MAX_ENVIRONMENT)
+            .and_then(|environment| service_name(&environment));
+        let unit_name = || {
+            let unit = workload.unit.as_deref()?;
+            Some(clean(unit.strip_suffix(".service").unwrap_or(unit)))
+        };
+        let name = own_name
+            .or_else(|| pod.as_ref()?.name.clone())
+            .or_else(unit_name)
+            .unwrap_or_else(|| match &executable {
+                Some(executable) => format!("{}:{executable}", value::UNKNOWN_SERVICE),
+                None => value::UNKNOWN_SERVICE.to_owned(),
+            });
+        Service {
+            id: next_id(),
+            name,
+            pid: Some(task.pid),
+            executable,
+            container: workload.container,
+            node: pod.is_some().then(|| self.node.clone()).flatten(),
+            pod,
+            unit: workload.unit.map(|unit| clean(&unit)),
+            host: self.host.clone(),
+        }
     }
 
     fn forget_some(&mut self) {
@@ -133,26 +209,6 @@ pub fn host_name(proc_root: &Path) -> Option<String> {
 
 fn next_id() -> u32 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
-}
-
-fn look_up(directory: &Path, task: &Task, host: Option<String>) -> Service {
-    let executable = executable(directory).or_else(|| comm(task));
-    let name = read(&directory.join("environ"), MAX_ENVIRONMENT)
-        .and_then(|environment| service_name(&environment))
-        .unwrap_or_else(|| match &executable {
-            Some(executable) => format!("{}:{executable}", value::UNKNOWN_SERVICE),
-            None => value::UNKNOWN_SERVICE.to_owned(),
-        });
-    let container = read(&directory.join("cgroup"), MAX_FILE)
-        .and_then(|bytes| container_id(&String::from_utf8_lossy(&bytes)));
-    Service {
-        id: next_id(),
-        name,
-        pid: Some(task.pid),
-        executable,
-        container,
-        host,
-    }
 }
 
 /// The file name that `exe` points to, else `comm`.
@@ -215,17 +271,6 @@ pub(crate) fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
-/// The last run of exactly 64 hexadecimal digits in a line of `/proc/PID/cgroup`, as docker, containerd, cri-o
-/// and podman put it there, bare or within `name-<id>.scope`.
-fn container_id(cgroup: &str) -> Option<String> {
-    cgroup.lines().find_map(|line| {
-        let path = line.splitn(3, ':').nth(2)?;
-        path.rsplit(|c: char| !c.is_ascii_hexdigit())
-            .find(|run| run.len() == 64)
-            .map(str::to_ascii_lowercase)
-    })
-}
-
 /// Field 22 of `/proc/PID/stat` (`proc_pid_stat(5)`), counted from behind the name, which may hold anything.
 fn start_time(directory: &Path) -> Option<u64> {
     let bytes = read(&directory.join("stat"), MAX_FILE)?;
@@ -252,36 +297,10 @@ fn clean(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Qos;
     use super::*;
 
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-
-    #[test]
-    fn finds_container_ids() {
-        for (cgroup, found) in [
-            (format!("0::/docker/{ID}\n"), true),
-            (format!("0::/system.slice/docker-{ID}.scope"), true),
-            (
-                format!(
-                    "12:pids:/\n0::/kubepods.slice/kubepods-pod1_2.slice/cri-containerd-{ID}.scope"
-                ),
-                true,
-            ),
-            (
-                format!("0::/kubepods/besteffort/pod8e3a/crio-{ID}.scope/container"),
-                true,
-            ),
-            (format!("0::/machine.slice/libpod-{ID}.scope"), true),
-            (format!("4:memory:/libpod_parent/libpod-{ID}"), true),
-            ("0::/user.slice/user-1000.slice".to_owned(), false),
-            (format!("0::/docker/{ID}0"), false),
-            ("0::/".to_owned(), false),
-            (String::new(), false),
-        ] {
-            let expected = found.then(|| ID.to_owned());
-            assert_eq!(container_id(&cgroup), expected, "{cgroup}");
-        }
-    }
 
     #[test]
     fn finds_service_names() {
@@ -318,6 +337,15 @@ mod tests {
             fs::create_dir_all(root.join("sys/kernel")).unwrap();
             fs::write(root.join("sys/kernel/hostname"), "node-1\n").unwrap();
             Self(root)
+        }
+
+        fn places(&self) -> Places {
+            Places {
+                proc: self.0.clone(),
+                cgroups: self.0.join("cgroup"),
+                pods: self.0.join("pods"),
+                node: Some("node-1.example.com".to_owned()),
+            }
         }
 
         fn process(&self, pid: u32, started: u64, environment: &str) {
@@ -358,7 +386,7 @@ mod tests {
         let fake = Fake::new("describe");
         fake.process(7, 100, "OTEL_SERVICE_NAME=shop\0");
         fake.process(8, 100, "");
-        let mut enricher = Enricher::new(&fake.0);
+        let mut enricher = Enricher::new(fake.places());
 
         let service = enricher.service(Some(&task(7)));
         assert_eq!(service.name, "shop");
@@ -380,10 +408,70 @@ mod tests {
     }
 
     #[test]
+    fn names_pods_and_units() {
+        const UID: &str = "8d8f1f23-5b1e-4d1c-9c5e-2f9b8a7c6d5e";
+        let fake = Fake::new("workloads");
+        let pod = format!("0::/../pod{UID}/{ID}");
+        for (pid, environment, cgroup) in [
+            (7, "", pod.as_str()),
+            (8, "OTEL_SERVICE_NAME=shop\0", &pod),
+            (9, "", "0::/system.slice/web@1.service/worker"),
+            (
+                10,
+                "",
+                "0::/docker/0/kubepods/besteffort/pod00000000-0000-0000-0000-000000000000/x",
+            ),
+        ] {
+            fake.process(pid, 100, environment);
+            fs::write(fake.0.join(pid.to_string()).join("cgroup"), cgroup).unwrap();
+        }
+        fs::create_dir_all(fake.0.join("pods").join(format!("shop_web-0_{UID}"))).unwrap();
+        let mut enricher = Enricher::new(fake.places());
+        let mut service = |pid| enricher.service(Some(&task(pid)));
+
+        let web = service(7);
+        assert_eq!(web.name, "web-0");
+        let told = Pod {
+            uid: UID.to_owned(),
+            qos: Qos::Guaranteed,
+            namespace: Some("shop".to_owned()),
+            name: Some("web-0".to_owned()),
+        };
+        assert_eq!(web.pod, Some(told));
+        assert_eq!(web.node.as_deref(), Some("node-1.example.com"));
+        assert_eq!(service(8).name, "shop");
+
+        let unit = service(9);
+        assert_eq!(unit.name, "web@1");
+        assert_eq!(unit.unit.as_deref(), Some("web@1.service"));
+        assert_eq!(unit.node, None);
+
+        let unnamed = service(10);
+        assert_eq!(unnamed.name, "unknown_service:app");
+        assert_eq!(unnamed.pod.as_ref().unwrap().name, None);
+    }
+
+    #[test]
+    fn a_process_that_is_gone_has_its_cgroup() {
+        let fake = Fake::new("gone");
+        fake.process(7, 100, "");
+        let mut enricher = Enricher::new(fake.places());
+        let of = |pid, cgroup| Task {
+            cgroup,
+            ..task(pid)
+        };
+        assert!(enricher.service(Some(&of(7, 77))).container.is_some());
+        let gone = enricher.service(Some(&of(8, 77)));
+        assert_eq!(gone.container.as_deref(), Some(ID));
+        assert_eq!(gone.executable.as_deref(), Some("worker"));
+        assert_eq!(enricher.service(Some(&of(9, 78))).container, None);
+    }
+
+    #[test]
     fn notices_a_reused_pid() {
         let fake = Fake::new("reuse");
         fake.process(7, 100, "OTEL_SERVICE_NAME=old\0");
-        let mut enricher = Enricher::new(&fake.0);
+        let mut enricher = Enricher::new(fake.places());
         let start = Instant::now();
         let old = enricher.service_at(&task(7), start);
 
@@ -405,7 +493,7 @@ mod tests {
     #[test]
     fn remembers_a_bounded_number() {
         let fake = Fake::new("bounded");
-        let mut enricher = Enricher::new(&fake.0);
+        let mut enricher = Enricher::new(fake.places());
         let start = Instant::now();
         let last = MAX_PROCESSES as u32 + 10;
         for pid in 1..=last {

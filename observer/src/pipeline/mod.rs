@@ -24,7 +24,7 @@ use crate::config::cli::{Exporter, RoleArgument};
 use crate::config::export::Naming;
 use crate::config::rules::Rules;
 use crate::config::{Config, ConfigError, LiveConfig};
-use crate::enrichment::{Enricher, host_name};
+use crate::enrichment::{Enricher, Places, host_name};
 use crate::sinks::{self, Overflow, Policy, SinkError, SinkOptions, Sinks};
 use crate::source::event::{Clock, Event, EventKind, Nanos, SocketId, Task};
 use crate::source::live::StartError;
@@ -147,7 +147,7 @@ impl Pipeline {
     pub fn new(parts: Parts) -> Self {
         let Watched { all, memcached } = parts.watched;
         let reporter = Reporter {
-            enricher: Enricher::new("/proc"),
+            enricher: Enricher::new(Places::default()),
             aggregator: Aggregator::new(parts.metrics),
             sinks: parts.sinks,
             rules: parts.rules,

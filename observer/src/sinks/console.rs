@@ -462,10 +462,7 @@ mod tests {
         seen.service = std::sync::Arc::new(Service {
             id: 9,
             name: "unknown_service".to_owned(),
-            pid: None,
-            executable: None,
-            container: None,
-            host: None,
+            ..Service::default()
         });
         assert!(
             line(&seen).contains(" 10.0.0.9:40000 → 127.0.0.1:6379 "),

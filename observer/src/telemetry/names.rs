@@ -157,6 +157,18 @@ pub mod resource {
         PROCESS_EXECUTABLE_NAME = "process.executable.name";
         /// Container id. semconv.
         CONTAINER_ID = "container.id";
+        /// Uid of the pod; of a static pod the digest of its file. semconv.
+        K8S_POD_UID = "k8s.pod.uid";
+        /// Name of the pod. semconv.
+        K8S_POD_NAME = "k8s.pod.name";
+        /// Namespace of the pod. semconv.
+        K8S_NAMESPACE_NAME = "k8s.namespace.name";
+        /// `Guaranteed`, `Burstable` or `BestEffort`. As the Collector's `k8scluster` receiver calls it.
+        K8S_POD_QOS_CLASS = "k8s.pod.qos_class";
+        /// The node's name. semconv.
+        K8S_NODE_NAME = "k8s.node.name";
+        /// The systemd unit. Ours.
+        SYSTEMD_UNIT = "systemd.unit";
         /// Host name. semconv.
         HOST_NAME = "host.name";
     }

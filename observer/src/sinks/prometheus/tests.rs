@@ -65,10 +65,8 @@ fn service_named(name: &str) -> Service {
     Service {
         id: 2,
         name: name.to_owned(),
-        pid: None,
-        executable: None,
-        container: None,
         host: Some("node-1".to_owned()),
+        ..Service::default()
     }
 }
 

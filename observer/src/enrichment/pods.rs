@@ -1,0 +1,143 @@
+//! Names of pods, from the folders that the kubelet makes for their logs: `/var/log/pods/<namespace>_<name>_<uid>`.
+//!
+//! No call of the API server, no right in the cluster: the folder of the node is enough, mounted read-only.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Most pods remembered. A node runs 110 unless told otherwise, and folders of pods that are gone stay for a while.
+const MAX_PODS: usize = 4_096;
+/// The folder is read again for a pod that is not in it at most this often.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Most bytes of a name: that of a DNS subdomain.
+const MAX_NAME: usize = 253;
+
+/// Namespace and name of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PodName {
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+/// The names of this node's pods, by uid.
+#[derive(Debug)]
+pub(super) struct PodNames {
+    folder: PathBuf,
+    names: HashMap<String, PodName>,
+    read: Option<Instant>,
+}
+
+impl PodNames {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            names: HashMap::new(),
+            read: None,
+        }
+    }
+
+    /// The pod's name; `None` where the folder does not tell, or not yet.
+    pub(super) fn of(&mut self, uid: &str, now: Instant) -> Option<PodName> {
+        let fresh = |read: Instant| now.duration_since(read) < PAUSE;
+        if !self.names.contains_key(uid) && !self.read.is_some_and(fresh) {
+            self.read = Some(now);
+            self.look();
+        }
+        self.names.get(uid).cloned()
+    }
+
+    fn look(&mut self) {
+        // Not in Kubernetes, or not mounted.
+        let Ok(entries) = fs::read_dir(&self.folder) else {
+            return;
+        };
+        let names = entries.flatten().filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            parse(&name)
+        });
+        self.names = names.take(MAX_PODS).collect();
+    }
+}
+
+/// None of the three parts can hold `_`.
+fn parse(folder: &str) -> Option<(String, PodName)> {
+    let mut parts = folder.split('_');
+    let (namespace, name, uid) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_name = |text: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+        !text.is_empty() && text.len() <= MAX_NAME && text.bytes().all(allowed)
+    };
+    if parts.next().is_some() || ![namespace, name, uid].into_iter().all(is_name) {
+        return None;
+    }
+    let pod = PodName {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    };
+    Some((uid.to_ascii_lowercase(), pod))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders() {
+        for (folder, expected) in [
+            (
+                "default_web-6d4cf56db6-x2x5p_8d8f1f23-5b1e-4d1c-9c5e-2f9b8a7c6d5e",
+                Some((
+                    "default",
+                    "web-6d4cf56db6-x2x5p",
+                    "8d8f1f23-5b1e-4d1c-9c5e-2f9b8a7c6d5e",
+                )),
+            ),
+            (
+                "kube-system_etcd-node-1.example.com_1f0c2e6d9b4a48e7a5d3c1b2f0e9d8c7",
+                Some((
+                    "kube-system",
+                    "etcd-node-1.example.com",
+                    "1f0c2e6d9b4a48e7a5d3c1b2f0e9d8c7",
+                )),
+            ),
+            ("default_web", None),
+            ("a_b_c_d", None),
+            ("__", None),
+            ("a_b\u{1b}[31m_c", None),
+            ("lost+found", None),
+            ("", None),
+        ] {
+            let found = parse(folder);
+            let found = found
+                .as_ref()
+                .map(|(uid, pod)| (pod.namespace.as_str(), pod.name.as_str(), uid.as_str()));
+            assert_eq!(found, expected, "{folder}");
+        }
+    }
+
+    #[test]
+    fn pods_come_and_go() {
+        let folder = std::env::temp_dir().join(format!("pods-{}", std::process::id()));
+        fs::create_dir_all(folder.join("a_one_11")).unwrap();
+        let mut pods = PodNames::new(folder.clone());
+        let start = Instant::now();
+        let mut name = |uid: &str, second: u64| {
+            let now = start + Duration::from_secs(second);
+            pods.of(uid, now).map(|pod| pod.name)
+        };
+        assert_eq!(name("11", 0).as_deref(), Some("one"));
+        assert_eq!(name("22", 0), None);
+        fs::create_dir_all(folder.join("a_two_22")).unwrap();
+        assert_eq!(name("22", 0), None, "the folder is not read all the time");
+        assert_eq!(name("22", 1).as_deref(), Some("two"));
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(name("33", 2), None);
+        assert_eq!(
+            name("22", 2).as_deref(),
+            Some("two"),
+            "what was known stays"
+        );
+    }
+}
