@@ -5,7 +5,7 @@
 #![no_std]
 
 /// Version of everything in this file; first byte of each record.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// Payload bytes that one record can hold at most.
 pub const MAX_PAYLOAD: u32 = 4096;
@@ -29,12 +29,12 @@ pub struct Header {
     pub kind: u8,
     /// One of [`direction`]; 0 for state records.
     pub direction: u8,
-    /// One of [`reason`]: why `captured` is less than `length`.
+    /// One of [`reason`]: why `captured` is less than `length`; for [`kind::CLOSED`] the socket's error number, 0 for none.
     pub reason: u8,
     /// Bits of [`flag`].
     pub flags: u8,
-    /// Always 0.
-    pub padding: u8,
+    /// The socket's state, `TCP_…` of the kernel; 0 for [`kind::DATAGRAM`].
+    pub state: u8,
     /// `AF_INET` or `AF_INET6`.
     pub family: u16,
     /// `CLOCK_MONOTONIC`, nanoseconds, when the call returned.
@@ -45,13 +45,13 @@ pub struct Header {
     pub sk: u64,
     /// Inode of the network namespace.
     pub netns: u32,
-    /// Sequence number of the first byte; for [`kind::ESTABLISHED`] of the first byte to send; for
-    /// [`kind::DATAGRAM`] its offset; for [`kind::CLOSED`] the socket's error number, 0 for none.
+    /// Sequence number of the first byte; for [`kind::ESTABLISHED`] of the first byte to send, for [`kind::CLOSED`] of
+    /// the one behind the last that was sent; for [`kind::DATAGRAM`] its offset.
     pub position: u32,
-    /// The other direction's; for [`kind::ESTABLISHED`] of the first byte to receive; for [`kind::DATAGRAM`] the
-    /// length of the whole.
+    /// The other direction's; for [`kind::ESTABLISHED`] of the first byte to receive, for [`kind::CLOSED`] of the one behind
+    /// the last that was taken; for [`kind::DATAGRAM`] the length of the whole.
     pub opposite: u32,
-    /// Bytes of the stream that the record stands for.
+    /// Bytes of the stream that the record stands for; for [`kind::CLOSED`] those that can still be taken.
     pub length: u32,
     /// Bytes that follow this header, at most [`MAX_PAYLOAD`]; the record itself may be longer.
     pub captured: u32,
@@ -112,6 +112,14 @@ pub mod reason {
     pub const UNREADABLE: u8 = 2;
     /// The buffer was not mapped when the hook read it.
     pub const FAULT: u8 = 3;
+}
+
+/// Values of [`Header::state`] that mean something to userspace.
+pub mod state {
+    /// `TCP_SYN_SENT`: [`super::Header::opposite`] is not known yet.
+    pub const SYN_SENT: u8 = 2;
+    /// `TCP_SYN_RECV`: the other end has not confirmed the connection yet.
+    pub const SYN_RECV: u8 = 3;
 }
 
 /// Bits of [`Header::flags`].
@@ -221,10 +229,18 @@ pub mod config {
         SK_PROTOCOL,
         /// `sock.sk_err`.
         SK_ERR,
+        /// `sock_common.skc_flags`.
+        SK_FLAGS,
+        /// Number of the bit `SOCK_DONE` there: the other end's FIN has arrived.
+        SOCK_DONE,
+        /// `sock.sk_receive_queue.qlen`.
+        SK_QUEUED,
         /// `inet_sock.inet_sport`, network order.
         INET_SPORT,
         /// `tcp_sock.rcv_nxt`.
         RCV_NXT,
+        /// `tcp_sock.snd_sml`.
+        SND_SML,
         /// `tcp_sock`: where to read the two positions.
         SEQUENCES,
         /// 1 where they lie too far apart to be read in one piece.
@@ -269,6 +285,8 @@ pub mod config {
         REGS_ARG1,
         /// `pt_regs`: its third argument.
         REGS_ARG2,
+        /// `pt_regs`: its fourth argument.
+        REGS_ARG3,
         /// `pt_regs`: its fifth argument.
         REGS_ARG4,
         /// `pt_regs`: its result, which is `-ENOSYS` while the call runs.
@@ -299,6 +317,8 @@ pub mod config {
         MSG_NAME,
         /// `msghdr.msg_iter` of the kernel's own `msghdr`.
         MSG_ITER,
+        /// `msghdr.msg_flags`, from `msg_iter`.
+        MSG_FLAGS,
         /// `iov_iter.iter_type`, one byte.
         ITER_TYPE,
         /// Bits of that byte that are the type.

@@ -4,10 +4,10 @@
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use observer_ebpf::{HEADER, Header, VERSION, direction, flag, kind, reason};
+use observer_ebpf::{HEADER, Header, VERSION, direction, flag, kind, reason, state};
 
 use super::event::{
-    Data, Datagram, Direction, End, Event, EventKind, Fault, SocketId, Task, Uncaptured,
+    Data, Datagram, Direction, End, Event, EventKind, Fault, Rest, SocketId, Task, Uncaptured,
 };
 
 /// Why a record could not be understood.
@@ -65,16 +65,18 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
     })?;
     let position = head.u32(offset_of!(Header, position));
     let opposite = head.u32(offset_of!(Header, opposite));
+    let state = head.u8(offset_of!(Header, state));
     let kind = match head.u8(offset_of!(Header, kind)) {
         kind::DATA => EventKind::Data(Data {
             direction: direction(&head)?,
             started: head.u64(offset_of!(Header, started)),
             position,
-            opposite: Some(opposite),
+            opposite: (state != state::SYN_SENT).then_some(opposite),
             length: length(&head, captured)?,
             payload,
             uncaptured: uncaptured(&head, captured)?,
             continued: flags & flag::CONTINUED != 0,
+            opening: matches!(state, state::SYN_SENT | state::SYN_RECV),
         }),
         kind::DATAGRAM => {
             let length = length(&head, captured)?;
@@ -108,7 +110,12 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
             receive_position: Some(opposite),
         },
         kind::CLOSED => EventKind::Closed {
-            fault: fault(position),
+            fault: fault(head.u8(offset_of!(Header, reason))),
+            rest: Some(Rest {
+                sent: position,
+                taken: opposite,
+                unread: head.u32(offset_of!(Header, length)),
+            }),
         },
         other => return Err(value("kind", other)),
     };
@@ -139,8 +146,8 @@ fn direction(head: &Head<'_>) -> Result<Direction, RecordError> {
 }
 
 /// What the socket's error number says.
-fn fault(number: u32) -> Option<Fault> {
-    Some(match i32::try_from(number).unwrap_or(i32::MAX) {
+fn fault(number: u8) -> Option<Fault> {
+    Some(match i32::from(number) {
         0 => return None,
         libc::ECONNREFUSED => Fault::Refused,
         // EPIPE: the other end had closed already, and answered what was sent to it after that.
@@ -303,6 +310,7 @@ mod tests {
                 payload: b"+OK\r\n",
                 uncaptured: Some(Uncaptured::Limit),
                 continued: false,
+                opening: false,
             }),
         };
         assert_eq!(decode(&record), Ok(expected));
@@ -319,17 +327,25 @@ mod tests {
             (kind::CONNECTING, flag::TASK, EventKind::Connecting),
             (kind::ESTABLISHED, 0, established(End::Client)),
             (kind::ESTABLISHED, flag::SERVER, established(End::Server)),
-            (kind::CLOSED, 0, EventKind::Closed { fault: None }),
+            (
+                kind::CLOSED,
+                0,
+                EventKind::Closed {
+                    fault: Some(Fault::Reset),
+                    rest: Some(Rest {
+                        sent: 100,
+                        taken: 200,
+                        unread: 7,
+                    }),
+                },
+            ),
         ] {
             let mut record = record();
             put(&mut record, offset_of!(Header, kind), &[number]);
             put(&mut record, offset_of!(Header, flags), &[flags]);
             if number == kind::CLOSED {
-                put(
-                    &mut record,
-                    offset_of!(Header, position),
-                    &0u32.to_ne_bytes(),
-                );
+                let reset = [libc::ECONNRESET as u8];
+                put(&mut record, offset_of!(Header, reason), &reset);
             }
             put(
                 &mut record,
@@ -352,9 +368,9 @@ mod tests {
             (libc::ETIMEDOUT, Some(Fault::TimedOut)),
             (libc::EHOSTUNREACH, Some(Fault::Unreachable)),
             (libc::ECONNABORTED, Some(Fault::Aborted)),
-            (-1, Some(Fault::Other)),
+            (255, Some(Fault::Other)),
         ] {
-            assert_eq!(fault(number as u32), expected, "{number}");
+            assert_eq!(fault(number as u8), expected, "{number}");
         }
     }
 

@@ -7,12 +7,14 @@
 //! - [`pairing`]: which two sockets of this host are the two ends of one connection.
 //! - [`datagram`]: UDP, where every datagram is a whole.
 //! - `role`: which end of a connection is reported.
+//! - `lanes`: the two directions of a socket, and where they ended.
 //! - `early`: sockets of which no byte was seen yet.
 //! - [`flows`]: the table of sockets, their roles, their beginning and end.
 
 pub mod datagram;
 mod early;
 pub mod flows;
+mod lanes;
 pub mod pairing;
 pub mod reassembly;
 mod role;
@@ -63,5 +65,8 @@ pub enum Content<'a> {
         reason: Skipped,
     },
     /// Positions contradict each other: what follows belongs to the stream, but from where is not known.
-    Break,
+    Break {
+        /// Bytes of the stream that are given up.
+        length: u64,
+    },
 }

@@ -144,7 +144,13 @@ impl Conversation {
             self.prove(segment.time, out);
         }
         match segment.content {
-            Content::Break => self.resynchronize(Resync::Race, segment.time, telemetry, out),
+            Content::Break { length } => {
+                telemetry.skipped(Skipped::Race).add(length);
+                if self.ignored().is_none() {
+                    telemetry.lost_bytes.add(length);
+                }
+                self.resynchronize(Resync::Race, segment.time, telemetry, out);
+            }
             Content::Gap { length, reason } => {
                 telemetry.skipped(reason).add(length);
                 self.gap(length, segment, telemetry, out);

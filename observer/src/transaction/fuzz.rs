@@ -126,7 +126,7 @@ impl Run {
                     self.conversation
                         .tick(self.now, &self.telemetry, &mut |e| keep(&mut self.out, e));
                 }
-                _ if step >> 4 == 0 => self.segment(side, Content::Break, true),
+                _ if step >> 4 == 0 => self.segment(side, Content::Break { length: 0 }, true),
                 _ => self.send(side, usize::from(step >> 4)),
             }
             self.now += STEP;
@@ -151,8 +151,7 @@ impl Run {
     fn segment(&mut self, side: Side, content: Content<'_>, call_start: bool) {
         self.length += match content {
             Content::Bytes(bytes) => bytes.len() as u64,
-            Content::Gap { length, .. } => length,
-            Content::Break => 0,
+            Content::Gap { length, .. } | Content::Break { length } => length,
         };
         let segment = Segment {
             side,
