@@ -208,6 +208,7 @@ impl Reassembler {
                 time: first.time,
                 task: None,
                 call_start: false,
+                position: first.position.wrapping_sub(hole),
                 content: Content::Gap {
                     length: hole.into(),
                     reason: Skipped::Missing,
@@ -236,16 +237,18 @@ impl Reassembler {
         out: &mut dyn FnMut(Segment<'_>),
     ) {
         self.next = Some(data.position.wrapping_add(data.length));
-        let segment = |call_start, content| Segment {
+        let segment = |call_start, position, content| Segment {
             side: self.side,
             started: data.started,
             time,
             task,
             call_start,
+            position,
             content,
         };
         if !data.payload.is_empty() {
-            out(segment(!data.continued, Content::Bytes(data.payload)));
+            let content = Content::Bytes(data.payload);
+            out(segment(!data.continued, data.position, content));
         }
         let missing = u64::from(data.length).saturating_sub(data.payload.len() as u64);
         if missing > 0 {
@@ -256,6 +259,7 @@ impl Reassembler {
             };
             out(segment(
                 data.payload.is_empty() && !data.continued,
+                data.position.wrapping_add(data.payload.len() as u32),
                 Content::Gap {
                     length: missing,
                     reason,
@@ -382,6 +386,7 @@ impl Reassembler {
             time,
             task: None,
             call_start: false,
+            position: end,
             content: Content::Break,
         });
         // What is held beyond `end` stays held, behind an ordinary hole; what is before it is part of the break.
