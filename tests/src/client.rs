@@ -102,6 +102,15 @@ impl Redis {
         self.0.send(bytes)
     }
 
+    /// The connection itself, for reading what its reader must not hold back; the reader must have nothing read ahead.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left.
+    pub fn stream(&self) -> Result<TcpStream> {
+        Ok(self.0.reader.get_ref().try_clone()?)
+    }
+
     /// Reads one RESP2 reply.
     ///
     /// # Errors
@@ -158,6 +167,15 @@ impl Memcached {
     /// When the connection has ended.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.0.send(bytes)
+    }
+
+    /// The connection itself, for reading what its reader must not hold back; the reader must have nothing read ahead.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left.
+    pub fn stream(&self) -> Result<TcpStream> {
+        Ok(self.0.reader.get_ref().try_clone()?)
     }
 
     /// Sends a line and reads a line.

@@ -1,5 +1,6 @@
 //! The table of sockets: their roles, their beginning and end, and which of them is reported.
 
+mod decision;
 mod ends;
 
 use std::net::SocketAddr;
@@ -9,7 +10,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::Segment;
 use super::early::{self, EarlySockets};
 use super::lanes::{Closing, LINGER, Lanes};
-use super::pairing::{Pairing, Positions, Registration};
+use super::pairing::{Pairing, Positions, Registration, Sightings};
 use super::reassembly::Limits;
 use super::role::verdict;
 pub use super::role::{Ports, Role, Verdict};
@@ -44,12 +45,15 @@ pub struct Flow {
     pub from_start: bool,
     /// Whether it is reported.
     pub verdict: Verdict,
+    /// Under [`Role::Both`]: the number that the two ends of a connection share. A server's end has one when its client's end was
+    /// found on this host.
+    pub shared: Option<u64>,
     number: u64,
     since: Nanos,
     last: Nanos,
     registration: Registration,
     /// Positions that a server's end has seen, looked up again when its grace ends.
-    seen: Vec<Positions>,
+    seen: Sightings,
     attended: bool,
     /// Joined before it was established, by what was sent with the SYN.
     opening: bool,
@@ -103,7 +107,7 @@ pub trait Handler {
     fn segment(&mut self, flow: &Flow, session: &mut Self::Session, segment: &Segment<'_>) -> bool;
     /// Time has passed. Answers whether to be called again.
     fn tick(&mut self, flow: &Flow, session: &mut Self::Session, now: Nanos) -> bool;
-    /// A flow that was [`Verdict::Undecided`] is decided.
+    /// A flow that was [`Verdict::Undecided`] is decided; or its other end was found later.
     fn decided(&mut self, flow: &Flow, session: &mut Self::Session);
     /// A flow ends.
     fn close(&mut self, flow: &Flow, session: Self::Session, close: Close, time: Nanos);
@@ -253,11 +257,9 @@ impl<H: Handler> Flows<H> {
             }
             wanted |= handler.tick(flow, session, now);
             if flow.verdict == Verdict::Undecided {
-                if is_paired(&self.pairing, flow) {
-                    flow.verdict = Verdict::Redundant;
-                    handler.decided(flow, session);
-                } else if now.saturating_sub(flow.since) >= GRACE {
-                    flow.verdict = Verdict::Reported;
+                let peer = flow.peer(&self.pairing);
+                if peer.is_some() || now.saturating_sub(flow.since) >= GRACE {
+                    flow.decide(self.options.role, peer);
                     handler.decided(flow, session);
                 } else {
                     wanted = true;
@@ -409,20 +411,25 @@ impl<H: Handler> Flows<H> {
             end,
             from_start: start.is_some(),
             verdict: verdict(self.options.role, end, &event.socket),
+            shared: (self.options.role == Role::Both && end == End::Client).then_some(self.opened),
             number: self.opened,
             since: event.time,
             last: event.time,
             registration: Registration::default(),
-            seen: Vec::new(),
+            seen: Sightings::default(),
             attended: false,
             opening: false,
         };
         let lanes = Lanes::new(end, send, receive);
-        if self.options.role == Role::Auto && end == End::Client {
+        if self.options.role.pairs() && end == End::Client {
             self.pairing
                 .register_addresses(flow.number, &flow.socket, &mut flow.registration);
         }
-        if flow.verdict == Verdict::Undecided && self.pairing.has_peer_of(&flow.socket) {
+        // Not for `both`, which wants to know which: the addresses may be those of a connection that was closed just now.
+        if self.options.role == Role::Auto
+            && flow.verdict == Verdict::Undecided
+            && self.pairing.peer_of(&flow.socket).is_some()
+        {
             flow.verdict = Verdict::Redundant;
         }
         if flow.verdict != Verdict::Redundant {
@@ -459,16 +466,20 @@ impl<H: Handler> Flows<H> {
         if slot.flow.verdict == Verdict::Redundant {
             return;
         }
-        if self.options.role == Role::Auto
+        let role = self.options.role;
+        if role.pairs()
             && let Some(opposite) = data.opposite
         {
-            let wanted = match (slot.flow.end, data.direction) {
-                (End::Client, Direction::Send) => !slot.flow.registration.is_full(),
-                (End::Server, Direction::Receive) => slot.flow.verdict == Verdict::Undecided,
-                _ => false,
+            let (wanted, towards) = match slot.flow.end {
+                End::Client => (!slot.flow.registration.is_full(), Direction::Send),
+                End::Server => (slot.flow.is_alone(role), Direction::Receive),
             };
             if wanted {
-                self.pair(index, (data.position, opposite), handler);
+                let positions = match data.direction == towards {
+                    true => (data.position, opposite),
+                    false => (opposite, data.position),
+                };
+                self.pair(index, positions, handler);
             }
         }
         let Some(Slot {
@@ -514,12 +525,12 @@ impl<H: Handler> Flows<H> {
                 self.pairing
                     .register_positions(flow.number, positions, &mut flow.registration);
             }
-            End::Server if flow.verdict == Verdict::Undecided => {
-                if self.pairing.has_positions(positions) {
-                    flow.verdict = Verdict::Redundant;
+            End::Server if flow.is_alone(self.options.role) => {
+                if flow.seen.add(positions)
+                    && let Some(peer) = self.pairing.find(&flow.seen)
+                {
+                    flow.decide(self.options.role, Some(peer));
                     handler.decided(flow, session);
-                } else if flow.seen.len() < Registration::MAX_POSITIONS {
-                    flow.seen.push(positions);
                 }
             }
             End::Server => {}
@@ -549,23 +560,14 @@ impl<H: Handler> Flows<H> {
             handler.segment(&flow, &mut session, &segment);
         });
         if flow.verdict == Verdict::Undecided {
-            flow.verdict = if is_paired(&self.pairing, &flow) {
-                Verdict::Redundant
-            } else {
-                Verdict::Reported
-            };
+            let peer = flow.peer(&self.pairing);
+            flow.decide(self.options.role, peer);
             handler.decided(&flow, &mut session);
         }
         self.pairing
             .close(flow.number, time, std::mem::take(&mut flow.registration));
         handler.close(&flow, session, close, time);
     }
-}
-
-/// Whether the client's end of this server's socket is on this host.
-fn is_paired(pairing: &Pairing, flow: &Flow) -> bool {
-    let seen = |positions: &Positions| pairing.has_positions(*positions);
-    flow.seen.iter().any(seen) || pairing.has_peer_of(&flow.socket)
 }
 
 /// Whether an event is of the socket of a flow that lingers: the kernel has taken its port away.

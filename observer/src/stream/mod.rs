@@ -48,6 +48,8 @@ pub struct Segment<'a> {
     pub task: Option<&'a Task>,
     /// Whether its first byte is the first of a call (of a packet, in captures).
     pub call_start: bool,
+    /// TCP sequence number of its first byte, also of one that is missing; 0 of datagrams. Both ends of a connection see the same.
+    pub position: u32,
     /// What it holds.
     pub content: Content<'a>,
 }

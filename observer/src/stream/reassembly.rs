@@ -204,17 +204,18 @@ impl Reassembler {
             return;
         }
         let next = self.next.replace(end).unwrap_or(end);
-        out(self.missing(end.wrapping_sub(next), time, time));
+        out(self.missing(end.wrapping_sub(next), next, time, time));
     }
 
     /// Bytes that nobody told of.
-    fn missing(&self, length: u32, started: Nanos, time: Nanos) -> Segment<'static> {
+    fn missing(&self, length: u32, position: u32, started: Nanos, time: Nanos) -> Segment<'static> {
         Segment {
             side: self.side,
             started,
             time,
             task: None,
             call_start: false,
+            position,
             content: Content::Gap {
                 length: length.into(),
                 reason: Skipped::Missing,
@@ -232,7 +233,12 @@ impl Reassembler {
             .next
             .map_or(0, |next| first.position.wrapping_sub(next));
         if hole > 0 {
-            out(self.missing(hole, first.started, first.time));
+            out(self.missing(
+                hole,
+                first.position.wrapping_sub(hole),
+                first.started,
+                first.time,
+            ));
         }
         let data = Data {
             direction: crate::source::event::Direction::Send,
@@ -257,16 +263,18 @@ impl Reassembler {
         out: &mut dyn FnMut(Segment<'_>),
     ) {
         self.next = Some(data.position.wrapping_add(data.length));
-        let segment = |call_start, content| Segment {
+        let segment = |call_start, position, content| Segment {
             side: self.side,
             started: data.started,
             time,
             task,
             call_start,
+            position,
             content,
         };
         if !data.payload.is_empty() {
-            out(segment(!data.continued, Content::Bytes(data.payload)));
+            let content = Content::Bytes(data.payload);
+            out(segment(!data.continued, data.position, content));
         }
         let missing = u64::from(data.length).saturating_sub(data.payload.len() as u64);
         if missing > 0 {
@@ -277,6 +285,7 @@ impl Reassembler {
             };
             out(segment(
                 data.payload.is_empty() && !data.continued,
+                data.position.wrapping_add(data.payload.len() as u32),
                 Content::Gap {
                     length: missing,
                     reason,
@@ -415,6 +424,7 @@ impl Reassembler {
             time,
             task: None,
             call_start: false,
+            position: end,
             content: Content::Break { length: lost },
         });
     }

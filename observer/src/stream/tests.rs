@@ -14,6 +14,8 @@ const MS: Nanos = 1_000_000;
 #[derive(Default)]
 struct Log {
     lines: Vec<String>,
+    /// What the two ends of a connection share, of each that has ended.
+    shared: Vec<(End, Option<u64>)>,
 }
 
 /// Bytes of a flow, withheld until it is decided.
@@ -60,6 +62,7 @@ impl Handler for Log {
     fn decided(&mut self, _: &Flow, _: &mut Bytes) {}
 
     fn close(&mut self, flow: &Flow, session: Bytes, close: Close, _: Nanos) {
+        self.shared.push((flow.end, flow.shared));
         if flow.verdict == Verdict::Reported {
             self.lines
                 .push(format!("{:?} {} {close:?}", flow.end, session.0));
@@ -143,6 +146,15 @@ impl Host {
         self.flows.tick(self.now, &mut self.log);
     }
 
+    /// The numbers that ends share, clients' first.
+    fn shared(mut self) -> Vec<(End, Option<u64>)> {
+        self.flows.finish(self.now, Close::Abandoned, &mut self.log);
+        self.log
+            .shared
+            .sort_by_key(|(end, shared)| (*end == End::Server, *shared));
+        self.log.shared
+    }
+
     fn lines(mut self) -> Vec<String> {
         self.flows.finish(self.now, Close::Abandoned, &mut self.log);
         self.log.lines
@@ -212,6 +224,65 @@ fn ends_met_mid_stream_are_paired_by_position_too() {
     host.data(client, Direction::Receive, (500, 103), "answer");
     host.pass(300 * MS);
     assert_eq!(host.lines(), ["Client >ask<answer Abandoned"]);
+}
+
+#[test]
+fn both_ends_share_a_number() {
+    let (client, server) = translated();
+    let pair = [(End::Client, Some(1)), (End::Server, Some(1))];
+    // From the start.
+    let mut host = Host::new(Role::Both);
+    host.established(client, End::Client, 100, 500);
+    host.established(server, End::Server, 500, 100);
+    assert_eq!(host.shared(), pair);
+    // In the middle, also with the server's end reported first: a little later, or at the end.
+    for (pass, end) in [(30 * MS, false), (0, true)] {
+        let mut host = Host::new(Role::Both);
+        host.established(
+            socket(3, 7, "10.0.0.1:1", "10.0.0.2:6379"),
+            End::Client,
+            9,
+            9,
+        );
+        host.data(server, Direction::Receive, (100, 500), "ask");
+        host.data(client, Direction::Send, (100, 500), "ask");
+        host.pass(pass);
+        if end {
+            host.event(
+                server,
+                EventKind::Closed {
+                    fault: None,
+                    rest: None,
+                },
+            );
+        }
+        let third = (End::Server, Some(3));
+        assert_eq!(host.shared()[1..], [(End::Client, Some(3)), third]);
+    }
+    // Long after the server's end was given up waiting for.
+    let mut host = Host::new(Role::Both);
+    host.data(server, Direction::Receive, (90, 490), "a");
+    host.pass(300 * MS);
+    host.data(client, Direction::Send, (100, 500), "ask");
+    host.data(server, Direction::Receive, (100, 500), "ask");
+    let second = [(End::Client, Some(2)), (End::Server, Some(2))];
+    assert_eq!(host.shared(), second);
+    // Another connection's positions, and addresses of another namespace.
+    let mut host = Host::new(Role::Both);
+    host.established(
+        socket(1, 10, "10.0.0.1:4", "10.0.0.2:6379"),
+        End::Client,
+        100,
+        500,
+    );
+    host.established(
+        socket(2, 20, "10.0.0.2:6379", "10.0.0.1:4"),
+        End::Server,
+        501,
+        100,
+    );
+    host.pass(300 * MS);
+    assert_eq!(host.shared()[1], (End::Server, None));
 }
 
 #[test]

@@ -159,6 +159,7 @@ impl Run {
             time: self.now + STEP / 10,
             task: None,
             call_start,
+            position: 0,
             content,
         };
         self.conversation
