@@ -17,6 +17,7 @@ use crate::datagram::Peer;
 use crate::globals::{EVENTS, count, count_two, scratch, setting};
 use crate::socket::{Common, Ports, identify, left_out, net, positions};
 use crate::task::Task;
+use crate::unix::Ends;
 
 /// The scratch: the header under construction, and progress through a call that takes several rounds. In a
 /// map, where the verifier takes every number as unknown: one round of a loop stands for all.
@@ -48,6 +49,8 @@ pub(crate) struct Call<'a> {
     lane: u32,
     /// The other end, of a datagram.
     peer: Option<&'a Peer>,
+    /// Both ends, of a unix socket.
+    ends: Option<&'a Ends>,
     sk: u64,
     common: &'a Common,
     ports: &'a Ports,
@@ -87,6 +90,7 @@ impl<'a> Call<'a> {
             direction,
             lane: direction.into(),
             peer: None,
+            ends: None,
             sk,
             common,
             ports,
@@ -117,6 +121,7 @@ impl<'a> Call<'a> {
             direction,
             lane,
             peer: Some(peer),
+            ends: None,
             sk,
             common,
             ports,
@@ -124,6 +129,38 @@ impl<'a> Call<'a> {
             length,
             position: 0,
             opposite: length,
+            time,
+            started: if started == 0 { time } else { started },
+        }
+    }
+
+    /// A call that moved bytes of a unix socket, the first of which is at `position`.
+    #[inline(always)]
+    pub(crate) fn unix(
+        (direction, lane): (u8, u32),
+        inode: u64,
+        common: &'a Common,
+        ports: &'a Ports,
+        ends: &'a Ends,
+        length: u32,
+        (position, opposite): (u32, u32),
+        started: u64,
+    ) -> Self {
+        // SAFETY: the helper has no preconditions.
+        let time = unsafe { bpf_ktime_get_ns() };
+        counted(direction, lane, length);
+        Self {
+            direction,
+            lane,
+            peer: None,
+            ends: Some(ends),
+            sk: inode,
+            common,
+            ports,
+            task: Task::current(),
+            length,
+            position,
+            opposite,
             time,
             started: if started == 0 { time } else { started },
         }
@@ -152,7 +189,11 @@ impl<'a> Call<'a> {
         header.opposite = self.opposite;
         header.length = self.length;
         header.captured = captured;
-        identify(self.sk, self.common, self.ports, header);
+        if let Some(ends) = self.ends {
+            ends.identify(self.sk, self.ports, header);
+        } else {
+            identify(self.sk, self.common, self.ports, header);
+        }
         if let Some(peer) = self.peer {
             header.remote = peer.bytes();
         }
@@ -357,6 +398,8 @@ fn large(call: &Call<'_>, address: u64, budget: u32) -> Option<()> {
         lane::SEND_UDP_6 => piece::<{ lane::SEND_UDP_6 }>,
         lane::RECEIVE_UDP_4 => piece::<{ lane::RECEIVE_UDP_4 }>,
         lane::RECEIVE_UDP_6 => piece::<{ lane::RECEIVE_UDP_6 }>,
+        lane::SEND_UNIX => piece::<{ lane::SEND_UNIX }>,
+        lane::RECEIVE_UNIX => piece::<{ lane::RECEIVE_UNIX }>,
         _ => piece::<{ lane::RECEIVE }>,
     };
     // SAFETY: the callback has the signature that the helper asks for.
@@ -435,6 +478,8 @@ fn vectored(call: &Call<'_>, buffer: &Buffer) -> Option<()> {
         lane::SEND_UDP_6 => gather::<{ lane::SEND_UDP_6 }>,
         lane::RECEIVE_UDP_4 => gather::<{ lane::RECEIVE_UDP_4 }>,
         lane::RECEIVE_UDP_6 => gather::<{ lane::RECEIVE_UDP_6 }>,
+        lane::SEND_UNIX => gather::<{ lane::SEND_UNIX }>,
+        lane::RECEIVE_UNIX => gather::<{ lane::RECEIVE_UNIX }>,
         _ => gather::<{ lane::RECEIVE }>,
     };
     let rounds = MAX_SEGMENTS + MAX_RECORDS;

@@ -16,7 +16,7 @@ const KERNELS: [&str; 2] = ["6.1", "6.12"];
 
 /// The test programs that run in guests: those whose subject is what the hooks see of calls and sockets. What the others
 /// test comes after the hooks and is the same on each kernel, since all backends send the same records, which `backends` compares.
-const PROGRAMS: [&str; 4] = ["backends", "namespaces", "redis", "udp"];
+const PROGRAMS: [&str; 5] = ["backends", "namespaces", "redis", "udp", "unix"];
 
 /// Emulated processors are slow: tests that count many commands divide their number by this.
 const LOAD: u32 = 20;

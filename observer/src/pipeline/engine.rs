@@ -3,7 +3,6 @@
 mod life;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::info;
@@ -14,7 +13,7 @@ use crate::config::rules::Rules;
 use crate::enrichment::{Endpoint, Enricher, Observation, Service, join};
 use crate::protocol::Protocol;
 use crate::sinks::{BudgetId, Policy, Sinks};
-use crate::source::event::{Clock, End, Nanos, SocketId, Task};
+use crate::source::event::{Address, Clock, End, Nanos, SocketId, SocketName, Task};
 use crate::stream::datagram::{self, Pair};
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
 use crate::stream::{Content, Ports, Segment};
@@ -32,7 +31,7 @@ const MAX_TOLD: usize = 1_024;
 pub(super) struct Engine {
     memcached: Ports,
     telemetry: Arc<Telemetry>,
-    told: HashSet<(SocketAddr, Skipped)>,
+    told: HashSet<(Address, Skipped)>,
     reporter: Reporter,
 }
 
@@ -119,6 +118,11 @@ impl Engine {
         self.reporter.epoch = self.reporter.epoch.wrapping_add(1);
     }
 
+    /// A Memcached server is expected at this unix socket, too.
+    pub(super) fn add_memcached(&mut self, name: SocketName) {
+        self.memcached.add(name);
+    }
+
     fn count_ignored(&self, caller: &Caller, segment: &Segment<'_>) {
         if caller.ignored
             && let Content::Bytes(bytes) = segment.content
@@ -138,8 +142,8 @@ impl Engine {
         self.reporter.aggregator.tick(now);
     }
 
-    fn protocol(&self, server: SocketAddr) -> Protocol {
-        if self.memcached.contains(server.port()) {
+    fn protocol(&self, server: Address) -> Protocol {
+        if self.memcached.expects(server) {
             Protocol::Memcached
         } else {
             Protocol::Redis
@@ -217,7 +221,7 @@ impl Engine {
 }
 
 /// Says once for each server that, and why, what it is sent is not decoded.
-fn tell(told: &mut HashSet<(SocketAddr, Skipped)>, caller: &Caller, reason: Skipped) {
+fn tell(told: &mut HashSet<(Address, Skipped)>, caller: &Caller, reason: Skipped) {
     let server = caller.endpoint.server;
     if told.len() < MAX_TOLD && told.insert((server, reason)) {
         let protocol = caller.protocol.name();

@@ -1,7 +1,5 @@
 //! The table of sockets: their roles, their beginning and end, and which of them is reported.
 
-use std::net::SocketAddr;
-
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::early::{self, EarlySockets};
@@ -10,7 +8,9 @@ use super::reassembly::{Limits, Reassembler};
 use super::role::verdict;
 pub use super::role::{Ports, Role, Verdict};
 use super::{Segment, Side};
-use crate::source::event::{Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, Task};
+use crate::source::event::{
+    Address, Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, SocketName, Task,
+};
 use crate::telemetry::{Limit, Skipped, Telemetry};
 
 /// How flows are kept.
@@ -53,13 +53,13 @@ pub struct Flow {
 impl Flow {
     /// The server's address.
     #[must_use]
-    pub fn server(&self) -> SocketAddr {
+    pub fn server(&self) -> Address {
         self.socket.server(self.end)
     }
 
     /// The client's address.
     #[must_use]
-    pub fn client(&self) -> SocketAddr {
+    pub fn client(&self) -> Address {
         self.socket.client(self.end)
     }
 }
@@ -186,12 +186,12 @@ impl<H: Handler> Flows<H> {
             }
             EventKind::Connecting => {
                 let socket = &event.socket;
-                if self.options.ports.contains(socket.remote.port())
+                if self.options.ports.expects(socket.remote)
                     && verdict(self.options.role, End::Client, socket) == Verdict::Reported
                     && self.early.connecting.len() < self.options.max_flows
                 {
                     let early = handler.connecting(socket, event.task.as_ref(), event.time);
-                    let early = (socket.remote.port(), early);
+                    let early = (socket.remote, early);
                     if let Some((_, lost)) = self.early.connecting.insert(socket.sk, early) {
                         handler.vanish(lost, Close::Abandoned, event.time);
                     }
@@ -209,7 +209,7 @@ impl<H: Handler> Flows<H> {
                     End::Client => event.socket.remote,
                     End::Server => event.socket.local,
                 };
-                if self.options.ports.contains(server.port()) {
+                if self.options.ports.expects(server) {
                     let index = self.open(
                         event,
                         *end,
@@ -277,16 +277,21 @@ impl<H: Handler> Flows<H> {
         self.attention = attention;
     }
 
-    /// Servers are expected on other ports from now on.
+    /// Servers are expected on other ports from now on, and at the same unix sockets.
     pub fn watch(&mut self, ports: Ports) {
-        self.options.ports = ports;
+        self.options.ports = ports.with_sockets_of(&self.options.ports);
     }
 
-    /// Gives up the connections to servers on ports that `which` names.
-    pub fn give_up(&mut self, which: impl Fn(u16) -> bool, time: Nanos, handler: &mut H) {
+    /// A server is expected at this unix socket, too.
+    pub fn watch_socket(&mut self, name: SocketName) {
+        self.options.ports.add(name);
+    }
+
+    /// Gives up the connections to servers that `which` names.
+    pub fn give_up(&mut self, which: impl Fn(Address) -> bool, time: Nanos, handler: &mut H) {
         let slots = self.slots.iter().flatten();
         let mut all: Vec<_> = slots
-            .filter(|slot| which(slot.flow.server().port()))
+            .filter(|slot| which(slot.flow.server()))
             .map(|slot| slot.flow.socket.sk)
             .collect();
         all.sort_unstable();
@@ -329,8 +334,8 @@ impl<H: Handler> Flows<H> {
         };
         for (socket, task) in found {
             let key = early::key(socket);
-            let wanted = self.options.ports.contains(socket.remote.port())
-                && !self.options.ports.contains(socket.local.port())
+            let wanted = self.options.ports.expects(socket.remote)
+                && !self.options.ports.expects(socket.local)
                 && verdict(self.options.role, End::Client, socket) == Verdict::Reported;
             if wanted
                 && !known.contains(&key)
@@ -360,8 +365,8 @@ impl<H: Handler> Flows<H> {
             self.close_sk(event.socket.sk, event.time, Close::Abandoned, handler);
         }
         let end = match (
-            self.options.ports.contains(event.socket.local.port()),
-            self.options.ports.contains(event.socket.remote.port()),
+            self.options.ports.expects(event.socket.local),
+            self.options.ports.expects(event.socket.remote),
         ) {
             (true, false) => End::Server,
             (false, true) => End::Client,
