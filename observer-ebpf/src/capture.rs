@@ -77,36 +77,21 @@ impl<'a> Call<'a> {
         if left_out(common, ports) {
             return None;
         }
-        // SAFETY: the helper has no preconditions.
-        let time = unsafe { bpf_ktime_get_ns() };
         let (write, copied) = positions(sk, common)?;
         let (next, opposite) = if direction == direction::SEND {
             (write, copied)
         } else {
             (copied, write)
         };
-        counted(direction, direction.into(), length);
-        Some(Self {
-            direction,
-            lane: direction.into(),
-            peer: None,
-            ends: None,
-            sk,
-            common,
-            ports,
-            task: Task::current(),
-            length,
-            position: next.wrapping_sub(length),
-            opposite,
-            time,
-            started: if started == 0 { time } else { started },
-        })
+        let positions = (next.wrapping_sub(length), opposite);
+        let way = (direction, direction.into());
+        Some(Self::at(positions, way, sk, common, ports, length, started))
     }
 
     /// A call that moved a datagram.
     #[inline(always)]
     pub(crate) fn datagram(
-        (direction, lane): (u8, u32),
+        way: (u8, u32),
         sk: u64,
         common: &'a Common,
         ports: &'a Ports,
@@ -114,36 +99,38 @@ impl<'a> Call<'a> {
         length: u32,
         started: u64,
     ) -> Self {
-        // SAFETY: the helper has no preconditions.
-        let time = unsafe { bpf_ktime_get_ns() };
-        counted(direction, lane, length);
         Self {
-            direction,
-            lane,
             peer: Some(peer),
-            ends: None,
-            sk,
-            common,
-            ports,
-            task: Task::current(),
-            length,
-            position: 0,
-            opposite: length,
-            time,
-            started: if started == 0 { time } else { started },
+            ..Self::at((0, length), way, sk, common, ports, length, started)
         }
     }
 
-    /// A call that moved bytes of a unix socket, the first of which is at `position`.
+    /// A call that moved bytes of a unix socket, whose positions these are.
     #[inline(always)]
     pub(crate) fn unix(
-        (direction, lane): (u8, u32),
+        way: (u8, u32),
         inode: u64,
         common: &'a Common,
         ports: &'a Ports,
         ends: &'a Ends,
         length: u32,
+        positions: (u32, u32),
+        started: u64,
+    ) -> Self {
+        Self {
+            ends: Some(ends),
+            ..Self::at(positions, way, inode, common, ports, length, started)
+        }
+    }
+
+    #[inline(always)]
+    fn at(
         (position, opposite): (u32, u32),
+        (direction, lane): (u8, u32),
+        sk: u64,
+        common: &'a Common,
+        ports: &'a Ports,
+        length: u32,
         started: u64,
     ) -> Self {
         // SAFETY: the helper has no preconditions.
@@ -153,8 +140,8 @@ impl<'a> Call<'a> {
             direction,
             lane,
             peer: None,
-            ends: Some(ends),
-            sk: inode,
+            ends: None,
+            sk,
             common,
             ports,
             task: Task::current(),
@@ -209,9 +196,17 @@ impl<'a> Call<'a> {
             Place::Unreadable => {
                 let lane = self.lane;
                 count(lane, counter::UNREADABLE_BYTES, u64::from(self.length));
-                bare(lane, self.length, |header| {
-                    self.describe(header, 0, reason::UNREADABLE)
-                });
+                // Not by `bare`: a function out of line would not know which kind of call this is.
+                let record = reserve::<0>();
+                if record.is_null() {
+                    lost(lane, self.length);
+                    return Some(());
+                }
+                // SAFETY: the record has room for a header.
+                unsafe {
+                    self.describe(&mut *record, 0, reason::UNREADABLE);
+                    generated::bpf_ringbuf_submit(record.cast(), wakeup());
+                }
                 Some(())
             }
         }

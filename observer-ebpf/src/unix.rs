@@ -146,9 +146,12 @@ fn number(lane: u32, lengths: &[u64; 2], sk: u64) -> u32 {
     };
     // Without the family.
     let length = length.wrapping_sub(2);
-    if length > MAX_SOCKET_NAME as u32
-        || lengths[(length >> 6) as usize & 1] >> (length & 63) & 1 == 0
-    {
+    if length > MAX_SOCKET_NAME as u32 {
+        return 0;
+    }
+    // As in `capture`: a mask right before its use is what the verifier believes.
+    let word = core::hint::black_box(length >> 6) & 1;
+    if lengths[word as usize] >> (length & 63) & 1 == 0 {
         return 0;
     }
     let Some(name) = NAMES.get_ptr_mut(lane) else {
@@ -160,7 +163,6 @@ fn number(lane: u32, lengths: &[u64; 2], sk: u64) -> u32 {
             name.cast::<u64>().add(word).write_volatile(0);
         }
         (*name).length = length.into();
-        // As in `capture`: a mask right before its use is what the verifier of 6.1 believes.
         let n = core::hint::black_box(length) & 127;
         let to = (&raw mut (*name).bytes).cast();
         let from = (address as usize).wrapping_add(offset(config::UNIX_NAME) + 2);
