@@ -8,7 +8,7 @@ use observer_ebpf::{config, counter, direction, flag, kind, lane};
 
 use crate::buffer::Buffer;
 use crate::capture::{self, Call};
-use crate::globals::{DATAGRAMS, STARTS, count, offset};
+use crate::globals::{DATAGRAMS, OTHERS, STARTS, count, offset};
 use crate::socket::{
     Common, endpoints, filter, filter_state, first, identify, inode, is_tcp, judge, left_out, net,
     positions, read, unread,
@@ -51,7 +51,11 @@ pub(crate) fn receive_length(ctx: RawTracePointContext) -> i32 {
 fn sock_length(ctx: &RawTracePointContext, way: u8) -> Option<()> {
     let sk: u64 = ctx.arg(0);
     let mut common = Common::uninit();
-    let (local, remote, family) = endpoints(sk, &mut common)?;
+    let Some((local, remote, family)) = endpoints(sk, &mut common) else {
+        // SAFETY: the array holds programs of this kind.
+        unsafe { OTHERS.tail_call(ctx, way.into()) };
+        return None;
+    };
     let ports = match judge(local, remote, family) {
         Some(ports) if is_tcp(sk, &common) => ports,
         // A UDP socket that is not connected has no remote port, a TCP socket that moves payload has one.

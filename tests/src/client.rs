@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -22,19 +24,36 @@ pub enum Reply {
     Array(Vec<Reply>),
 }
 
+/// Bytes both ways.
+trait Stream: Read + Write + std::fmt::Debug + Send {}
+
+impl Stream for TcpStream {}
+impl Stream for UnixStream {}
+
+/// How long a reply may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A connection, shared by both clients.
 #[derive(Debug)]
 struct Connection {
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Box<dyn Stream>>,
 }
 
 impl Connection {
     fn connect(address: impl ToSocketAddrs) -> Result<Self> {
         let stream = TcpStream::connect(address).context("cannot connect")?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self {
-            reader: BufReader::new(stream),
+            reader: BufReader::new(Box::new(stream)),
+        })
+    }
+
+    fn connect_unix(path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path).context("cannot connect")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self {
+            reader: BufReader::new(Box::new(stream)),
         })
     }
 
@@ -81,6 +100,15 @@ impl Redis {
     /// When nobody listens there.
     pub fn connect(address: impl ToSocketAddrs) -> Result<Self> {
         Ok(Self(Connection::connect(address)?))
+    }
+
+    /// Connects to a unix socket.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there.
+    pub fn connect_unix(path: &Path) -> Result<Self> {
+        Ok(Self(Connection::connect_unix(path)?))
     }
 
     /// Sends one command and reads its reply.
@@ -158,6 +186,15 @@ impl Memcached {
     /// When nobody listens there.
     pub fn connect(address: impl ToSocketAddrs) -> Result<Self> {
         Ok(Self(Connection::connect(address)?))
+    }
+
+    /// Connects to a unix socket.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there.
+    pub fn connect_unix(path: &Path) -> Result<Self> {
+        Ok(Self(Connection::connect_unix(path)?))
     }
 
     /// Sends bytes as they are.

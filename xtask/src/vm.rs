@@ -19,7 +19,7 @@ const KERNELS: [&str; 3] = [host::NAME, "6.1", "6.12"];
 /// The test programs whose outcome may depend on kernel and backend: what the hooks see of calls and sockets, and what an observer
 /// may give up and leaves behind. What the others test comes after the hooks and is the same on each kernel, since all backends
 /// send the same records, which `backends` compares.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "backends",
     "clock",
     "confine",
@@ -29,6 +29,7 @@ const PROGRAMS: [&str; 9] = [
     "redis",
     "sockets",
     "udp",
+    "unix",
 ];
 
 /// Those that change what belongs to the whole machine, such as its clock: they refuse to run anywhere but in a guest.

@@ -11,7 +11,7 @@ use super::series::SeriesSet;
 use super::summary::Summary;
 use crate::enrichment::{Endpoint, Service};
 use crate::protocol::Protocol;
-use crate::source::event::{Clock, End, Nanos};
+use crate::source::event::{Address, Clock, End, Nanos};
 use crate::telemetry::Limit;
 use crate::telemetry::names::value;
 use crate::transaction::{Ending, Transaction};
@@ -38,7 +38,7 @@ pub struct Aggregator {
 struct Key {
     service: u32,
     cache: String,
-    server: std::net::SocketAddr,
+    server: Address,
     end: End,
     protocol: Protocol,
 }

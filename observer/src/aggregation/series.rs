@@ -50,7 +50,8 @@ struct Labels {
     protocol: Protocol,
     cache: String,
     address: String,
-    port: i64,
+    /// A unix socket has none.
+    port: Option<i64>,
 }
 
 /// The value of `db.namespace`.
@@ -154,8 +155,8 @@ impl SeriesSet {
                 end: endpoint.end,
                 protocol,
                 cache: endpoint.cache.clone(),
-                address: endpoint.server.ip().to_string(),
-                port: i64::from(endpoint.server.port()),
+                address: endpoint.server_address(),
+                port: endpoint.server.port().map(i64::from),
             },
             databases: Vec::new(),
             last: 0,
@@ -446,7 +447,10 @@ impl Labels {
             attribute::SERVER_ADDRESS,
             self.address.clone(),
         ));
-        labels.push(KeyValue::new(attribute::SERVER_PORT, self.port));
+        labels.extend(
+            self.port
+                .map(|port| KeyValue::new(attribute::SERVER_PORT, port)),
+        );
         labels
     }
 

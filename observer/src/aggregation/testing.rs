@@ -1,6 +1,5 @@
 //! Transactions for tests of this module and of the sinks.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::enrichment::{Endpoint, Observation, Service};
@@ -51,7 +50,7 @@ pub(crate) fn service(id: u32, name: &str) -> Arc<Service> {
 
 /// One end of a connection to `server`.
 pub(crate) fn endpoint(end: End, server: &str) -> Arc<Endpoint> {
-    let server: SocketAddr = server.parse().unwrap();
+    let server = server.parse().unwrap();
     Arc::new(Endpoint::new(
         end,
         server,

@@ -5,7 +5,6 @@ mod life;
 mod serve;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::info;
@@ -17,7 +16,7 @@ use crate::config::rules::Rules;
 use crate::enrichment::{Endpoint, Enricher, Service, join};
 use crate::protocol::Protocol;
 use crate::sinks::{BudgetId, Policy, Sinks};
-use crate::source::event::{Clock, End, Nanos, SocketId, Task};
+use crate::source::event::{Address, Clock, End, Nanos, SocketId, SocketName, Task};
 use crate::stream::datagram::{self, Pair};
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
 use crate::stream::{Content, Ports, Segment};
@@ -35,7 +34,7 @@ const MAX_TOLD: usize = 1_024;
 pub(super) struct Engine {
     memcached: Ports,
     telemetry: Arc<Telemetry>,
-    told: HashSet<(SocketAddr, Skipped)>,
+    told: HashSet<(Address, Skipped)>,
     reporter: Reporter,
 }
 
@@ -126,6 +125,11 @@ impl Engine {
         self.reporter.epoch = self.reporter.epoch.wrapping_add(1);
     }
 
+    /// A Memcached server is expected at this unix socket, too.
+    pub(super) fn add_memcached(&mut self, name: SocketName) {
+        self.memcached.add(name);
+    }
+
     fn count_ignored(&self, caller: &Caller, segment: &Segment<'_>) {
         if caller.ignored
             && let Content::Bytes(bytes) = segment.content
@@ -146,8 +150,8 @@ impl Engine {
         self.reporter.ends.tick(now);
     }
 
-    fn protocol(&self, server: SocketAddr) -> Protocol {
-        if self.memcached.contains(server.port()) {
+    fn protocol(&self, server: Address) -> Protocol {
+        if self.memcached.expects(server) {
             Protocol::Memcached
         } else {
             Protocol::Redis
@@ -225,7 +229,7 @@ impl Engine {
 }
 
 /// Says once for each server that, and why, what it is sent is not decoded.
-fn tell(told: &mut HashSet<(SocketAddr, Skipped)>, caller: &Caller, reason: Skipped) {
+fn tell(told: &mut HashSet<(Address, Skipped)>, caller: &Caller, reason: Skipped) {
     let server = caller.endpoint.server;
     if told.len() < MAX_TOLD && told.insert((server, reason)) {
         let protocol = caller.protocol.name();

@@ -1,6 +1,6 @@
 //! What every source delivers: one event for each piece of payload or change of a connection.
 
-use std::net::SocketAddr;
+pub use super::address::{Address, SocketName};
 
 /// Nanoseconds on the source's clock: monotonic for live traffic, since the Unix epoch for captures.
 ///
@@ -28,20 +28,20 @@ impl Clock {
 /// either: the kernel reuses it. Together they do, from establishment to close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SocketId {
-    /// Address of the kernel's `struct sock`; a number of the source's own for captures.
+    /// Address of the kernel's `struct sock`, or inode number of a unix socket; a number of the source's own for captures.
     pub sk: u64,
     /// Inode of the network namespace; 0 for captures.
     pub netns: u32,
-    /// This end. IPv4-mapped addresses are given as IPv4.
-    pub local: SocketAddr,
+    /// This end.
+    pub local: Address,
     /// The other end.
-    pub remote: SocketAddr,
+    pub remote: Address,
 }
 
 impl SocketId {
     /// The server's address, given which end this is.
     #[must_use]
-    pub fn server(&self, end: End) -> SocketAddr {
+    pub fn server(&self, end: End) -> Address {
         match end {
             End::Client => self.remote,
             End::Server => self.local,
@@ -50,7 +50,7 @@ impl SocketId {
 
     /// The client's address, given which end this is.
     #[must_use]
-    pub fn client(&self, end: End) -> SocketAddr {
+    pub fn client(&self, end: End) -> Address {
         match end {
             End::Client => self.local,
             End::Server => self.remote,
@@ -94,7 +94,7 @@ impl Direction {
 /// Which end of the connection the observed socket is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum End {
-    /// It sent the SYN.
+    /// It has connected: it sent the SYN.
     Client,
     /// It accepted the connection.
     Server,

@@ -133,7 +133,7 @@ impl Returns {
     }
 
     /// Attaches a program to the return of a function.
-    fn add(&mut self, function: &str, program: i32) -> io::Result<()> {
+    pub(crate) fn add(&mut self, function: &str, program: i32) -> io::Result<()> {
         let name = format!("{function}_{}_{}", process::id(), monotonic());
         writeln(&self.events, &format!("r{ROOM}:{GROUP}/{name} {function}"))?;
         let id = self.root.join("events").join(GROUP).join(&name).join("id");

@@ -129,6 +129,26 @@ impl Config {
         Ok(())
     }
 
+    /// What unix sockets need.
+    pub(crate) fn unix(&mut self, btf: &Btf) -> Result<(), BtfError> {
+        for (at, structure, path, size) in [
+            (slot::SK_TYPE, "sock", "sk_type", 2),
+            (slot::SK_SOCKET, "sock", "sk_socket", 8),
+            (slot::SOCKET_SK, "socket", "sk", 8),
+            (slot::SOCKET_INODE, "socket_alloc", "vfs_inode.i_ino", 8),
+            (slot::UNIX_ADDR, "unix_sock", "addr", 8),
+            (slot::UNIX_PEER, "unix_sock", "peer", 8),
+            (slot::UNIX_LEN, "unix_address", "len", 4),
+        ] {
+            self.0[at] = sized(btf, structure, path, size, u32::MAX)?;
+        }
+        self.0[slot::UNIX_NAME] = btf.field("unix_address", "name")?.offset;
+        match btf.field("socket_alloc", "socket")?.offset {
+            0 => Ok(()),
+            _ => Err(unexpected("socket_alloc", "socket", "not at its start")),
+        }
+    }
+
     /// What the `tracepoint` backend needs: registers, and numbers of system calls.
     pub(crate) fn registers(&mut self, btf: &Btf) -> Result<(), BtfError> {
         self.0[slot::TASK_FLAGS] = sized(btf, "task_struct", "flags", 4, u32::MAX)?;
@@ -241,6 +261,7 @@ mod tests {
         let mut config = Config::common(&btf).unwrap();
         config.iterator(&btf).unwrap();
         config.registers(&btf).unwrap();
+        config.unix(&btf).unwrap();
         config.limits(u32::MAX, 8 << 20, true);
         assert_eq!(config.0[slot::MAX_BYTES], 256 << 10);
         assert_eq!(config.0[slot::WAKE_AT], 2 << 20);

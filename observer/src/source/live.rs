@@ -5,8 +5,10 @@
 //!   └─→ per-CPU counters ── read_losses ──→ telemetry
 //! ```
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
@@ -20,9 +22,11 @@ use super::backend::{self, AttachError, Attached, Backend, Limits};
 use super::btf::{Btf, BtfError};
 use super::capability::{Capability, Held};
 use super::confine;
-use super::event::{Clock, Event};
+use super::event::{Clock, Event, SocketName};
+use super::hooks_unix;
 use super::layout::Config;
 use super::record::decode;
+use super::unix::Older;
 pub use super::wait::monotonic;
 use super::wait::{Waiter, clock};
 use crate::telemetry::{Lost, Telemetry};
@@ -65,6 +69,8 @@ pub struct Options<'a> {
     pub ring_bytes: u32,
     /// Leave out the server's end of connections whose both ends are on this host.
     pub skip_local_server: bool,
+    /// Observe unix sockets, too: those that [`Live::watch_sockets`] names.
+    pub unix: bool,
 }
 
 impl Options<'_> {
@@ -84,6 +90,7 @@ impl Default for Options<'_> {
             max_bytes: Self::MAX_BYTES,
             ring_bytes: Self::RING_BYTES,
             skip_local_server: true,
+            unix: false,
         }
     }
 }
@@ -180,6 +187,9 @@ pub struct Live {
     /// What the kernel programs say of rare events.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     nap: Duration,
+    /// Unix sockets that are watched.
+    sockets: BTreeSet<SocketName>,
+    older: Older,
 }
 
 impl std::fmt::Debug for Live {
@@ -240,6 +250,7 @@ impl Live {
             max_bytes: options.max_bytes,
             ring_bytes: options.ring_bytes,
             skip_local_server: options.skip_local_server,
+            unix: options.unix,
         };
         let mut attached = backend::attach(backend, &limits, btf, config)?;
         let ebpf = &mut attached.ebpf;
@@ -271,6 +282,8 @@ impl Live {
             telemetry: Arc::clone(telemetry),
             log,
             nap: NAP_BUSY,
+            sockets: BTreeSet::new(),
+            older: Older::default(),
         })
     }
 
@@ -286,7 +299,7 @@ impl Live {
         timeout: Duration,
         each: &mut dyn FnMut(Event<'_>),
     ) -> Result<usize, LiveError> {
-        let seen = drain(&mut self.ring, &self.telemetry, each);
+        let seen = drain(&mut self.ring, &self.older, &self.telemetry, each);
         if seen == Self::BATCH {
             return Ok(seen);
         }
@@ -295,7 +308,7 @@ impl Live {
         self.waiter
             .wait(nap.min(timeout))
             .map_err(LiveError::Wait)?;
-        let more = drain(&mut self.ring, &self.telemetry, each);
+        let more = drain(&mut self.ring, &self.older, &self.telemetry, each);
         self.nap = if seen + more > 0 {
             NAP_BUSY
         } else {
@@ -377,6 +390,27 @@ impl Live {
         Ok(backend::watch(&mut self.attached.ebpf, ports)?)
     }
 
+    /// Whether unix sockets are observed.
+    #[must_use]
+    pub fn observes_unix(&self) -> bool {
+        self.attached.unix
+    }
+
+    /// Watches these unix sockets, beside those that are watched already, from now on. Answers `false` where unix sockets are not
+    /// observed.
+    ///
+    /// # Errors
+    /// When the maps cannot be written.
+    pub fn watch_sockets(&mut self, names: &[SocketName]) -> Result<bool, LiveError> {
+        if !self.attached.unix {
+            return Ok(false);
+        }
+        self.sockets.extend(names);
+        hooks_unix::watch(&mut self.attached.ebpf, &self.sockets)?;
+        self.older.look(Path::new("/proc"));
+        Ok(true)
+    }
+
     /// Also attaches a program that does nothing, so that measurements have a floor. Linux 6.3 or later.
     ///
     /// # Errors
@@ -394,7 +428,7 @@ impl Live {
     pub fn finish(mut self, each: &mut dyn FnMut(Event<'_>)) -> Result<(), LiveError> {
         let misses = self.recursion_misses();
         drop(self.attached);
-        while drain(&mut self.ring, &self.telemetry, each) > 0 {}
+        while drain(&mut self.ring, &self.older, &self.telemetry, each) > 0 {}
         let counters = total(&self.counters)?;
         self.telemetry.lost(Lost::RingFull).set(counters.ring_full);
         self.telemetry
@@ -424,6 +458,7 @@ impl Live {
 /// Hands on what waits in the ring, at most [`Live::BATCH`] events; answers how many there were.
 fn drain(
     ring: &mut RingBuf<MapData>,
+    older: &Older,
     telemetry: &Telemetry,
     each: &mut dyn FnMut(Event<'_>),
 ) -> usize {
@@ -436,6 +471,9 @@ fn drain(
             Ok(event) => {
                 events += 1;
                 captured += event.kind.payload().len() as u64;
+                if let Some(established) = older.established(&event) {
+                    each(established);
+                }
                 each(event);
             }
             Err(_) => telemetry.lost(Lost::Record).add(1),

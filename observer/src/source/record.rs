@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use observer_ebpf::{HEADER, Header, VERSION, direction, flag, kind, reason, state};
 
 use super::event::{
-    Data, Datagram, Direction, End, Event, EventKind, Fault, Rest, SocketId, Task, Uncaptured,
+    Address, Data, Datagram, Direction, End, Event, EventKind, Fault, Rest, SocketId, SocketName,
+    Task, Uncaptured,
 };
 
 /// Why a record could not be understood.
@@ -35,6 +36,7 @@ pub enum RecordError {
 }
 
 /// Linux's numbers, the same on every architecture.
+const UNIX: u16 = 1;
 const INET: u16 = 2;
 const INET6: u16 = 10;
 
@@ -222,8 +224,20 @@ impl Head<'_> {
         u64::from_ne_bytes(self.bytes(at))
     }
 
-    fn address(&self, address: usize, port: usize) -> Result<SocketAddr, RecordError> {
+    fn address(&self, address: usize, port: usize) -> Result<Address, RecordError> {
+        let number = self.u16(port);
         let ip = match self.u16(offset_of!(Header, family)) {
+            UNIX => {
+                let name = SocketName::from_number(number);
+                if name.is_none() && number != 0 {
+                    return Err(RecordError::Value {
+                        field: "socket name",
+                        value: number.into(),
+                    });
+                }
+                let sk = self.u64(address);
+                return Ok(Address::Unix { name, sk });
+            }
             INET => IpAddr::V4(Ipv4Addr::from(self.bytes::<4>(address))),
             // One connection has one name, whether its socket speaks both families or not.
             INET6 => Ipv6Addr::from(self.bytes::<16>(address)).to_canonical(),
@@ -234,7 +248,7 @@ impl Head<'_> {
                 });
             }
         };
-        Ok(SocketAddr::new(ip, self.u16(port)))
+        Ok(SocketAddr::new(ip, number).into())
     }
 }
 
@@ -433,12 +447,38 @@ mod tests {
     }
 
     #[test]
+    fn unix_sockets_have_the_number_of_a_name() {
+        let name = SocketName::new("/run/record.sock").unwrap();
+        let mut record = record();
+        let r = &mut record;
+        put(r, offset_of!(Header, family), &UNIX.to_ne_bytes());
+        put(r, offset_of!(Header, local_port), &0u16.to_ne_bytes());
+        put(
+            r,
+            offset_of!(Header, remote_port),
+            &name.number().to_ne_bytes(),
+        );
+        put(r, offset_of!(Header, local), &1u64.to_ne_bytes());
+        put(r, offset_of!(Header, remote), &2u64.to_ne_bytes());
+        let socket = decode(&record).unwrap().socket;
+        assert_eq!(socket.local, Address::Unix { name: None, sk: 1 });
+        let server = Address::Unix {
+            name: Some(name),
+            sk: 2,
+        };
+        assert_eq!(socket.remote, server);
+        let unknown = u16::MAX.to_ne_bytes();
+        put(&mut record, offset_of!(Header, remote_port), &unknown);
+        assert!(decode(&record).is_err());
+    }
+
+    #[test]
     fn malformed_records_are_errors() {
         let captured = offset_of!(Header, captured);
         let length = offset_of!(Header, length);
         for (what, at, bytes) in [
             ("version 0", 0, &[0u8][..]),
-            ("version 1", 0, &[1]),
+            ("version 2", 0, &[2]),
             ("kind 0", offset_of!(Header, kind), &[0]),
             ("kind 6", offset_of!(Header, kind), &[6]),
             ("direction 2", offset_of!(Header, direction), &[2]),

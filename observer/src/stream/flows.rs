@@ -3,8 +3,6 @@
 mod decision;
 mod ends;
 
-use std::net::SocketAddr;
-
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Segment;
@@ -14,7 +12,9 @@ use super::pairing::{Pairing, Positions, Registration, Sightings};
 use super::reassembly::Limits;
 use super::role::verdict;
 pub use super::role::{Ports, Role, Verdict};
-use crate::source::event::{Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, Task};
+use crate::source::event::{
+    Address, Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, SocketName, Task,
+};
 use crate::telemetry::{Limit, Skipped, Telemetry};
 
 /// How flows are kept.
@@ -62,13 +62,13 @@ pub struct Flow {
 impl Flow {
     /// The server's address.
     #[must_use]
-    pub fn server(&self) -> SocketAddr {
+    pub fn server(&self) -> Address {
         self.socket.server(self.end)
     }
 
     /// The client's address.
     #[must_use]
-    pub fn client(&self) -> SocketAddr {
+    pub fn client(&self) -> Address {
         self.socket.client(self.end)
     }
 }
@@ -174,12 +174,12 @@ impl<H: Handler> Flows<H> {
             }
             EventKind::Connecting => {
                 let socket = &event.socket;
-                if self.options.ports.contains(socket.remote.port())
+                if self.options.ports.expects(socket.remote)
                     && verdict(self.options.role, End::Client, socket) == Verdict::Reported
                     && self.early.connecting.len() < self.options.max_flows
                 {
                     let early = handler.connecting(socket, event.task.as_ref(), event.time);
-                    let early = (socket.remote.port(), early);
+                    let early = (socket.remote, early);
                     if let Some((_, lost)) = self.early.connecting.insert(socket.sk, early) {
                         handler.vanish(lost, Close::Abandoned, event.time);
                     }
@@ -200,7 +200,7 @@ impl<H: Handler> Flows<H> {
                     End::Client => event.socket.remote,
                     End::Server => event.socket.local,
                 };
-                if self.options.ports.contains(server.port()) {
+                if self.options.ports.expects(server) {
                     let index = self.open(
                         event,
                         *end,
@@ -281,16 +281,21 @@ impl<H: Handler> Flows<H> {
         }
     }
 
-    /// Servers are expected on other ports from now on.
+    /// Servers are expected on other ports from now on, and at the same unix sockets.
     pub fn watch(&mut self, ports: Ports) {
-        self.options.ports = ports;
+        self.options.ports = ports.with_sockets_of(&self.options.ports);
     }
 
-    /// Gives up the connections to servers on ports that `which` names.
-    pub fn give_up(&mut self, which: impl Fn(u16) -> bool, time: Nanos, handler: &mut H) {
+    /// A server is expected at this unix socket, too.
+    pub fn watch_socket(&mut self, name: SocketName) {
+        self.options.ports.add(name);
+    }
+
+    /// Gives up the connections to servers that `which` names.
+    pub fn give_up(&mut self, which: impl Fn(Address) -> bool, time: Nanos, handler: &mut H) {
         let slots = self.slots.iter().flatten();
         let mut all: Vec<_> = slots
-            .filter(|slot| which(slot.flow.server().port()))
+            .filter(|slot| which(slot.flow.server()))
             .map(|slot| slot.flow.socket.sk)
             .collect();
         all.sort_unstable();
@@ -333,8 +338,8 @@ impl<H: Handler> Flows<H> {
         };
         for (socket, task) in found {
             let key = early::key(socket);
-            let wanted = self.options.ports.contains(socket.remote.port())
-                && !self.options.ports.contains(socket.local.port())
+            let wanted = self.options.ports.expects(socket.remote)
+                && !self.options.ports.expects(socket.local)
                 && verdict(self.options.role, End::Client, socket) == Verdict::Reported;
             if wanted
                 && !known.contains(&key)
@@ -364,13 +369,13 @@ impl<H: Handler> Flows<H> {
             // The kernel has reused the `sock` and its close was lost.
             self.close_sk(event.socket.sk, event.time, Close::Abandoned, handler);
         }
-        if event.socket.local.port() == 0 {
+        if event.socket.local.port() == Some(0) {
             // Taken long after the connection's end, with which it was counted.
             return None;
         }
         let end = match (
-            self.options.ports.contains(event.socket.local.port()),
-            self.options.ports.contains(event.socket.remote.port()),
+            self.options.ports.expects(event.socket.local),
+            self.options.ports.expects(event.socket.remote),
         ) {
             (true, false) => End::Server,
             (false, true) => End::Client,
@@ -573,6 +578,6 @@ impl<H: Handler> Flows<H> {
 /// Whether an event is of the socket of a flow that lingers: the kernel has taken its port away.
 fn is_behind<S>(slot: &Slot<S>, event: &Event<'_>) -> bool {
     slot.closing.is_some()
-        && event.socket.local.port() == 0
+        && event.socket.local.port() == Some(0)
         && slot.flow.socket.remote == event.socket.remote
 }

@@ -2,14 +2,14 @@
 //!
 //! The client's end and the server's end see the same TCP sequence numbers: where a send begins that one makes, a receive of the
 //! other begins, unless it took several at once. A position in each direction is 64 bits that survive address translation and
-//! network namespaces. Where no such two were seen, the address pair decides, within one namespace.
+//! network namespaces. Where no such two were seen, the address pair decides, within one namespace. The ends
+//! of a unix socket have a `struct sock` each in place of an address.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use rustc_hash::FxHashMap;
 
-use crate::source::event::{Nanos, SocketId};
+use crate::source::event::{Address, Nanos, SocketId};
 
 /// Where a call begins or the next one will: the position towards the server, and the one towards the client.
 pub type Positions = (u32, u32);
@@ -17,7 +17,7 @@ pub type Positions = (u32, u32);
 /// How long the end of a connection is remembered after its close, nanoseconds: the other end may report later.
 const MEMORY: Nanos = 1_000_000_000;
 
-type Addresses = (u32, SocketAddr, SocketAddr);
+type Addresses = (u32, Address, Address);
 
 /// The clients' ends on this host, found by the positions or addresses that a server's end sees.
 #[derive(Debug, Default)]

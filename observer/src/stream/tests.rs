@@ -388,8 +388,11 @@ fn other_ports_from_now_on() {
     host.flows.watch(Ports::new(vec![6379, 6380]));
     host.data(old, Direction::Send, (100, 500), "a");
     host.data(kept, Direction::Send, (100, 500), "b");
-    host.flows
-        .give_up(|port| port == 6379, host.now, &mut host.log);
+    host.flows.give_up(
+        |server| server.port() == Some(6379),
+        host.now,
+        &mut host.log,
+    );
     host.flows.watch(Ports::new(vec![6380, 6381]));
     // Still on its way from the kernel; nobody wants it, so it is no loss.
     host.data(old, Direction::Send, (101, 500), "late");
@@ -498,7 +501,7 @@ fn what_is_taken_after_the_end_belongs_to_the_connection() {
     host.pass(100 * MS);
     // The kernel has taken its port away.
     let mut behind = client;
-    behind.local.set_port(0);
+    behind.local = "10.0.0.1:0".parse().unwrap();
     host.data(behind, Direction::Receive, (500, 103), "ans");
     host.pass(100 * MS);
     host.data(behind, Direction::Receive, (503, 103), "wer");

@@ -35,8 +35,8 @@ impl Connection {
         SocketId {
             sk: self.sk,
             netns: 0,
-            local: self.client,
-            remote: self.server,
+            local: self.client.into(),
+            remote: self.server.into(),
         }
     }
 
