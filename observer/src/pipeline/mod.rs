@@ -26,7 +26,7 @@ use crate::config::rules::Rules;
 use crate::config::{Config, ConfigError, LiveConfig};
 use crate::enrichment::{Enricher, host_name};
 use crate::sinks::{self, Overflow, Policy, SinkError, SinkOptions, Sinks};
-use crate::source::event::{Clock, Event, EventKind, Nanos, SocketId, Task};
+use crate::source::event::{Clock, Direction, Event, EventKind, Nanos, SocketId, Task};
 use crate::source::live::StartError;
 use crate::source::replay::{self, ReplayError, Totals};
 use crate::stream::datagram::{self, Datagrams};
@@ -125,6 +125,8 @@ pub struct Parts {
     pub rules: Rules,
     /// Most sockets tracked.
     pub max_flows: usize,
+    /// Most bytes held of messages that are not complete.
+    pub max_held: usize,
     /// Most pairs of endpoints tracked that exchange datagrams.
     pub max_pairs: usize,
     /// What the source's positions are like.
@@ -154,6 +156,7 @@ impl Pipeline {
             epoch: 0,
             policy: Policy::new(parts.spans_per_second),
             clock: parts.clock,
+            telemetry: Arc::clone(&parts.telemetry),
         };
         Self {
             datagrams: Datagrams::new(datagram::Options {
@@ -166,6 +169,7 @@ impl Pipeline {
                 ports: all,
                 limits: parts.limits,
                 max_flows: parts.max_flows,
+                max_held: parts.max_held,
             }),
             engine: Engine::new(memcached, Arc::clone(&parts.telemetry), reporter),
             telemetry: parts.telemetry,
@@ -271,6 +275,13 @@ pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
             &mut |event| {
                 telemetry.events.add(1);
                 telemetry.captured.add(event.kind.payload().len() as u64);
+                let (way, count) = match event.kind.moved() {
+                    Some((Direction::Send, length)) => (&telemetry.ledger.sent, length),
+                    Some((Direction::Receive, length)) => (&telemetry.ledger.received, length),
+                    None => (&telemetry.ledger.states, 1),
+                };
+                way.seen.add(count.into());
+                way.arrived.add(count.into());
                 pipeline.event(event);
             },
         );
@@ -350,6 +361,7 @@ impl Exporting {
             watched: Watched::new(config),
             rules: config.rules(),
             max_flows: config.tables.limits.connections,
+            max_held: config.tables.limits.pending_bytes,
             max_pairs: config.tables.limits.datagram_pairs,
             limits,
             clock,

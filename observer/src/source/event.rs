@@ -189,6 +189,16 @@ impl<'a> EventKind<'a> {
             Self::Connecting | Self::Established { .. } | Self::Closed { .. } => &[],
         }
     }
+
+    /// Which way payload moved, and how many bytes of it, captured or not; `None` for a change of state.
+    #[must_use]
+    pub fn moved(&self) -> Option<(Direction, u32)> {
+        match self {
+            Self::Data(data) => Some((data.direction, data.length)),
+            Self::Datagram(datagram) => Some((datagram.direction, datagram.length)),
+            Self::Connecting | Self::Established { .. } | Self::Closed { .. } => None,
+        }
+    }
 }
 
 /// One piece of payload: `length` bytes of the stream, of which the first `payload.len()` are here.

@@ -1,17 +1,20 @@
 //! The table of sockets: their roles, their beginning and end, and which of them is reported.
 
+mod older;
+mod room;
+
 use std::net::SocketAddr;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
-use super::early::{self, EarlySockets};
+use super::early::EarlySockets;
 use super::pairing::{Pairing, Positions, Registration};
 use super::reassembly::{Limits, Reassembler};
 use super::role::verdict;
 pub use super::role::{Ports, Role, Verdict};
 use super::{Segment, Side};
 use crate::source::event::{Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, Task};
-use crate::telemetry::{Limit, Skipped, Telemetry};
+use crate::telemetry::{Limit, Skipped, Telemetry, work};
 
 /// How flows are kept.
 #[derive(Debug, Clone)]
@@ -24,6 +27,9 @@ pub struct Options {
     pub limits: Limits,
     /// Most sockets tracked; beyond it one of the longest idle makes room.
     pub max_flows: usize,
+    /// Most bytes held of messages that are not complete; beyond it one of the longest idle gives up what it holds. A single socket may hold
+    /// three quarters.
+    pub max_held: usize,
 }
 
 /// How long a server's end waits for its client's end to show up on this host, nanoseconds. The client's call comes
@@ -96,6 +102,10 @@ pub trait Handler {
     ) -> (Self::Session, bool);
     /// The next piece of a flow. Answers whether [`Self::tick`] is to be called for it.
     fn segment(&mut self, flow: &Flow, session: &mut Self::Session, segment: &Segment<'_>) -> bool;
+    /// Bytes that a session holds of messages that are not complete.
+    fn memory(&self, session: &Self::Session) -> usize;
+    /// A session has to give up what it holds.
+    fn relieve(&mut self, flow: &Flow, session: &mut Self::Session, now: Nanos);
     /// Time has passed. Answers whether to be called again.
     fn tick(&mut self, flow: &Flow, session: &mut Self::Session, now: Nanos) -> bool;
     /// A flow that was [`Verdict::Undecided`] is decided.
@@ -108,6 +118,10 @@ struct Slot<S> {
     flow: Flow,
     lanes: Lanes,
     session: S,
+    /// Bytes that it held when it was last looked at.
+    held: usize,
+    /// Where it stands among those that hold something.
+    place: usize,
 }
 
 /// The two directions of a socket.
@@ -141,10 +155,14 @@ pub struct Flows<H: Handler> {
     early: EarlySockets<H::Early>,
     free: Vec<usize>,
     pairing: Pairing,
-    /// Slots that need [`Flows::tick`].
-    attention: Vec<usize>,
+    /// Slots that need [`Flows::tick`], with the number of their flow: one that has ended is left out by the next.
+    attention: Vec<(usize, u64)>,
     opened: u64,
     hand: usize,
+    /// Bytes that all hold, slots that hold something, and the last of them that was looked at.
+    held: usize,
+    holders: Vec<usize>,
+    holder: usize,
 }
 
 impl<H: Handler> Flows<H> {
@@ -161,6 +179,9 @@ impl<H: Handler> Flows<H> {
             attention: Vec::new(),
             opened: 0,
             hand: 0,
+            held: 0,
+            holders: Vec::new(),
+            holder: 0,
         }
     }
 
@@ -181,15 +202,19 @@ impl<H: Handler> Flows<H> {
         match &event.kind {
             EventKind::Data(data) => {
                 if let Some(index) = self.find_or_join(event, data, handler, telemetry) {
-                    self.data(index, event, data, handler);
+                    self.data(index, event, data, handler, telemetry);
                 }
             }
             EventKind::Connecting => {
                 let socket = &event.socket;
-                if self.options.ports.contains(socket.remote.port())
-                    && verdict(self.options.role, End::Client, socket) == Verdict::Reported
-                    && self.early.connecting.len() < self.options.max_flows
+                if !self.options.ports.contains(socket.remote.port())
+                    || verdict(self.options.role, End::Client, socket) != Verdict::Reported
                 {
+                    return;
+                }
+                if self.early.connecting.len() >= self.options.max_flows {
+                    telemetry.exceeded(Limit::Connections).add(1);
+                } else {
                     let early = handler.connecting(socket, event.task.as_ref(), event.time);
                     let early = (socket.remote.port(), early);
                     if let Some((_, lost)) = self.early.connecting.insert(socket.sk, early) {
@@ -241,14 +266,17 @@ impl<H: Handler> Flows<H> {
     pub fn tick(&mut self, now: Nanos, handler: &mut H) {
         self.pairing.tick(now);
         let mut attention = std::mem::take(&mut self.attention);
-        attention.retain(|&index| {
-            let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) else {
+        attention.retain(|&(index, number)| {
+            work::add(1);
+            let slot = self.slots.get_mut(index).and_then(Option::as_mut);
+            let Some(slot) = slot.filter(|slot| slot.flow.number == number) else {
                 return false;
             };
             let Slot {
                 flow,
                 lanes,
                 session,
+                ..
             } = slot;
             let mut wanted = false;
             for direction in [Direction::Send, Direction::Receive] {
@@ -310,38 +338,6 @@ impl<H: Handler> Flows<H> {
         }
     }
 
-    /// Connections from before the observation will be told by [`Self::adopt`]: until then it is noted which ones end.
-    pub fn expect_older(&mut self) {
-        self.early.expect();
-    }
-
-    /// Takes in connections that were there before the observation, each with who holds it, as they were found at some time
-    /// after [`Self::expect_older`]. Only clients' ends are taken.
-    pub fn adopt(&mut self, found: &[(SocketId, Task)], handler: &mut H) {
-        let known: FxHashSet<early::Key> = self
-            .slots
-            .iter()
-            .flatten()
-            .map(|slot| early::key(&slot.flow.socket))
-            .collect();
-        let Some(closed) = self.early.expected() else {
-            return;
-        };
-        for (socket, task) in found {
-            let key = early::key(socket);
-            let wanted = self.options.ports.contains(socket.remote.port())
-                && !self.options.ports.contains(socket.local.port())
-                && verdict(self.options.role, End::Client, socket) == Verdict::Reported;
-            if wanted
-                && !known.contains(&key)
-                && !closed.contains(&key)
-                && self.early.older.len() < self.options.max_flows
-            {
-                self.early.older.insert(key, handler.older(socket, task));
-            }
-        }
-    }
-
     fn find_or_join(
         &mut self,
         event: &Event<'_>,
@@ -371,7 +367,12 @@ impl<H: Handler> Flows<H> {
                 return None;
             }
             // Of a port that was watched when the source saw it.
-            (false, false) => return None,
+            (false, false) => {
+                telemetry
+                    .skipped(Skipped::Unwatched)
+                    .add(data.length.into());
+                return None;
+            }
         };
         Some(self.open(event, end, None, handler, telemetry))
     }
@@ -431,24 +432,38 @@ impl<H: Handler> Flows<H> {
         });
         if ticks || flow.verdict == Verdict::Undecided {
             flow.attended = true;
-            self.attention.push(index);
+            self.attention.push((index, flow.number));
         }
         self.by_sk.insert(event.socket.sk, index);
         self.slots[index] = Some(Slot {
             flow,
             lanes,
             session,
+            held: 0,
+            place: 0,
         });
         index
     }
 
-    fn data(&mut self, index: usize, event: &Event<'_>, data: &Data<'_>, handler: &mut H) {
+    fn data(
+        &mut self,
+        index: usize,
+        event: &Event<'_>,
+        data: &Data<'_>,
+        handler: &mut H,
+        telemetry: &Telemetry,
+    ) {
+        let redundant = || {
+            telemetry
+                .skipped(Skipped::Redundant)
+                .add(data.length.into());
+        };
         let Some(slot) = self.slots[index].as_mut() else {
             return;
         };
         slot.flow.last = event.time;
         if slot.flow.verdict == Verdict::Redundant {
-            return;
+            return redundant();
         }
         if self.options.role == Role::Auto
             && let Some(opposite) = data.opposite
@@ -466,12 +481,13 @@ impl<H: Handler> Flows<H> {
             flow,
             lanes,
             session,
+            ..
         }) = self.slots[index].as_mut()
         else {
             return;
         };
         if flow.verdict == Verdict::Redundant {
-            return;
+            return redundant();
         }
         if let Some(opposite) = data.opposite {
             // A reply to what is sent here that is lost must be missed, also on a connection that was joined.
@@ -490,8 +506,9 @@ impl<H: Handler> Flows<H> {
         wanted |= lane.is_waiting();
         if wanted && !flow.attended {
             flow.attended = true;
-            self.attention.push(index);
+            self.attention.push((index, flow.number));
         }
+        self.weigh(index, event.time, handler);
     }
 
     /// Notes the positions that one end sees, and decides a server's end whose client's end is here.
@@ -520,18 +537,17 @@ impl<H: Handler> Flows<H> {
         let Some(index) = self.by_sk.remove(&sk) else {
             return;
         };
+        self.set_held(index, 0);
         let Some(Slot {
             mut flow,
             mut lanes,
             mut session,
+            ..
         }) = self.slots[index].take()
         else {
             return;
         };
         self.free.push(index);
-        if flow.attended {
-            self.attention.retain(|&other| other != index);
-        }
         for direction in [Direction::Send, Direction::Receive] {
             lanes.get_mut(direction).finish(&mut |segment| {
                 handler.segment(&flow, &mut session, &segment);
@@ -548,28 +564,6 @@ impl<H: Handler> Flows<H> {
         self.pairing
             .close(flow.number, time, std::mem::take(&mut flow.registration));
         handler.close(&flow, session, close, time);
-    }
-
-    /// Makes room: of a few sockets in turn, the one that was silent longest goes.
-    fn evict(&mut self, time: Nanos, handler: &mut H) {
-        const SAMPLE: usize = 16;
-        let mut oldest: Option<(Nanos, u64)> = None;
-        let mut looked = 0;
-        for _ in 0..self.slots.len() {
-            self.hand = (self.hand + 1) % self.slots.len();
-            if let Some(slot) = &self.slots[self.hand] {
-                looked += 1;
-                if oldest.is_none_or(|(last, _)| slot.flow.last < last) {
-                    oldest = Some((slot.flow.last, slot.flow.socket.sk));
-                }
-                if looked == SAMPLE {
-                    break;
-                }
-            }
-        }
-        if let Some((_, sk)) = oldest {
-            self.close_sk(sk, time, Close::Abandoned, handler);
-        }
     }
 }
 

@@ -13,20 +13,22 @@
 //! is, it is on *probation*: transactions are withheld. Drained (every request answered, nothing extra) and then quiet,
 //! or drained again and again, proves it; a reply without a request refutes it.
 
+mod boundary;
 mod load;
+mod memory;
 
 use super::batch::Call;
 use super::matcher::Matcher;
 use super::probation::{Probation, QUIET};
 use super::setup::Setup;
 use super::{Ending, Exchange};
-use crate::protocol::detect::{Detected, begins_request, detect};
 #[cfg(any(test, fuzzing))]
-use crate::protocol::{Effect, Operation};
-use crate::protocol::{Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
+use crate::protocol::Operation;
+use crate::protocol::detect::{Detected, detect};
+use crate::protocol::{Effect, Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 use crate::source::event::{End, Nanos, Task};
 use crate::stream::{Content, Segment, Side};
-use crate::telemetry::{Resync, Skipped, Telemetry};
+use crate::telemetry::{LeftOut, Resync, Skipped, Telemetry};
 
 pub use load::Load;
 
@@ -79,6 +81,8 @@ pub struct Conversation {
     answered: bool,
     /// Until the connection is ready, where that is asked for.
     setup: Option<Setup>,
+    /// Bytes that the details of requests take that have not left.
+    details: usize,
     /// Every request decoded, with its start: each must end exactly once.
     #[cfg(any(test, fuzzing))]
     pub(super) ledger: Vec<(Operation, Nanos)>,
@@ -105,6 +109,7 @@ impl Conversation {
             probation: None,
             answered: false,
             setup: None,
+            details: 0,
             #[cfg(any(test, fuzzing))]
             ledger: Vec::new(),
         }
@@ -140,10 +145,15 @@ impl Conversation {
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) -> bool {
+        if let Content::Dropped { length, reason } = segment.content {
+            telemetry.skipped(reason).add(length);
+            return self.wants_tick();
+        }
         if segment.side == Side::Request {
             self.prove(segment.time, out);
         }
         match segment.content {
+            Content::Dropped { .. } => {}
             Content::Break => self.resynchronize(Resync::Race, segment.time, telemetry, out),
             Content::Gap { length, reason } => {
                 telemetry.skipped(reason).add(length);
@@ -198,6 +208,9 @@ impl Conversation {
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) {
+        if matches!(self.phase, Phase::Detecting { .. }) {
+            self.wait(telemetry);
+        }
         if self.matcher.is_drained() {
             self.confirm(out);
         }
@@ -294,9 +307,9 @@ impl Conversation {
         }
         let bridged = match segment.side {
             Side::Request => match self.requests.skip(length) {
-                Ok(message) => {
-                    message.map_or(Ok(()), |request| self.request(request, segment.time, out))
-                }
+                Ok(message) => message.map_or(Ok(()), |request| {
+                    self.request(request, segment.time, telemetry, out)
+                }),
                 Err(_) => Err(Resync::Gap),
             },
             Side::Reply => match self.replies.skip(length) {
@@ -325,14 +338,28 @@ impl Conversation {
     fn look_drained(&mut self, time: Nanos, telemetry: &Telemetry, out: &mut dyn FnMut(Exchange)) {
         if matches!(self.phase, Phase::Draining) && !self.matcher.awaits_reply() {
             self.give_up(Ending::Unresolved, time, telemetry, out);
-            self.phase = Phase::Waiting;
+            self.wait(telemetry);
         }
     }
 
     /// Decodes bytes of one direction, message by message.
     fn decode(
         &mut self,
-        mut input: &[u8],
+        bytes: &[u8],
+        segment: &Segment<'_>,
+        telemetry: &Telemetry,
+        out: &mut dyn FnMut(Exchange),
+    ) {
+        let mut rest = bytes;
+        self.messages(&mut rest, segment, telemetry, out);
+        // What is left was counted as skipped.
+        let decoded = bytes.len() - rest.len();
+        telemetry.ledger.decoded.add_alone(decoded as u64);
+    }
+
+    fn messages(
+        &mut self,
+        input: &mut &[u8],
         segment: &Segment<'_>,
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
@@ -351,8 +378,8 @@ impl Conversation {
                     if self.requests.at_boundary() {
                         self.began = (segment.started, segment.task.copied());
                     }
-                    match self.requests.decode(&mut input) {
-                        Ok(Some(request)) => self.request(request, segment.time, out),
+                    match self.requests.decode(input) {
+                        Ok(Some(request)) => self.request(request, segment.time, telemetry, out),
                         Ok(None) => return,
                         Err(malformed) => {
                             return self.malformed(malformed, input.len(), segment, telemetry, out);
@@ -363,7 +390,7 @@ impl Conversation {
                     if self.replies.at_boundary() && self.matcher.unfolds() {
                         self.replies.unfold();
                     }
-                    match self.replies.decode(&mut input) {
+                    match self.replies.decode(input) {
                         Ok(Some(reply)) => self.reply(reply, segment, telemetry, out),
                         Ok(None) => return,
                         Err(malformed) => {
@@ -387,8 +414,15 @@ impl Conversation {
         &mut self,
         request: Request,
         now: Nanos,
+        telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
+        telemetry.ledger.requests.add_alone(1);
+        if matches!(request.effect, Effect::Replica | Effect::Replicate) {
+            telemetry.left_out(LeftOut::Replication).add(1);
+        } else {
+            self.details += request.detail_memory();
+        }
         let (started, task) = self.began;
         let setting_up = match &mut self.setup {
             Some(setup) => setup.request(&request, started),
@@ -486,6 +520,7 @@ impl Conversation {
         telemetry.skipped(reason).add(length as u64);
         self.phase = Phase::Ignored(reason);
         self.probation = None;
+        self.forget_messages();
         // What sets it up is not known.
         self.setup = None;
     }
@@ -505,7 +540,7 @@ impl Conversation {
         self.give_up(Ending::Unresolved, time, telemetry, out);
         let orphan = u64::from(reason == Resync::Mismatch);
         telemetry.orphaned.add(orphan);
-        self.phase = Phase::Waiting;
+        self.wait(telemetry);
     }
 
     /// Ends what is outstanding. A boundary that is not proven by now was wrong.
@@ -527,54 +562,6 @@ impl Conversation {
             }
         };
         telemetry.orphaned.add(orphans);
-    }
-
-    /// Whether a sure boundary may be here: a send that starts a request, after a reply or after a silence.
-    fn may_begin(&self, bytes: &[u8], segment: &Segment<'_>) -> bool {
-        segment.side == Side::Request
-            && segment.call_start
-            && match self.last {
-                None | Some((Side::Reply, _)) => true,
-                Some((Side::Request, time)) => segment.time.saturating_sub(time) >= QUIET,
-            }
-            && begins_request(self.settings.protocol, bytes)
-    }
-
-    fn restart(&mut self) {
-        let protocol = self.settings.protocol;
-        self.requests = RequestDecoder::new(protocol, self.settings.keep_detail);
-        self.replies = ReplyDecoder::new(protocol);
-        self.matcher = Matcher::new(protocol, false, self.settings.keep_detail);
-        self.probation = Some(Probation::default());
-        self.phase = Phase::Synced;
-    }
-
-    /// A request begins: nothing extra came since the connection was drained.
-    fn prove(&mut self, now: Nanos, out: &mut dyn FnMut(Exchange)) {
-        let taints = self.matcher.quiets().taints();
-        if self
-            .probation
-            .as_mut()
-            .is_some_and(|probation| probation.proves(now, taints))
-        {
-            self.confirm(out);
-        }
-    }
-
-    /// The boundary is proven.
-    fn confirm(&mut self, out: &mut dyn FnMut(Exchange)) {
-        if let Some(probation) = self.probation.take() {
-            let tainted = self.matcher.trust();
-            probation.release(tainted, out);
-        }
-    }
-
-    /// The boundary was wrong: the requests were seen, their replies were others'.
-    fn refute(&mut self, time: Nanos, telemetry: &Telemetry, out: &mut dyn FnMut(Exchange)) {
-        if let Some(probation) = self.probation.take() {
-            let replies = probation.refute(time, out);
-            telemetry.orphaned.add(replies);
-        }
     }
 }
 

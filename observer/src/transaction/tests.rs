@@ -3,6 +3,7 @@
 mod connection;
 mod pairing;
 mod quiet;
+mod work;
 
 use super::conversation::{Conversation, Settings};
 use super::{BatchKind, Ending, Exchange, Transaction};
