@@ -26,9 +26,7 @@ fn limited(folder: &Folder, limits: &str) -> Result<Options> {
     let text = format!("[spans]\npipeline = \"commands\"\n[limits]\n{limits}\n");
     fs::write(&path, text)?;
     let path = path.to_str().expect("a printable path");
-    Ok(Options::new()
-        .with("--config", path)
-        .with("--metrics-exporter", "jsonl"))
+    Ok(Options::new().with("--config", path))
 }
 
 /// Asks for a key of its own again and again until that is told.
@@ -138,10 +136,7 @@ fn fifty_thousand_connections() -> Result<()> {
     let server = Server::redis()?;
     let folder = Folder::new()?;
     let options = limited(&folder, "ring-bytes = 16777216")?;
-    let observer = options
-        .variable("OTEL_METRIC_EXPORT_INTERVAL", "500")
-        .redis(server.port)
-        .start()?;
+    let observer = options.redis(server.port).start()?;
     let mut redis = Redis::connect(("127.0.0.1", server.port))?;
     for number in 0..500 {
         let key = format!("key:{number}");
@@ -216,8 +211,7 @@ fn queues_that_are_full() -> Result<()> {
         .with("--output", name)
         .variable("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)
         .variable("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
-    // Metrics would wait for the reader, too.
-    let observer = observer.with("--metrics-exporter", "none").start()?;
+    let observer = observer.start()?;
     let before = observer.memory()?;
     let load = Load::redis(server.port, Duration::from_millis(1))?;
     thread::sleep(Duration::from_secs(5));
