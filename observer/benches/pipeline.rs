@@ -178,6 +178,7 @@ fn pipeline() -> Pipeline {
         watched: Watched::ports(&[6379], &[11211]),
         rules: Rules::default(),
         max_flows: 65_536,
+        max_held: 64 << 20,
         max_pairs: 16_384,
         limits: Limits::LIVE,
         clock: Clock::default(),
