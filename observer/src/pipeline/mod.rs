@@ -9,13 +9,15 @@
 mod doctor;
 mod engine;
 mod live;
+mod recording;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use doctor::doctor;
 pub use live::run;
+pub use recording::record;
 
 use opentelemetry_sdk::metrics::Temporality;
 
@@ -28,6 +30,7 @@ use crate::enrichment::{Enricher, host_name};
 use crate::sinks::{self, Overflow, Policy, SinkError, SinkOptions, Sinks};
 use crate::source::event::{Clock, Event, EventKind, Nanos, SocketId, Task};
 use crate::source::live::StartError;
+use crate::source::recording::Process;
 use crate::source::replay::{self, ReplayError, Totals};
 use crate::stream::datagram::{self, Datagrams};
 use crate::stream::flows::{Close, Flows, Options, Ports, Role};
@@ -87,6 +90,9 @@ pub struct Pipeline {
     engine: Engine,
     telemetry: Arc<Telemetry>,
     ticked: Nanos,
+    role: Role,
+    max_flows: usize,
+    max_pairs: usize,
 }
 
 /// Ports, by protocol.
@@ -170,7 +176,35 @@ impl Pipeline {
             engine: Engine::new(memcached, Arc::clone(&parts.telemetry), reporter),
             telemetry: parts.telemetry,
             ticked: 0,
+            role: parts.role,
+            max_flows: parts.max_flows,
+            max_pairs: parts.max_pairs,
         }
+    }
+
+    /// Another source begins, after [`Self::finish`]: its ports, how its positions are, and who finds out whose its processes are.
+    fn begin(&mut self, watched: Watched, rules: Rules, limits: Limits, enricher: Enricher) {
+        let Watched { all, memcached } = watched;
+        self.ticked = 0;
+        self.datagrams = Datagrams::new(datagram::Options {
+            role: self.role,
+            ports: memcached.clone(),
+            max_pairs: self.max_pairs,
+        });
+        self.flows = Flows::new(Options {
+            role: self.role,
+            ports: all,
+            limits,
+            max_flows: self.max_flows,
+        });
+        self.engine.reconfigure(memcached, rules, 0);
+        self.engine.set_clock(Clock::default());
+        self.engine.set_enricher(enricher);
+    }
+
+    /// A process is known without being looked up.
+    fn told(&mut self, process: Process) {
+        self.engine.told(process);
     }
 
     /// Takes in one event.
@@ -244,7 +278,7 @@ impl Pipeline {
     }
 }
 
-/// Reads captures, one after the other, through the pipeline.
+/// Reads captures and recordings, one after the other, through the pipeline.
 ///
 /// # Errors
 ///
@@ -259,24 +293,16 @@ pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
     }
     let exporting = Exporting::start(config, Overflow::Wait, None)?;
     let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default(), 0);
-    let ports = Watched::new(config).all;
     let mut failure = None;
     for file in files {
-        let mut totals = Totals::default();
         let telemetry = &exporting.telemetry;
-        let result = replay::replay(
-            file,
-            |port| ports.contains(port),
-            &mut totals,
-            &mut |event| {
-                telemetry.events.add(1);
-                telemetry.captured.add(event.kind.payload().len() as u64);
-                pipeline.event(event);
-            },
-        );
         // Each file has a clock and connections of its own.
-        pipeline.finish(totals.end);
-        pipeline.ticked = 0;
+        let (end, result) = match recording::open(file) {
+            Ok(Some(found)) => recording::replay(file, found, config, &mut pipeline, telemetry),
+            Ok(None) => capture(file, config, &mut pipeline, telemetry),
+            Err(error) => (0, Err(error)),
+        };
+        pipeline.finish(end);
         // The first failure is told at the end, by `main`.
         match result {
             Err(error) if failure.is_some() => tracing::error!("{error}"),
@@ -286,6 +312,35 @@ pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
     }
     exporting.finish(config, &pipeline);
     failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Sends a capture through the stages. Answers when it ended, too.
+fn capture(
+    file: &Path,
+    config: &Config,
+    pipeline: &mut Pipeline,
+    telemetry: &Telemetry,
+) -> (Nanos, Result<(), ReplayError>) {
+    let watched = Watched::new(config);
+    let ports = watched.all.clone();
+    pipeline.begin(
+        watched,
+        config.rules(),
+        Limits::CAPTURE,
+        Enricher::new("/proc"),
+    );
+    let mut totals = Totals::default();
+    let result = replay::replay(
+        file,
+        |port| ports.contains(port),
+        &mut totals,
+        &mut |event| {
+            telemetry.events.add(1);
+            telemetry.captured.add(event.kind.payload().len() as u64);
+            pipeline.event(event);
+        },
+    );
+    (totals.end, result)
 }
 
 /// What runs beside the pipeline.

@@ -1,7 +1,7 @@
 //! Where bytes come from: [`event`] is what every source delivers.
 //!
 //! - [`live`]: the kernel programs of this host.
-//! - [`replay`]: capture files.
+//! - [`replay`]: capture files; [`recording`]: events that were written to a file.
 //! - [`sockets`]: connections from before the start.
 //! - [`record`]: what they send; [`layout`], [`btf`]: what they must know of this kernel.
 //! - [`backend`], [`kprobe`]: how they are attached; [`preflight`], [`capability`]: whether they may be.
@@ -18,6 +18,7 @@ mod layout;
 pub mod live;
 pub mod preflight;
 pub mod record;
+pub mod recording;
 pub mod replay;
 pub mod sockets;
 mod wait;

@@ -207,6 +207,7 @@ impl Reassembler {
                 started: first.started,
                 time: first.time,
                 task: None,
+                position: first.position.wrapping_sub(hole),
                 call_start: false,
                 content: Content::Gap {
                     length: hole.into(),
@@ -241,6 +242,7 @@ impl Reassembler {
             started: data.started,
             time,
             task,
+            position: data.position,
             call_start,
             content,
         };
@@ -381,6 +383,7 @@ impl Reassembler {
             started: time,
             time,
             task: None,
+            position: end,
             call_start: false,
             content: Content::Break,
         });

@@ -14,16 +14,18 @@
 //! or drained again and again, proves it; a reply without a request refutes it.
 
 mod load;
+mod resync;
 
 use super::batch::Call;
 use super::matcher::Matcher;
 use super::probation::{Probation, QUIET};
 use super::setup::Setup;
+use super::watch::Watch;
 use super::{Ending, Exchange};
 use crate::protocol::detect::{Detected, begins_request, detect};
 #[cfg(any(test, fuzzing))]
 use crate::protocol::{Effect, Operation};
-use crate::protocol::{Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
+use crate::protocol::{Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 use crate::source::event::{End, Nanos, Task};
 use crate::stream::{Content, Segment, Side};
 use crate::telemetry::{Resync, Skipped, Telemetry};
@@ -65,7 +67,8 @@ enum Phase {
 
 /// One connection.
 #[derive(Debug)]
-pub struct Conversation {
+pub struct Conversation<W = ()> {
+    watch: W,
     settings: Settings,
     phase: Phase,
     requests: RequestDecoder,
@@ -88,8 +91,17 @@ impl Conversation {
     /// A connection that begins, or is joined.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
+        Self::watched(settings, ())
+    }
+}
+
+impl<W: Watch> Conversation<W> {
+    /// The same, with somebody who looks on.
+    #[must_use]
+    pub fn watched(settings: Settings, watch: W) -> Self {
         let protocol = settings.protocol;
         Self {
+            watch,
             settings,
             phase: if settings.from_start {
                 Phase::Detecting { head: Vec::new() }
@@ -108,6 +120,11 @@ impl Conversation {
             #[cfg(any(test, fuzzing))]
             ledger: Vec::new(),
         }
+    }
+
+    /// Who looks on.
+    pub fn watch(&mut self) -> &mut W {
+        &mut self.watch
     }
 
     /// Why nothing of this connection is decoded; `None` while something is.
@@ -153,7 +170,13 @@ impl Conversation {
                 if segment.side == Side::Reply {
                     self.reply_begins(segment.time, out);
                 }
+                self.watch.offered(segment.side, bytes.len() as u64);
                 self.bytes(bytes, segment, telemetry, out);
+                // First bytes that tell too little are read with those that follow.
+                let waits = matches!(self.phase, Phase::Detecting { .. });
+                if !waits || segment.side == Side::Reply {
+                    self.watch.passed(segment.side);
+                }
             }
         }
         self.last = Some((segment.side, segment.time));
@@ -295,12 +318,14 @@ impl Conversation {
         let bridged = match segment.side {
             Side::Request => match self.requests.skip(length) {
                 Ok(message) => {
+                    self.watch.bridged(segment.side, length);
                     message.map_or(Ok(()), |request| self.request(request, segment.time, out))
                 }
                 Err(_) => Err(Resync::Gap),
             },
             Side::Reply => match self.replies.skip(length) {
                 Ok(message) => {
+                    self.watch.bridged(segment.side, length);
                     message.map_or(Ok(()), |reply| self.reply(reply, segment, telemetry, out))
                 }
                 Err(_) => Err(Resync::Gap),
@@ -311,6 +336,7 @@ impl Conversation {
                 telemetry.lost_bytes.add(length);
                 if segment.side == Side::Request && self.matcher.awaits_reply() {
                     telemetry.resyncs(self.settings.protocol, reason).add(1);
+                    self.watch.spent(Side::Request);
                     self.phase = Phase::Draining;
                     return;
                 }
@@ -351,7 +377,13 @@ impl Conversation {
                     if self.requests.at_boundary() {
                         self.began = (segment.started, segment.task.copied());
                     }
-                    match self.requests.decode(&mut input) {
+                    let before = input;
+                    let decoded = self.requests.decode(&mut input);
+                    if decoded.is_ok() {
+                        let read = &before[..before.len() - input.len()];
+                        self.watch.read(segment.side, read);
+                    }
+                    match decoded {
                         Ok(Some(request)) => self.request(request, segment.time, out),
                         Ok(None) => return,
                         Err(malformed) => {
@@ -363,7 +395,13 @@ impl Conversation {
                     if self.replies.at_boundary() && self.matcher.unfolds() {
                         self.replies.unfold();
                     }
-                    match self.replies.decode(&mut input) {
+                    let before = input;
+                    let decoded = self.replies.decode(&mut input);
+                    if decoded.is_ok() {
+                        let read = &before[..before.len() - input.len()];
+                        self.watch.read(segment.side, read);
+                    }
+                    match decoded {
                         Ok(Some(reply)) => self.reply(reply, segment, telemetry, out),
                         Ok(None) => return,
                         Err(malformed) => {
@@ -389,6 +427,7 @@ impl Conversation {
         now: Nanos,
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
+        self.watch.requested(&request);
         let (started, task) = self.began;
         let setting_up = match &mut self.setup {
             Some(setup) => setup.request(&request, started),
@@ -433,6 +472,7 @@ impl Conversation {
             End::Server => segment.started,
         };
         let matcher = &mut self.matcher;
+        self.watch.replied(matcher.answered());
         let before = matcher.waiting();
         match &mut self.probation {
             None => matcher.reply(reply, time, out)?,
@@ -464,71 +504,6 @@ impl Conversation {
         }
     }
 
-    fn malformed(
-        &mut self,
-        malformed: Malformed,
-        rest: usize,
-        segment: &Segment<'_>,
-        telemetry: &Telemetry,
-        out: &mut dyn FnMut(Exchange),
-    ) {
-        // A connection on which no exchange ever made sense speaks something else.
-        if malformed == Malformed::Foreign || !(self.answered || self.probation.is_some()) {
-            self.resynchronize(Resync::Malformed, segment.time, telemetry, out);
-            self.ignore(Skipped::Foreign, rest, telemetry);
-        } else {
-            pass_over(rest as u64, telemetry);
-            self.resynchronize(Resync::Malformed, segment.time, telemetry, out);
-        }
-    }
-
-    fn ignore(&mut self, reason: Skipped, length: usize, telemetry: &Telemetry) {
-        telemetry.skipped(reason).add(length as u64);
-        self.phase = Phase::Ignored(reason);
-        self.probation = None;
-        // What sets it up is not known.
-        self.setup = None;
-    }
-
-    /// Drops what is not sure, counts it, and waits for a boundary.
-    fn resynchronize(
-        &mut self,
-        reason: Resync,
-        time: Nanos,
-        telemetry: &Telemetry,
-        out: &mut dyn FnMut(Exchange),
-    ) {
-        if self.ignored().is_some() {
-            return;
-        }
-        telemetry.resyncs(self.settings.protocol, reason).add(1);
-        self.give_up(Ending::Unresolved, time, telemetry, out);
-        let orphan = u64::from(reason == Resync::Mismatch);
-        telemetry.orphaned.add(orphan);
-        self.phase = Phase::Waiting;
-    }
-
-    /// Ends what is outstanding. A boundary that is not proven by now was wrong.
-    fn give_up(
-        &mut self,
-        ending: Ending,
-        time: Nanos,
-        telemetry: &Telemetry,
-        out: &mut dyn FnMut(Exchange),
-    ) {
-        let orphans = match &mut self.probation {
-            None => self.matcher.give_up(ending, time, out),
-            Some(probation) => {
-                // Batches that are not complete hold what was answered, too.
-                let withhold = &mut |exchange| probation.withhold(exchange);
-                let orphans = self.matcher.give_up(ending, time, withhold);
-                self.refute(time, telemetry, out);
-                orphans
-            }
-        };
-        telemetry.orphaned.add(orphans);
-    }
-
     /// Whether a sure boundary may be here: a send that starts a request, after a reply or after a silence.
     fn may_begin(&self, bytes: &[u8], segment: &Segment<'_>) -> bool {
         segment.side == Side::Request
@@ -546,35 +521,8 @@ impl Conversation {
         self.replies = ReplyDecoder::new(protocol);
         self.matcher = Matcher::new(protocol, false, self.settings.keep_detail);
         self.probation = Some(Probation::default());
+        self.watch.doubted();
         self.phase = Phase::Synced;
-    }
-
-    /// A request begins: nothing extra came since the connection was drained.
-    fn prove(&mut self, now: Nanos, out: &mut dyn FnMut(Exchange)) {
-        let taints = self.matcher.quiets().taints();
-        if self
-            .probation
-            .as_mut()
-            .is_some_and(|probation| probation.proves(now, taints))
-        {
-            self.confirm(out);
-        }
-    }
-
-    /// The boundary is proven.
-    fn confirm(&mut self, out: &mut dyn FnMut(Exchange)) {
-        if let Some(probation) = self.probation.take() {
-            let tainted = self.matcher.trust();
-            probation.release(tainted, out);
-        }
-    }
-
-    /// The boundary was wrong: the requests were seen, their replies were others'.
-    fn refute(&mut self, time: Nanos, telemetry: &Telemetry, out: &mut dyn FnMut(Exchange)) {
-        if let Some(probation) = self.probation.take() {
-            let replies = probation.refute(time, out);
-            telemetry.orphaned.add(replies);
-        }
     }
 }
 

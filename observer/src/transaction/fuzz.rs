@@ -158,6 +158,7 @@ impl Run {
             started: self.now,
             time: self.now + STEP / 10,
             task: None,
+            position: 0,
             call_start,
             content,
         };

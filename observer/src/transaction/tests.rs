@@ -67,6 +67,7 @@ impl Bench {
             started: self.now,
             time: self.now,
             task: None,
+            position: 0,
             call_start: true,
             content,
         };

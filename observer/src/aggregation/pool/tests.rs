@@ -68,6 +68,7 @@ impl Fixture {
             started: at,
             time: at,
             task: None,
+            position: 0,
             call_start: true,
             content: Content::Bytes(b"x"),
         };

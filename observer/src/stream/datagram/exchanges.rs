@@ -295,6 +295,7 @@ fn deliver<H: Handler>(
         started: datagram.started,
         time: datagram.time,
         task: datagram.task.as_ref(),
+        position: 0,
         call_start,
         content,
     };

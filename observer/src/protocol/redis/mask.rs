@@ -1,0 +1,611 @@
+//! What of Redis's streams may be kept.
+
+use super::super::mask::{Disagrees, Masked, SharedNames};
+use super::super::number;
+use super::arguments::{Arguments, KEEP_KEYS, KEEP_WORDS, MAX_KEPT};
+use super::command::{Role, Roles};
+use super::head::{MESSAGES, first_word, is_numeric, prefix};
+use super::{MAX_INLINE, inline};
+
+/// Longest line of digits: a sign, 19 digits, CR.
+const MAX_NUMBER: usize = 21;
+/// Captured bytes of an argument after which what stands before it is decided on: its request may take seconds to arrive.
+const LARGE: u64 = 64 * 1024;
+/// First bytes of a reply's line that are looked at, as many as the decoder does.
+const HEAD: usize = 12 + super::super::message::Redirect::CAPACITY;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// A request begins.
+    Start,
+    /// `$`.
+    Dollar,
+    /// Digits after `*` or `$`.
+    Number(u8),
+    /// So many bytes of an argument, at least one.
+    Body(u64),
+    Cr,
+    Lf,
+    Inline,
+}
+
+/// What came of a request and is not decided on.
+#[derive(Debug)]
+enum Held {
+    /// To be kept as it is.
+    Text(Vec<u8>),
+    /// Captured bytes of this argument.
+    Argument(usize, u64),
+}
+
+/// Requests.
+#[derive(Debug)]
+pub(in super::super) struct Requests {
+    names: Shown,
+    state: State,
+    line: Vec<u8>,
+    arguments: Arguments,
+    /// Arguments of the request.
+    total: u64,
+    missing: u64,
+    held: Vec<Held>,
+}
+
+/// [`SharedNames`], to be printed.
+pub(in super::super) struct Shown(pub(in super::super) SharedNames);
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Names")
+    }
+}
+
+impl Requests {
+    pub(in super::super) fn new(names: SharedNames) -> Self {
+        Self {
+            names: Shown(names),
+            state: State::Start,
+            line: Vec::new(),
+            arguments: Arguments::new(KEEP_KEYS),
+            total: 0,
+            missing: 0,
+            held: Vec::new(),
+        }
+    }
+
+    pub(in super::super) fn feed(
+        &mut self,
+        mut input: &[u8],
+        out: &mut Masked,
+    ) -> Result<(), Disagrees> {
+        while let Some((&byte, rest)) = input.split_first() {
+            match self.state {
+                State::Start if byte == b'*' => {
+                    self.text(b"*");
+                    input = rest;
+                    self.state = State::Number(b'*');
+                }
+                State::Start => self.state = State::Inline,
+                State::Dollar if byte == b'$' => {
+                    self.text(b"$");
+                    input = rest;
+                    self.state = State::Number(b'$');
+                }
+                State::Number(kind) => {
+                    input = rest;
+                    self.line.push(byte);
+                    if byte == b'\n' {
+                        let line = std::mem::take(&mut self.line);
+                        let digits = line.strip_suffix(b"\r\n").ok_or(Disagrees)?;
+                        let value = decimal(digits).ok_or(Disagrees)?;
+                        self.text(&line);
+                        self.number(kind, value, out)?;
+                    } else if self.line.len() > MAX_NUMBER {
+                        return Err(Disagrees);
+                    }
+                }
+                State::Body(remaining) => {
+                    let take = usize::try_from(remaining)
+                        .unwrap_or(usize::MAX)
+                        .min(input.len());
+                    let (body, rest) = input.split_at(take);
+                    input = rest;
+                    self.arguments.push(body);
+                    self.captured(take as u64, out);
+                    self.state = match remaining - take as u64 {
+                        0 => State::Cr,
+                        remaining => State::Body(remaining),
+                    };
+                }
+                State::Cr if byte == b'\r' => {
+                    self.text(b"\r");
+                    input = rest;
+                    self.state = State::Lf;
+                }
+                State::Lf if byte == b'\n' => {
+                    self.text(b"\n");
+                    input = rest;
+                    self.end_argument();
+                }
+                State::Inline => {
+                    input = rest;
+                    self.line.push(byte);
+                    if byte == b'\n' {
+                        self.end_line()?;
+                    } else if self.line.len() > MAX_INLINE + 1 {
+                        return Err(Disagrees);
+                    }
+                }
+                State::Dollar | State::Cr | State::Lf => return Err(Disagrees),
+            }
+        }
+        Ok(())
+    }
+
+    pub(in super::super) fn skip(&mut self, length: u64) -> Result<(), Disagrees> {
+        let body = match self.state {
+            State::Body(remaining) => {
+                self.arguments.gap();
+                remaining
+            }
+            State::Cr => 0,
+            State::Lf if length == 1 => {
+                self.end_argument();
+                return Ok(());
+            }
+            _ => return Err(Disagrees),
+        };
+        self.state = match length.checked_sub(body) {
+            None => State::Body(body - length),
+            Some(0) => State::Cr,
+            Some(1) => State::Lf,
+            Some(2) => {
+                self.end_argument();
+                return Ok(());
+            }
+            Some(_) => return Err(Disagrees),
+        };
+        Ok(())
+    }
+
+    pub(in super::super) fn end(&mut self, out: &mut Masked) -> Result<(), Disagrees> {
+        if self.state != State::Start {
+            return Err(Disagrees);
+        }
+        self.decide(out);
+        self.arguments.clear();
+        Ok(())
+    }
+
+    fn text(&mut self, text: &[u8]) {
+        match self.held.last_mut() {
+            Some(Held::Text(last)) => last.extend_from_slice(text),
+            _ => self.held.push(Held::Text(text.to_vec())),
+        }
+    }
+
+    fn number(&mut self, kind: u8, value: i64, out: &mut Masked) -> Result<(), Disagrees> {
+        if kind == b'*' {
+            self.total = u64::try_from(value).unwrap_or(0);
+            self.missing = self.total;
+            self.state = match self.total {
+                0 => State::Start,
+                _ => State::Dollar,
+            };
+            return Ok(());
+        }
+        let length = u64::try_from(value).map_err(|_| Disagrees)?;
+        if self.arguments.kept() == MAX_KEPT {
+            // Nothing is shown of this one and of those that follow.
+            self.decide(out);
+        }
+        self.held
+            .push(Held::Argument(self.arguments.count() as usize, 0));
+        self.arguments.begin(length);
+        self.state = match length {
+            0 => State::Cr,
+            length => State::Body(length),
+        };
+        Ok(())
+    }
+
+    /// More bytes of the last argument.
+    fn captured(&mut self, bytes: u64, out: &mut Masked) {
+        let mut large = false;
+        match self.held.last_mut() {
+            Some(Held::Argument(_, captured)) => {
+                *captured += bytes;
+                large = *captured > LARGE;
+            }
+            // What came before of it was decided on.
+            _ => out.zeros(bytes),
+        }
+        if large {
+            self.decide(out);
+        }
+    }
+
+    fn end_argument(&mut self) {
+        self.missing = self.missing.saturating_sub(1);
+        self.state = match self.missing {
+            0 => State::Start,
+            _ => State::Dollar,
+        };
+    }
+
+    /// Gives back what is held.
+    fn decide(&mut self, out: &mut Masked) {
+        let names = &self.names.0;
+        let roles = Roles::of(&self.arguments, self.total, &**names, false);
+        for held in self.held.drain(..) {
+            match held {
+                Held::Text(text) => out.bytes(&text),
+                Held::Argument(index, captured) => {
+                    let prefix = self.arguments.prefix(index);
+                    let shown = shown(roles.get(index), prefix, &**names);
+                    let shown = &shown[..shown.len().min(captured as usize)];
+                    out.bytes(shown);
+                    out.zeros(captured - shown.len() as u64);
+                }
+            }
+        }
+    }
+
+    /// An inline command is there.
+    fn end_line(&mut self) -> Result<(), Disagrees> {
+        let line = std::mem::take(&mut self.line);
+        let body = line.strip_suffix(b"\n").unwrap_or(&line);
+        let mut arguments = Arguments::new(KEEP_KEYS);
+        let places = inline::places(body, &mut arguments).map_err(|_| Disagrees)?;
+        let names = &self.names.0;
+        let roles = Roles::of(&arguments, arguments.count(), &**names, true);
+        let mut masked = body.to_vec();
+        for (index, place) in places.into_iter().enumerate() {
+            let role = roles.get(index);
+            let raw = &body[place.clone()];
+            let plain = arguments.whole(index) == Some(raw);
+            let shown = match plain {
+                true => shown(role, raw, &**names),
+                false => Vec::new(),
+            };
+            // A number that is not shown stays none, so do words: the line is read in the same way.
+            match shown.len() == raw.len() && shown.iter().all(u8::is_ascii_graphic) {
+                true => masked[place].copy_from_slice(&shown),
+                false => inline::fill(&mut masked[place]),
+            }
+        }
+        masked.extend_from_slice(&line[body.len()..]);
+        self.text(&masked);
+        self.state = State::Start;
+        Ok(())
+    }
+}
+
+/// What is shown of an argument, from its first byte on.
+fn shown(role: Role, prefix: &[u8], names: &dyn super::super::mask::Names) -> Vec<u8> {
+    match role {
+        Role::Hidden => Vec::new(),
+        Role::Word => prefix.to_vec(),
+        Role::Key => names.key(prefix),
+        Role::Operation => {
+            let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.".contains(byte);
+            let kept = prefix.iter().take(KEEP_WORDS - 1);
+            kept.map(|byte| if plain(byte) { *byte } else { b'?' })
+                .collect()
+        }
+    }
+}
+
+/// A number as the decoder takes it.
+fn decimal(digits: &[u8]) -> Option<i64> {
+    number::parse(digits.strip_prefix(b"+").unwrap_or(digits))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Type,
+    /// Up to CRLF, of this type.
+    Line(u8),
+    /// So many bytes of a string.
+    Body(u64),
+    Cr,
+    Lf,
+}
+
+/// Replies. Nesting does not matter here: whatever holds it, an element shows no more than its own framing.
+#[derive(Debug)]
+pub(in super::super) struct Replies {
+    next: Next,
+    line: Vec<u8>,
+    /// Bytes of the line beyond those that are looked at.
+    beyond: u64,
+    /// Types and lengths read of this reply.
+    tokens: u32,
+    /// The first token was of an array or push.
+    array: bool,
+    /// Type and length of the string that is being read.
+    string: (u8, u64),
+    /// Its first bytes, where they matter: an error's, and what may say what kind of message this is.
+    head: Vec<u8>,
+    /// How many of them are looked at.
+    looked: usize,
+    /// The whole reply, when it is an integer.
+    integer: Option<Vec<u8>>,
+}
+
+impl Replies {
+    pub(in super::super) fn new() -> Self {
+        Self {
+            next: Next::Type,
+            line: Vec::new(),
+            beyond: 0,
+            tokens: 0,
+            array: false,
+            string: (0, 0),
+            head: Vec::new(),
+            looked: 0,
+            integer: None,
+        }
+    }
+
+    pub(in super::super) fn feed(
+        &mut self,
+        mut input: &[u8],
+        out: &mut Masked,
+    ) -> Result<(), Disagrees> {
+        while let Some((&byte, rest)) = input.split_first() {
+            match self.next {
+                Next::Type => {
+                    input = rest;
+                    if let Some(line) = self.integer.take() {
+                        // More than one token: no integer by itself.
+                        out.bytes(&number_filler(&line));
+                    }
+                    self.tokens += 1;
+                    self.line.push(byte);
+                    self.next = Next::Line(byte);
+                }
+                Next::Line(kind) => {
+                    let end = input.iter().position(|byte| *byte == b'\n');
+                    let part = &input[..end.map_or(input.len(), |end| end + 1)];
+                    input = &input[part.len()..];
+                    let room = (HEAD + 3).saturating_sub(self.line.len()).min(part.len());
+                    let (kept, over) = part.split_at(room);
+                    self.line.extend_from_slice(kept);
+                    self.beyond += over.len() as u64;
+                    if end.is_some() {
+                        self.end_line(kind, out)?;
+                    }
+                }
+                Next::Body(remaining) => {
+                    let take = usize::try_from(remaining)
+                        .unwrap_or(usize::MAX)
+                        .min(input.len());
+                    let (body, rest) = input.split_at(take);
+                    self.body(body, out);
+                    input = rest;
+                    self.next = match remaining - take as u64 {
+                        0 => Next::Cr,
+                        remaining => Next::Body(remaining),
+                    };
+                }
+                Next::Cr if byte == b'\r' => {
+                    input = rest;
+                    out.bytes(b"\r");
+                    self.next = Next::Lf;
+                }
+                Next::Lf if byte == b'\n' => {
+                    input = rest;
+                    out.bytes(b"\n");
+                    self.next = Next::Type;
+                }
+                Next::Cr | Next::Lf => return Err(Disagrees),
+            }
+        }
+        Ok(())
+    }
+
+    pub(in super::super) fn skip(
+        &mut self,
+        length: u64,
+        out: &mut Masked,
+    ) -> Result<(), Disagrees> {
+        // Part of what is looked at says nothing.
+        self.decide_head(out);
+        let (body, tail) = match self.next {
+            Next::Body(remaining) => (remaining, 2),
+            Next::Cr => (0, 2),
+            Next::Lf => (0, 1),
+            _ => return Err(Disagrees),
+        };
+        self.next = match length.checked_sub(body) {
+            None => Next::Body(body - length),
+            Some(past) if past == tail => Next::Type,
+            Some(0) => Next::Cr,
+            Some(1) if tail == 2 => Next::Lf,
+            Some(_) => return Err(Disagrees),
+        };
+        Ok(())
+    }
+
+    pub(in super::super) fn end(
+        &mut self,
+        number: bool,
+        out: &mut Masked,
+    ) -> Result<(), Disagrees> {
+        if let Some(line) = self.integer.take() {
+            match number {
+                true => out.bytes(&line),
+                false => out.bytes(&number_filler(&line)),
+            }
+        }
+        (self.tokens, self.array) = (0, false);
+        match self.next {
+            Next::Type => Ok(()),
+            _ => Err(Disagrees),
+        }
+    }
+
+    /// A line is there; `line` holds it, or its beginning.
+    fn end_line(&mut self, kind: u8, out: &mut Masked) -> Result<(), Disagrees> {
+        let line = std::mem::take(&mut self.line);
+        let beyond = std::mem::take(&mut self.beyond);
+        self.next = Next::Type;
+        // Without the type and CRLF.
+        let length = (line.len() as u64 + beyond)
+            .checked_sub(3)
+            .ok_or(Disagrees)?;
+        let whole = length <= HEAD as u64;
+        let content = &line[1..=length.min(HEAD as u64) as usize];
+        let first = self.tokens == 1;
+        let element = self.tokens == 2 && self.array;
+        match kind {
+            b':' if first && whole => {
+                self.integer = Some(line);
+                return Ok(());
+            }
+            b':' if whole => out.bytes(&number_filler(&line)),
+            b'$' | b'=' | b'!' | b';' | b'*' | b'%' | b'~' | b'>' | b'|' if whole => {
+                let value = match content {
+                    b"?" => -1,
+                    digits => decimal(digits).ok_or(Disagrees)?,
+                };
+                out.bytes(&line);
+                self.array |= first && matches!(kind, b'*' | b'>');
+                if matches!(kind, b'$' | b'=' | b'!' | b';') && value >= 0 {
+                    self.begin_body(kind, value as u64, element);
+                }
+            }
+            b'_' | b'.' if length == 0 => out.bytes(&line),
+            b'#' if matches!(content, b"t" | b"f") => out.bytes(&line),
+            b',' | b'(' if content.iter().all(|byte| is_numeric(*byte)) => {
+                out.bytes(&line[..1]);
+                out.bytes(&vec![b'1'; length as usize]);
+                out.bytes(b"\r\n");
+            }
+            b'+' | b'-' => {
+                let kept = match kind {
+                    b'+' => status(content, element && whole),
+                    _ => error(content, whole),
+                };
+                out.bytes(&line[..1]);
+                out.bytes(&kept);
+                out.zeros(length.saturating_sub(kept.len() as u64));
+                out.bytes(b"\r\n");
+            }
+            _ => return Err(Disagrees),
+        }
+        Ok(())
+    }
+
+    fn begin_body(&mut self, kind: u8, length: u64, element: bool) {
+        if kind == b';' && length == 0 {
+            return;
+        }
+        let longest = MESSAGES.iter().map(|word| word.len()).max();
+        let looked = match kind {
+            b'!' => HEAD,
+            b'$' if element && length <= longest.unwrap_or(0) as u64 => length as usize,
+            _ => 0,
+        };
+        self.head = Vec::new();
+        self.looked = looked.min(length as usize);
+        self.string = (kind, length);
+        self.next = match length {
+            0 => Next::Cr,
+            length => Next::Body(length),
+        };
+    }
+
+    /// More bytes of a string.
+    fn body(&mut self, bytes: &[u8], out: &mut Masked) {
+        let wanted = self.looked.saturating_sub(self.head.len());
+        let (looked, hidden) = bytes.split_at(wanted.min(bytes.len()));
+        self.head.extend_from_slice(looked);
+        if self.looked > 0 && self.head.len() == self.looked {
+            self.decide_head(out);
+        }
+        out.zeros(hidden.len() as u64);
+    }
+
+    /// The first bytes of a string are there, as far as they are looked at, or no more of them come.
+    fn decide_head(&mut self, out: &mut Masked) {
+        let head = std::mem::take(&mut self.head);
+        let complete = head.len() == std::mem::take(&mut self.looked);
+        let (kind, length) = self.string;
+        let kept = match kind {
+            _ if !complete => Vec::new(),
+            b'!' => error(&head, length <= HEAD as u64),
+            _ if MESSAGES.contains(&head.as_slice()) => head.clone(),
+            _ => Vec::new(),
+        };
+        out.bytes(&kept);
+        out.zeros((head.len() - kept.len()) as u64);
+    }
+}
+
+/// A line with an integer: one digit says little, and decides what was found; others become ones.
+fn number_filler(line: &[u8]) -> Vec<u8> {
+    match line {
+        [b':', b'0'..=b'9', b'\r', b'\n'] | [b':', b'-', b'1' | b'2', b'\r', b'\n'] => {
+            line.to_vec()
+        }
+        _ => {
+            let ones = |byte: &u8| match byte {
+                b':' | b'\r' | b'\n' => *byte,
+                _ => b'1',
+            };
+            line.iter().map(ones).collect()
+        }
+    }
+}
+
+/// First words of statuses, and types of keys.
+const STATUSES: [&[u8]; 15] = [
+    b"OK",
+    b"QUEUED",
+    b"PONG",
+    b"NOKEY",
+    b"RESET",
+    b"CONTINUE",
+    b"FULLRESYNC",
+    b"none",
+    b"string",
+    b"list",
+    b"set",
+    b"zset",
+    b"hash",
+    b"stream",
+    b"Background",
+];
+
+/// What is kept of a status: its first word, if it is known.
+fn status(content: &[u8], element: bool) -> Vec<u8> {
+    let word = first_word(content);
+    match STATUSES.contains(&word) || element && MESSAGES.contains(&content) {
+        true => word.to_vec(),
+        false => Vec::new(),
+    }
+}
+
+/// What is kept of an error: its prefix, and where a redirect points.
+fn error(content: &[u8], whole: bool) -> Vec<u8> {
+    let (word, redirect) = prefix(content, whole);
+    let first = first_word(content);
+    if word.as_bytes() != first {
+        return Vec::new();
+    }
+    let mut kept = first.to_vec();
+    if first.len() < content.len() {
+        kept.push(b' ');
+    }
+    let mut rest = content.splitn(4, |byte| *byte == b' ').skip(1);
+    if let (Some(redirect), Some(slot), Some(target)) = (redirect, rest.next(), rest.next())
+        && target.starts_with(redirect.as_str().as_bytes())
+    {
+        kept.resize(kept.len() + slot.len(), b'0');
+        kept.push(b' ');
+        kept.extend_from_slice(redirect.as_str().as_bytes());
+    }
+    kept
+}
