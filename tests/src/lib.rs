@@ -16,6 +16,7 @@ pub mod pool;
 pub mod process;
 pub mod prometheus;
 pub mod random;
+pub mod recording;
 pub mod scrape;
 pub mod secrets;
 pub mod server;

@@ -6,7 +6,10 @@
 //! something, keys as [`Names`] shows them; and how long the rest is.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustc_hash::FxHashMap;
 
 use super::memcached;
 use super::message::{Protocol, Request};
@@ -29,6 +32,79 @@ pub trait Names {
 
 /// Shared by all masks.
 pub type SharedNames = Arc<dyn Names + Send + Sync>;
+
+/// Most keys remembered that replies may repeat: as many as requests may be outstanding.
+const MAX_ASKED: usize = 65_536;
+
+/// What the masks of both directions of a connection share.
+#[derive(Clone)]
+pub struct Shared {
+    names: SharedNames,
+    asked: Arc<Mutex<Asked>>,
+}
+
+/// Hashes of the keys that replies may repeat, and in which order they were asked for.
+#[derive(Default)]
+struct Asked {
+    known: FxHashMap<u64, u32>,
+    order: VecDeque<u64>,
+    hash: RandomState,
+}
+
+impl Shared {
+    /// Of a new connection.
+    #[must_use]
+    pub fn new(names: SharedNames) -> Self {
+        Self {
+            names,
+            asked: Arc::default(),
+        }
+    }
+
+    /// A request has this key, and its reply may repeat it.
+    pub(in crate::protocol) fn ask(&self, key: &[u8]) {
+        let mut asked = self.asked();
+        let hash = asked.hash.hash_one(key);
+        *asked.known.entry(hash).or_default() += 1;
+        asked.order.push_back(hash);
+        if asked.order.len() > MAX_ASKED
+            && let Some(first) = asked.order.pop_front()
+            && let Some(count) = asked.known.get_mut(&first)
+        {
+            *count -= 1;
+            if *count == 0 {
+                asked.known.remove(&first);
+            }
+        }
+    }
+
+    /// What a reply repeats: a key that was asked for, or anything.
+    pub(in crate::protocol) fn repeated(&self, key: &[u8]) -> Vec<u8> {
+        let asked = self.asked();
+        match asked.known.contains_key(&asked.hash.hash_one(key)) {
+            true => self.names.key(key),
+            false => self.names.opaque(key, true),
+        }
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::ops::Deref for Shared {
+    type Target = dyn Names + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.names
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shared")
+    }
+}
 
 /// Bytes that are decided on, in the order of the stream.
 #[derive(Debug, Default)]
@@ -165,7 +241,7 @@ pub(in crate::protocol) struct Disagrees;
 impl Mask {
     /// Of what a client sends.
     #[must_use]
-    pub fn requests(protocol: Protocol, names: SharedNames) -> Self {
+    pub fn requests(protocol: Protocol, names: Shared) -> Self {
         Self::new(match protocol {
             Protocol::Redis => Kind::RedisRequests(redis::mask::Requests::new(names)),
             Protocol::Memcached => Kind::MemcachedRequests(memcached::mask::Requests::new(names)),
@@ -174,7 +250,7 @@ impl Mask {
 
     /// Of what a server sends.
     #[must_use]
-    pub fn replies(protocol: Protocol, names: SharedNames) -> Self {
+    pub fn replies(protocol: Protocol, names: Shared) -> Self {
         Self::new(match protocol {
             Protocol::Redis => Kind::RedisReplies(redis::mask::Replies::new()),
             Protocol::Memcached => Kind::MemcachedReplies(memcached::mask::Replies::new(names)),

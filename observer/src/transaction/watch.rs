@@ -1,6 +1,6 @@
 //! Who looks on while a connection is decoded, and learns which bytes were read as what.
 
-use crate::protocol::mask::{Ended, Mask, Masked, SharedNames};
+use crate::protocol::mask::{Ended, Mask, Masked, Shared, SharedNames};
 use crate::protocol::{Class, HitRule, Protocol, Request};
 use crate::stream::Side;
 
@@ -33,7 +33,7 @@ impl Watch for () {}
 /// Masks the bytes of a connection ([`Mask`]). What is read from a boundary that is not proven is withheld until it is.
 pub struct Masking {
     protocol: Protocol,
-    names: SharedNames,
+    names: Shared,
     requests: Lane,
     replies: Lane,
     /// The boundary is not proven.
@@ -92,10 +92,11 @@ impl Masking {
     /// Of a connection that speaks this.
     #[must_use]
     pub fn new(protocol: Protocol, names: SharedNames) -> Self {
+        let names = Shared::new(names);
         Self {
             protocol,
-            requests: Lane::new(Mask::requests(protocol, SharedNames::clone(&names))),
-            replies: Lane::new(Mask::replies(protocol, SharedNames::clone(&names))),
+            requests: Lane::new(Mask::requests(protocol, Shared::clone(&names))),
+            replies: Lane::new(Mask::replies(protocol, Shared::clone(&names))),
             names,
             doubted: false,
         }
@@ -187,7 +188,7 @@ impl Watch for Masking {
         }
         self.refuted();
         self.doubted = true;
-        let names = || SharedNames::clone(&self.names);
+        let names = || Shared::clone(&self.names);
         let (requests, replies) = (
             Mask::requests(self.protocol, names()),
             Mask::replies(self.protocol, names()),

@@ -3,7 +3,7 @@
 use rustc_hash::FxHashMap;
 
 use super::held::{Held, Lane};
-use crate::protocol::mask::{Ended, Mask, Masked, SharedNames};
+use crate::protocol::mask::{Ended, Mask, Masked, Shared, SharedNames};
 use crate::protocol::{Protocol, ReplyDecoder, RequestDecoder};
 use crate::source::event::{Datagram, Direction, Event, SocketId};
 use crate::stream::Ports;
@@ -32,8 +32,8 @@ struct Message {
 }
 
 impl Message {
-    fn new(request: bool, names: &SharedNames) -> Self {
-        let names = SharedNames::clone(names);
+    fn new(request: bool, names: &Shared) -> Self {
+        let names = Shared::clone(names);
         let protocol = Protocol::Memcached;
         let (decoder, mask) = match request {
             true => (
@@ -112,7 +112,7 @@ impl Message {
 /// What is followed.
 pub(super) struct Datagrams {
     ports: Ports,
-    names: SharedNames,
+    names: Shared,
     messages: FxHashMap<Key, Message>,
     /// Datagrams in pieces, by thread: how much of each has come, and whose it is.
     pieces: FxHashMap<(u64, u32, Direction), (u32, Key)>,
@@ -122,7 +122,7 @@ impl Datagrams {
     pub(super) fn new(ports: Ports, names: SharedNames) -> Self {
         Self {
             ports,
-            names,
+            names: Shared::new(names),
             messages: FxHashMap::default(),
             pieces: FxHashMap::default(),
         }
@@ -164,7 +164,11 @@ impl Datagrams {
         };
         let (header, body) = datagram.payload.split_at(head as usize);
         message.lane.push(Some((frame, 0)), length);
-        message.masked.bytes(header);
+        if let [numbers @ .., _, _] = header {
+            // What is reserved means nothing.
+            message.masked.bytes(numbers);
+            message.masked.zeros(2);
+        }
         message.read(body);
         let missing = datagram.length - length;
         if missing > 0 {
@@ -196,6 +200,14 @@ impl Datagrams {
         let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
         let (id, sequence, count) = (word(0), word(2), word(4));
         let request = at_client == (datagram.direction == Direction::Send);
+        // What is no header is anything.
+        let sound = match request {
+            true => (sequence, count) == (0, 1),
+            false => sequence < count,
+        };
+        if !sound {
+            return None;
+        }
         let key = (*socket, datagram.direction, id);
         if request || sequence == 0 {
             let message = Message {
@@ -205,7 +217,7 @@ impl Datagrams {
             self.messages.insert(key, message);
         } else {
             let message = self.messages.get_mut(&key)?;
-            if message.next != sequence || sequence >= count {
+            if message.next != sequence {
                 self.messages.remove(&key);
                 return None;
             }

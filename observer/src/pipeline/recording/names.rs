@@ -9,8 +9,6 @@ use crate::protocol::mask::Names;
 
 /// Stands for what varies in a key: of a key in which it does, the pattern is the same.
 const VARIES: u8 = b'0';
-/// Stands for each byte of a key that is not shown at all.
-const HIDDEN: u8 = b'y';
 
 /// The strictest that holds for any connection, since a recording mixes them.
 pub(super) struct Shown {
@@ -45,52 +43,77 @@ impl Shown {
         }
     }
 
-    /// A key of the same length and the same pattern.
-    fn alike(&self, key: &[u8]) -> Vec<u8> {
-        let nothing = vec![VARIES; key.len()];
-        let Ok(text) = std::str::from_utf8(key) else {
-            return nothing;
-        };
+    /// A key of the same length and the same pattern, in which `varies` says what stands for all that is no part of the pattern; `None`
+    /// where there is none.
+    fn alike(&self, key: &[u8], varies: impl FnOnce(&[u8]) -> Vec<u8>) -> Option<Vec<u8>> {
         if !key.iter().all(|byte| matches!(byte, b' '..=b'~')) || key.contains(&b'\\') {
-            return nothing;
+            return None;
         }
+        let text = std::str::from_utf8(key).ok()?;
         let wanted = self.pattern(text);
-        let mut alike = nothing.clone();
+        let mut alike = key.to_vec();
+        let mut places = Vec::new();
         let mut at = 0;
         for literal in wanted.trim_end_matches('…').split('*') {
-            let Some(found) = text.get(at..).and_then(|rest| rest.find(literal)) else {
-                return nothing;
-            };
-            let start = at + found;
+            let start = at + text.get(at..)?.find(literal)?;
+            places.extend(at..start);
             at = start + literal.len();
-            alike[start..at].copy_from_slice(literal.as_bytes());
+        }
+        places.extend(at..key.len());
+        let varying: Vec<u8> = places.iter().map(|place| key[*place]).collect();
+        for (place, byte) in places.into_iter().zip(varies(&varying)) {
+            alike[place] = byte;
         }
         // Where the words of the pattern stand elsewhere in the key, too, this shows.
-        match std::str::from_utf8(&alike).map(|alike| self.pattern(alike)) {
-            Ok(pattern) if pattern == wanted => alike,
-            _ => nothing,
-        }
+        let found = self.pattern(std::str::from_utf8(&alike).ok()?);
+        (found == wanted).then_some(alike)
     }
 
-    /// A permutation of the texts of one length over `base` letters, the first of which is `lowest`: a Feistel network, with a hash keyed
-    /// by the secret.
-    fn permuted(&self, text: &[u8], lowest: u8, base: u16) -> Vec<u8> {
-        let digit = |byte: &u8| u16::from(byte.wrapping_sub(lowest)) % base;
-        let mut digits: Vec<u16> = text.iter().map(digit).collect();
+    /// A permutation of the texts of one length: a Feistel network, with a hash keyed by the secret. `letters` says of a byte
+    /// among which it moves: the first of them, and how many there are.
+    fn permuted(&self, text: &[u8], letters: fn(u8) -> (u8, u16)) -> Vec<u8> {
+        let places: Vec<_> = text.iter().map(|byte| letters(*byte)).collect();
+        let digits = text.iter().zip(&places);
+        let mut digits: Vec<u16> = digits
+            .map(|(byte, (lowest, base))| u16::from(byte.wrapping_sub(*lowest)) % base)
+            .collect();
         let half = digits.len() / 2;
         for round in 0..4_u8 {
             let (left, right) = digits.split_at_mut(half);
-            let (from, to) = match round % 2 {
-                0 => (left, right),
-                _ => (right, left),
+            let (from, to, first) = match round % 2 {
+                0 => (left, right, half),
+                _ => (right, left, 0),
             };
             for (index, digit) in to.iter_mut().enumerate() {
+                let base = places[first + index].1;
                 let drawn = self.secret.hash_one((round, index, &*from));
                 *digit = (*digit + (drawn % u64::from(base)) as u16) % base;
             }
         }
-        let letter = |digit: u16| lowest.wrapping_add(digit as u8);
-        digits.into_iter().map(letter).collect()
+        let places = digits.into_iter().zip(places);
+        places
+            .map(|(digit, (lowest, _))| lowest.wrapping_add(digit as u8))
+            .collect()
+    }
+}
+
+/// Every graphic letter.
+fn graphic(_: u8) -> (u8, u16) {
+    (b'!', 94)
+}
+
+/// Any byte.
+fn any(_: u8) -> (u8, u16) {
+    (0, 256)
+}
+
+/// Those of its kind: what was an id stays one.
+fn kind(byte: u8) -> (u8, u16) {
+    match byte {
+        b'0'..=b'9' => (b'0', 10),
+        b'a'..=b'z' => (b'a', 26),
+        b'A'..=b'Z' => (b'A', 26),
+        other => (other, 1),
     }
 }
 
@@ -115,16 +138,22 @@ impl Names for Shown {
     fn key(&self, key: &[u8]) -> Vec<u8> {
         match self.keys {
             Keys::Full => key.to_vec(),
-            Keys::Pattern => self.alike(key),
-            Keys::Hash => self.permuted(key, b'!', 94),
-            Keys::None => vec![HIDDEN; key.len()],
+            Keys::Pattern => self
+                .alike(key, |key| vec![VARIES; key.len()])
+                .unwrap_or_else(|| vec![VARIES; key.len()]),
+            // Spans show patterns beside hashes.
+            Keys::Hash => self
+                .alike(key, |key| self.permuted(key, kind))
+                .unwrap_or_else(|| self.permuted(key, graphic)),
+            // Some of Memcached's replies are paired by the key that they repeat.
+            Keys::None => self.permuted(key, graphic),
         }
     }
 
     fn opaque(&self, opaque: &[u8], text: bool) -> Vec<u8> {
         match text {
-            true => self.permuted(opaque, b'!', 94),
-            false => self.permuted(opaque, 0, 256),
+            true => self.permuted(opaque, graphic),
+            false => self.permuted(opaque, any),
         }
     }
 
@@ -181,27 +210,33 @@ mod tests {
     #[test]
     fn equal_stays_equal_and_others_stay_others() {
         let shown = shown(Keys::Hash);
-        for length in 1..4_usize {
-            let mut seen = HashSet::new();
-            for number in 0..94_u32.pow(length.min(2) as u32) {
-                let key: Vec<u8> = (0..length as u32)
-                    .map(|place| b'!' + (number / 94_u32.pow(place.min(1)) % 94) as u8)
-                    .collect();
-                let key = match length {
-                    2 => vec![b'!' + (number % 94) as u8, b'!' + (number / 94) as u8],
-                    _ => key,
-                };
-                let hidden = shown.key(&key);
-                assert_eq!(hidden, shown.key(&key));
-                assert!(hidden.iter().all(u8::is_ascii_graphic));
-                if length < 3 {
-                    assert!(seen.insert(hidden));
-                }
-            }
+        let mut seen = HashSet::new();
+        for number in 0..10_000 {
+            let key = format!("user:{number:04}:profile");
+            let alias = shown.key(key.as_bytes());
+            assert_eq!(alias, shown.key(key.as_bytes()));
+            let text = String::from_utf8(alias.clone()).unwrap();
+            assert_eq!(pattern(&text), "user:*:profile");
+            assert!(seen.insert(alias));
         }
         let opaques: HashSet<_> = (0..10_000_u32)
             .map(|number| shown.opaque(&number.to_be_bytes(), false))
             .collect();
         assert_eq!(opaques.len(), 10_000);
+        let letters: HashSet<_> = (b'!'..=b'~')
+            .map(|one| shown.opaque(&[one], true))
+            .collect();
+        assert_eq!(letters.len(), 94);
+        assert!(letters.iter().flatten().all(u8::is_ascii_graphic));
+    }
+
+    #[test]
+    fn of_a_key_that_is_not_shown_nothing_stays() {
+        let shown = shown(Keys::None);
+        let key = b"user:profile:settings:of:a:long:name";
+        let alias = shown.key(key);
+        let same = alias.iter().zip(key).filter(|(one, other)| one == other);
+        assert!(same.count() < key.len() / 3);
+        assert_eq!(shown.key(b"").len(), 0);
     }
 }

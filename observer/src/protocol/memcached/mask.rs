@@ -1,8 +1,7 @@
 //! What of Memcached's streams may be kept, in the dialect that the first byte tells.
 
-use super::super::mask::{Disagrees, Masked, SharedNames};
+use super::super::mask::{Disagrees, Masked, Shared};
 use super::super::message::Request;
-use super::super::redis::mask::Shown;
 use super::{binary, text};
 
 /// Stands for what is not kept of a line: part of no command, flag or number.
@@ -12,7 +11,7 @@ pub(super) const FILLER: u8 = b'y';
 #[derive(Debug)]
 pub(in super::super) enum Requests {
     /// Nothing was read so far.
-    Unknown(Shown),
+    Unknown(Shared),
     /// Classic text and meta.
     Text(text::mask::Requests),
     /// Binary.
@@ -20,8 +19,8 @@ pub(in super::super) enum Requests {
 }
 
 impl Requests {
-    pub(in super::super) fn new(names: SharedNames) -> Self {
-        Self::Unknown(Shown(names))
+    pub(in super::super) fn new(names: Shared) -> Self {
+        Self::Unknown(names)
     }
 
     pub(in super::super) fn feed(
@@ -30,7 +29,7 @@ impl Requests {
         out: &mut Masked,
     ) -> Result<(), Disagrees> {
         if let (Self::Unknown(names), Some(first)) = (&self, input.first()) {
-            let names = SharedNames::clone(&names.0);
+            let names = Shared::clone(names);
             *self = match first {
                 0x80 => Self::Binary(binary::mask::Messages::requests(names)),
                 _ => Self::Text(text::mask::Requests::new(names)),
@@ -68,7 +67,7 @@ impl Requests {
 #[derive(Debug)]
 pub(in super::super) enum Replies {
     /// Nothing was read so far.
-    Unknown(Shown),
+    Unknown(Shared),
     /// Classic text and meta.
     Text(text::mask::Replies),
     /// Binary.
@@ -76,8 +75,8 @@ pub(in super::super) enum Replies {
 }
 
 impl Replies {
-    pub(in super::super) fn new(names: SharedNames) -> Self {
-        Self::Unknown(Shown(names))
+    pub(in super::super) fn new(names: Shared) -> Self {
+        Self::Unknown(names)
     }
 
     pub(in super::super) fn feed(
@@ -86,7 +85,7 @@ impl Replies {
         out: &mut Masked,
     ) -> Result<(), Disagrees> {
         if let (Self::Unknown(names), Some(first)) = (&self, input.first()) {
-            let names = SharedNames::clone(&names.0);
+            let names = Shared::clone(names);
             *self = match first {
                 0x81 => Self::Binary(binary::mask::Messages::replies(names)),
                 _ => Self::Text(text::mask::Replies::new(names)),

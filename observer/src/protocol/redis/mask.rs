@@ -1,6 +1,6 @@
 //! What of Redis's streams may be kept.
 
-use super::super::mask::{Disagrees, Masked, SharedNames};
+use super::super::mask::{Disagrees, Masked, Shared};
 use super::super::number;
 use super::arguments::{Arguments, KEEP_KEYS, KEEP_WORDS, MAX_KEPT};
 use super::command::{Role, Roles};
@@ -41,7 +41,7 @@ enum Held {
 /// Requests.
 #[derive(Debug)]
 pub(in super::super) struct Requests {
-    names: Shown,
+    names: Shared,
     state: State,
     line: Vec<u8>,
     arguments: Arguments,
@@ -51,19 +51,10 @@ pub(in super::super) struct Requests {
     held: Vec<Held>,
 }
 
-/// [`SharedNames`], to be printed.
-pub(in super::super) struct Shown(pub(in super::super) SharedNames);
-
-impl std::fmt::Debug for Shown {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Names")
-    }
-}
-
 impl Requests {
-    pub(in super::super) fn new(names: SharedNames) -> Self {
+    pub(in super::super) fn new(names: Shared) -> Self {
         Self {
-            names: Shown(names),
+            names,
             state: State::Start,
             line: Vec::new(),
             arguments: Arguments::new(KEEP_KEYS),
@@ -235,14 +226,14 @@ impl Requests {
 
     /// Gives back what is held.
     fn decide(&mut self, out: &mut Masked) {
-        let names = &self.names.0;
-        let roles = Roles::of(&self.arguments, self.total, &**names, false);
+        let names = &*self.names;
+        let roles = Roles::of(&self.arguments, self.total, names, false);
         for held in self.held.drain(..) {
             match held {
                 Held::Text(text) => out.bytes(&text),
                 Held::Argument(index, captured) => {
                     let prefix = self.arguments.prefix(index);
-                    let shown = shown(roles.get(index), prefix, &**names);
+                    let shown = shown(roles.get(index), prefix, names);
                     let shown = &shown[..shown.len().min(captured as usize)];
                     out.bytes(shown);
                     out.zeros(captured - shown.len() as u64);
@@ -257,15 +248,15 @@ impl Requests {
         let body = line.strip_suffix(b"\n").unwrap_or(&line);
         let mut arguments = Arguments::new(KEEP_KEYS);
         let places = inline::places(body, &mut arguments).map_err(|_| Disagrees)?;
-        let names = &self.names.0;
-        let roles = Roles::of(&arguments, arguments.count(), &**names, true);
+        let names = &*self.names;
+        let roles = Roles::of(&arguments, arguments.count(), names, true);
         let mut masked = body.to_vec();
         for (index, place) in places.into_iter().enumerate() {
             let role = roles.get(index);
             let raw = &body[place.clone()];
             let plain = arguments.whole(index) == Some(raw);
             let shown = match plain {
-                true => shown(role, raw, &**names),
+                true => shown(role, raw, names),
                 false => Vec::new(),
             };
             // A number that is not shown stays none, so do words: the line is read in the same way.

@@ -1,7 +1,6 @@
 //! What of the binary dialect may be kept: headers, keys, and the times in extras.
 
-use super::super::super::mask::{Disagrees, Masked, SharedNames};
-use super::super::super::redis::mask::Shown;
+use super::super::super::mask::{Disagrees, Masked, Shared};
 use super::super::mask::FILLER;
 use super::MAX_KEY;
 use super::header::{Header, LENGTH, Part, REPLY, REQUEST};
@@ -19,24 +18,24 @@ enum State {
 /// Requests or replies.
 #[derive(Debug)]
 pub(in crate::protocol) struct Messages {
-    names: Shown,
+    names: Shared,
     magic: u8,
     state: State,
     raw: Vec<u8>,
 }
 
 impl Messages {
-    pub(in crate::protocol) fn requests(names: SharedNames) -> Self {
+    pub(in crate::protocol) fn requests(names: Shared) -> Self {
         Self::new(names, REQUEST)
     }
 
-    pub(in crate::protocol) fn replies(names: SharedNames) -> Self {
+    pub(in crate::protocol) fn replies(names: Shared) -> Self {
         Self::new(names, REPLY)
     }
 
-    fn new(names: SharedNames, magic: u8) -> Self {
+    fn new(names: Shared, magic: u8) -> Self {
         Self {
-            names: Shown(names),
+            names,
             magic,
             state: State::Header,
             raw: Vec::new(),
@@ -115,7 +114,7 @@ impl Messages {
             _ => out.zeros(2),
         }
         out.bytes(&raw[8..12]);
-        out.bytes(&self.names.0.opaque(&raw[12..16], false));
+        out.bytes(&self.names.opaque(&raw[12..16], false));
         out.zeros(8);
         let shape = row(header.opcode).map(|row| OPCODES[row].shape);
         let read = match self.magic {
@@ -168,8 +167,14 @@ impl Messages {
             Shape::Sasl | Shape::Flush | Shape::Verbosity | Shape::Bare | Shape::Quit => {
                 out.bytes(&vec![FILLER; key.len()]);
             }
-            _ if self.names.0.hides(opcode.name) => out.bytes(&vec![FILLER; key.len()]),
-            _ => out.bytes(&self.names.0.key(key)),
+            _ if self.names.hides(opcode.name) => out.bytes(&vec![FILLER; key.len()]),
+            _ if self.magic == REPLY => out.bytes(&self.names.repeated(key)),
+            shape => {
+                if shape.repeats_key() {
+                    self.names.ask(key);
+                }
+                out.bytes(&self.names.key(key));
+            }
         }
     }
 }

@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use super::super::super::mask::{Disagrees, Masked, Names, SharedNames, words};
+use super::super::super::mask::{Disagrees, Masked, Names, Shared, words};
 use super::super::super::message::Request;
 use super::super::super::number;
-use super::super::super::redis::mask::Shown;
 use super::super::mask::FILLER;
 use super::super::meta;
 use super::commands::{COMMANDS, SHOWN, Shape, Word, word};
@@ -54,7 +53,7 @@ impl State {
 /// Requests.
 #[derive(Debug)]
 pub(in crate::protocol) struct Requests {
-    names: Shown,
+    names: Shared,
     state: State,
     line: Vec<u8>,
     /// A line whose data may be a password, where its key is, and how many bytes of data and CRLF came.
@@ -70,9 +69,9 @@ struct Held {
 }
 
 impl Requests {
-    pub(in crate::protocol) fn new(names: SharedNames) -> Self {
+    pub(in crate::protocol) fn new(names: Shared) -> Self {
         Self {
-            names: Shown(names),
+            names,
             state: State::Line,
             line: Vec::new(),
             held: None,
@@ -169,7 +168,7 @@ impl Requests {
         let mut masked = line.to_vec();
         let all = words(text);
         let filled: Vec<_> = all.into_iter().filter(|word| !word.is_empty()).collect();
-        let key = mask_request(text, &filled, &mut masked, &*self.names.0);
+        let key = mask_request(text, &filled, &mut masked, &self.names);
         match data {
             Some(length) => {
                 self.state = State::data(length);
@@ -208,7 +207,7 @@ fn mask_request(
     line: &[u8],
     places: &[Range<usize>],
     out: &mut [u8],
-    names: &(dyn Names + Send + Sync),
+    names: &Shared,
 ) -> Option<Range<usize>> {
     let first = places.first().map_or(&[][..], |place| &line[place.clone()]);
     let Some((name, rest)) = places.split_first() else {
@@ -238,7 +237,7 @@ fn mask_request(
             | (Shape::GetTouch, 1..)
             | (Shape::Store | Shape::Delete | Shape::Count | Shape::Touch, 0) => {
                 key_at = Some(place.clone());
-                show_key(text, masked, names, operation);
+                show_key(text, masked, &**names, operation);
             }
             (Shape::GetTouch, 0) | (Shape::Touch, 1) | (Shape::Store, 2 | 3)
                 if number::parse(text).is_some() => {}
@@ -268,18 +267,17 @@ fn copy(from: &[u8], to: &mut [u8]) {
     }
 }
 
-/// A key, base64 if `binary`.
-fn meta_key(text: &[u8], binary: bool, masked: &mut [u8], names: &(dyn Names + Send + Sync)) {
+/// A key, base64 if `binary`, as `show` shows it.
+fn meta_key(text: &[u8], binary: bool, masked: &mut [u8], show: impl Fn(&[u8]) -> Vec<u8>) {
     masked.fill(FILLER);
     match binary.then(|| meta::base64(text)).flatten() {
         Some(decoded) => {
-            let key = &decoded[..decoded.len().min(MAX_KEY)];
-            let encoded = meta::to_base64(&names.key(key));
+            let encoded = meta::to_base64(&show(&decoded));
             if encoded.len() == text.len() {
                 copy(&encoded, masked);
             }
         }
-        None => copy(&names.key(&text[..text.len().min(MAX_KEY)]), masked),
+        None => copy(&show(text), masked),
     }
 }
 
@@ -288,7 +286,7 @@ fn mask_meta(
     line: &[u8],
     rest: &[Range<usize>],
     out: &mut [u8],
-    names: &(dyn Names + Send + Sync),
+    names: &Shared,
 ) -> Option<Range<usize>> {
     let hide = |place: &Range<usize>, out: &mut [u8]| out[place.clone()].fill(FILLER);
     let (Some((key, flags)), true) = (rest.split_first(), meta::has_key(row)) else {
@@ -306,13 +304,16 @@ fn mask_meta(
     if names.hides(meta::name(row)) {
         hide(key, out);
     } else {
-        meta_key(&line[key.clone()], binary, &mut out[key.clone()], names);
+        meta_key(&line[key.clone()], binary, &mut out[key.clone()], |key| {
+            names.ask(key);
+            names.key(key)
+        });
     }
     for place in flags {
         mask_flag(
             &line[place.clone()],
             &mut out[place.clone()],
-            names,
+            &**names,
             |flag, token| match flag {
                 b'T' | b'N' | b'R' => number::parse(token).is_some(),
                 b'M' => {
@@ -349,7 +350,7 @@ fn mask_flag(
 /// Replies.
 #[derive(Debug)]
 pub(in crate::protocol) struct Replies {
-    names: Shown,
+    names: Shared,
     state: State,
     line: Vec<u8>,
     /// Inside a list that ends at END.
@@ -357,9 +358,9 @@ pub(in crate::protocol) struct Replies {
 }
 
 impl Replies {
-    pub(in crate::protocol) fn new(names: SharedNames) -> Self {
+    pub(in crate::protocol) fn new(names: Shared) -> Self {
         Self {
-            names: Shown(names),
+            names,
             state: State::Line,
             line: Vec::new(),
             list: false,
@@ -436,7 +437,7 @@ impl Replies {
                 Some(_) => rest.get(1..).unwrap_or_default(),
                 None => rest,
             };
-            mask_reply_flags(code, text, flags, &mut masked, &*self.names.0);
+            mask_reply_flags(code, text, flags, &mut masked, &self.names);
         } else {
             let hidden = match code {
                 b"VALUE" => {
@@ -487,7 +488,7 @@ fn mask_reply_flags(
     line: &[u8],
     flags: &[Range<usize>],
     out: &mut [u8],
-    names: &(dyn Names + Send + Sync),
+    names: &Shared,
 ) {
     if matches!(code, b"ME" | b"MN") {
         // What follows is the item, not flags.
@@ -502,9 +503,9 @@ fn mask_reply_flags(
         match text.split_first() {
             Some((b'k', token)) => {
                 let masked = &mut out[place.start + 1..place.end];
-                meta_key(token, binary, masked, names);
+                meta_key(token, binary, masked, |key| names.repeated(key));
             }
-            _ => mask_flag(text, &mut out[place.clone()], names, |flag, token| {
+            _ => mask_flag(text, &mut out[place.clone()], &**names, |flag, token| {
                 flag == b't' && number::parse(token).is_some()
             }),
         }
