@@ -44,8 +44,7 @@ pub struct Segment<'a> {
     pub time: Nanos,
     /// The thread that made the call, where the source knows.
     pub task: Option<&'a Task>,
-    /// TCP sequence number of what was captured or lost as a whole, of which these bytes are the beginning and a gap is the rest or all;
-    /// 0 where there is none.
+    /// TCP sequence number of the piece that was captured or lost, of which a gap may be the rest only; 0 where there is none.
     pub position: u32,
     /// Whether its first byte is the first of a call (of a packet, in captures).
     pub call_start: bool,

@@ -48,6 +48,9 @@ use super::{TICK, Watched};
 /// proven, is hidden.
 const WAIT: Nanos = 5_000_000_000;
 
+/// After so many events it is looked for what will never be decided.
+const PRUNE: u64 = 1 << 16;
+
 /// Writes what it is given.
 pub(super) struct Recorder {
     flows: Flows<Book>,
@@ -148,6 +151,9 @@ impl Recorder {
         self.pass(event.time);
         self.process(event.task.as_ref(), event.time);
         self.events += 1;
+        if self.events.is_multiple_of(PRUNE) {
+            self.book.held.prune();
+        }
         let mut body = Vec::with_capacity(160);
         head(&Frame::Event(*event), &mut body);
         let length = event.kind.payload().len() as u32;
@@ -221,7 +227,6 @@ impl Recorder {
 
     /// Hands on what is buffered.
     pub(super) fn flush(&mut self) {
-        self.book.held.prune();
         if self.failed.is_none() {
             self.failed = self.writer.flush().err();
         }
