@@ -16,16 +16,18 @@
 mod boundary;
 mod load;
 mod memory;
+mod resync;
 
 use super::batch::Call;
 use super::matcher::Matcher;
 use super::probation::{Probation, QUIET};
 use super::setup::Setup;
+use super::watch::Watch;
 use super::{Ending, Exchange, Origin};
 #[cfg(any(test, fuzzing))]
 use crate::protocol::Operation;
 use crate::protocol::detect::{Detected, detect};
-use crate::protocol::{Effect, Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
+use crate::protocol::{Effect, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 use crate::source::event::{End, Nanos};
 use crate::stream::{Content, Segment, Side};
 use crate::telemetry::{LeftOut, Resync, Skipped, Telemetry};
@@ -67,7 +69,8 @@ enum Phase {
 
 /// One connection.
 #[derive(Debug)]
-pub struct Conversation {
+pub struct Conversation<W = ()> {
+    watch: W,
     settings: Settings,
     phase: Phase,
     requests: RequestDecoder,
@@ -92,8 +95,17 @@ impl Conversation {
     /// A connection that begins, or is joined.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
+        Self::watched(settings, ())
+    }
+}
+
+impl<W: Watch> Conversation<W> {
+    /// The same, with somebody who looks on.
+    #[must_use]
+    pub fn watched(settings: Settings, watch: W) -> Self {
         let protocol = settings.protocol;
         Self {
+            watch,
             settings,
             phase: if settings.from_start {
                 Phase::Detecting { head: Vec::new() }
@@ -113,6 +125,11 @@ impl Conversation {
             #[cfg(any(test, fuzzing))]
             ledger: Vec::new(),
         }
+    }
+
+    /// Who looks on.
+    pub fn watch(&mut self) -> &mut W {
+        &mut self.watch
     }
 
     /// Why nothing of this connection is decoded; `None` while something is.
@@ -167,7 +184,13 @@ impl Conversation {
                 if segment.side == Side::Reply {
                     self.reply_begins(segment.time, out);
                 }
+                self.watch.offered(segment.side, bytes.len() as u64);
                 self.bytes(bytes, segment, telemetry, out);
+                // First bytes that tell too little are read with those that follow.
+                let waits = matches!(self.phase, Phase::Detecting { .. });
+                if !waits || segment.side == Side::Reply {
+                    self.watch.passed(segment.side);
+                }
             }
         }
         self.last = Some((segment.side, segment.time));
@@ -311,13 +334,17 @@ impl Conversation {
         }
         let bridged = match segment.side {
             Side::Request => match self.requests.skip(length) {
-                Ok(message) => message.map_or(Ok(()), |request| {
-                    self.request(request, segment.time, telemetry, out)
-                }),
+                Ok(message) => {
+                    self.watch.bridged(segment.side, length);
+                    message.map_or(Ok(()), |request| {
+                        self.request(request, segment.time, telemetry, out)
+                    })
+                }
                 Err(_) => Err(Resync::Gap),
             },
             Side::Reply => match self.replies.skip(length) {
                 Ok(message) => {
+                    self.watch.bridged(segment.side, length);
                     message.map_or(Ok(()), |reply| self.reply(reply, segment, telemetry, out))
                 }
                 Err(_) => Err(Resync::Gap),
@@ -328,6 +355,7 @@ impl Conversation {
                 telemetry.lost_bytes.add(length);
                 if segment.side == Side::Request && self.matcher.awaits_reply() {
                     telemetry.resyncs(self.settings.protocol, reason).add(1);
+                    self.watch.spent(Side::Request);
                     self.phase = Phase::Draining;
                     return;
                 }
@@ -391,7 +419,13 @@ impl Conversation {
                         }
                         self.began = began(segment, end.wrapping_sub(input.len() as u32));
                     }
-                    match self.requests.decode(input) {
+                    let before = *input;
+                    let decoded = self.requests.decode(input);
+                    if decoded.is_ok() {
+                        let read = &before[..before.len() - input.len()];
+                        self.watch.read(segment.side, read);
+                    }
+                    match decoded {
                         Ok(Some(request)) => self.request(request, segment.time, telemetry, out),
                         Ok(None) => return,
                         Err(malformed) => {
@@ -403,7 +437,13 @@ impl Conversation {
                     if self.replies.at_boundary() && self.matcher.unfolds() {
                         self.replies.unfold();
                     }
-                    match self.replies.decode(input) {
+                    let before = *input;
+                    let decoded = self.replies.decode(input);
+                    if decoded.is_ok() {
+                        let read = &before[..before.len() - input.len()];
+                        self.watch.read(segment.side, read);
+                    }
+                    match decoded {
                         Ok(Some(reply)) => self.reply(reply, segment, telemetry, out),
                         Ok(None) => return,
                         Err(malformed) => {
@@ -430,6 +470,7 @@ impl Conversation {
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
+        self.watch.requested(&request);
         telemetry.ledger.requests.add_alone(1);
         if matches!(request.effect, Effect::Replica | Effect::Replicate) {
             telemetry.left_out(LeftOut::Replication).add(1);
@@ -480,6 +521,7 @@ impl Conversation {
             End::Server => segment.started,
         };
         let matcher = &mut self.matcher;
+        self.watch.replied(matcher.answered());
         let before = matcher.waiting();
         match &mut self.probation {
             None => matcher.reply(reply, time, out)?,
@@ -509,72 +551,6 @@ impl Conversation {
                 let _ = probation.look(matcher, now);
             }
         }
-    }
-
-    fn malformed(
-        &mut self,
-        malformed: Malformed,
-        rest: usize,
-        segment: &Segment<'_>,
-        telemetry: &Telemetry,
-        out: &mut dyn FnMut(Exchange),
-    ) {
-        // A connection on which no exchange ever made sense speaks something else.
-        if malformed == Malformed::Foreign || !(self.answered || self.probation.is_some()) {
-            self.resynchronize(Resync::Malformed, segment.time, telemetry, out);
-            self.ignore(Skipped::Foreign, rest, telemetry);
-        } else {
-            pass_over(rest as u64, telemetry);
-            self.resynchronize(Resync::Malformed, segment.time, telemetry, out);
-        }
-    }
-
-    fn ignore(&mut self, reason: Skipped, length: usize, telemetry: &Telemetry) {
-        telemetry.skipped(reason).add(length as u64);
-        self.phase = Phase::Ignored(reason);
-        self.probation = None;
-        self.forget_messages();
-        // What sets it up is not known.
-        self.setup = None;
-    }
-
-    /// Drops what is not sure, counts it, and waits for a boundary.
-    fn resynchronize(
-        &mut self,
-        reason: Resync,
-        time: Nanos,
-        telemetry: &Telemetry,
-        out: &mut dyn FnMut(Exchange),
-    ) {
-        if self.ignored().is_some() {
-            return;
-        }
-        telemetry.resyncs(self.settings.protocol, reason).add(1);
-        self.give_up(Ending::Unresolved, time, telemetry, out);
-        let orphan = u64::from(reason == Resync::Mismatch);
-        telemetry.orphaned.add(orphan);
-        self.wait(telemetry);
-    }
-
-    /// Ends what is outstanding. A boundary that is not proven by now was wrong.
-    fn give_up(
-        &mut self,
-        ending: Ending,
-        time: Nanos,
-        telemetry: &Telemetry,
-        out: &mut dyn FnMut(Exchange),
-    ) {
-        let orphans = match &mut self.probation {
-            None => self.matcher.give_up(ending, time, out),
-            Some(probation) => {
-                // Batches that are not complete hold what was answered, too.
-                let withhold = &mut |exchange| probation.withhold(exchange);
-                let orphans = self.matcher.give_up(ending, time, withhold);
-                self.refute(time, telemetry, out);
-                orphans
-            }
-        };
-        telemetry.orphaned.add(orphans);
     }
 }
 

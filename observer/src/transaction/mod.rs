@@ -7,6 +7,7 @@
 //! - `quiet`: the same where some requests are answered only sometimes.
 //! - `setup`: what a client says before its connection is ready.
 //! - [`batch`]: which commands left together.
+//! - [`watch`]: who learns which bytes were read as what.
 //! - [`conversation`]: decoding, detection, and what happens when the boundary or the pairing is not sure.
 
 pub mod batch;
@@ -19,6 +20,7 @@ mod quiet;
 mod reply_mode;
 mod setup;
 mod subscribed;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;

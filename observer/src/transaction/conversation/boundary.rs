@@ -7,8 +7,9 @@ use crate::stream::Segment;
 use crate::telemetry::{Skipped, Telemetry};
 use crate::transaction::Exchange;
 use crate::transaction::probation::{Probation, QUIET};
+use crate::transaction::watch::Watch;
 
-impl Conversation {
+impl<W: Watch> Conversation<W> {
     /// Whether a sure boundary may be here: a send that starts a request, after a reply or after a silence.
     pub(super) fn may_begin(&self, bytes: &[u8], segment: &Segment<'_>) -> bool {
         segment.side == Side::Request
@@ -28,13 +29,14 @@ impl Conversation {
             telemetry.skipped(Skipped::Unsynchronized).add(left);
         }
         self.phase = Phase::Waiting;
-        self.forget_messages();
+        self.lose();
     }
 
     /// The boundary is here, perhaps.
     pub(super) fn restart(&mut self) {
         self.forget();
         self.probation = Some(Probation::default());
+        self.watch.doubted();
         self.phase = Phase::Synced;
     }
 
@@ -53,6 +55,7 @@ impl Conversation {
     /// The boundary is proven.
     pub(super) fn confirm(&mut self, out: &mut dyn FnMut(Exchange)) {
         if let Some(probation) = self.probation.take() {
+            self.watch.proven();
             let tainted = self.matcher.trust();
             probation.release(tainted, out);
         }
@@ -66,6 +69,7 @@ impl Conversation {
         out: &mut dyn FnMut(Exchange),
     ) {
         if let Some(probation) = self.probation.take() {
+            self.watch.refuted();
             let replies = probation.refute(time, out);
             telemetry.orphaned.add(replies);
         }
