@@ -83,6 +83,9 @@ pub struct Conversation {
     /// Every request decoded, with its start: each must end exactly once.
     #[cfg(any(test, fuzzing))]
     pub(super) ledger: Vec<(Operation, Nanos)>,
+    /// Length of the ledger when the boundary was found that is on probation.
+    #[cfg(any(test, fuzzing))]
+    proven: usize,
 }
 
 impl Conversation {
@@ -108,6 +111,8 @@ impl Conversation {
             setup: None,
             #[cfg(any(test, fuzzing))]
             ledger: Vec::new(),
+            #[cfg(any(test, fuzzing))]
+            proven: 0,
         }
     }
 
@@ -267,7 +272,7 @@ impl Conversation {
             }
             Phase::Waiting => {
                 if self.may_begin(bytes, segment) {
-                    self.restart();
+                    self.restart(segment.position);
                     self.decode(bytes, segment, telemetry, out);
                 } else if segment.call_start
                     && detect(self.settings.protocol, bytes) == Detected::Tls
@@ -310,6 +315,9 @@ impl Conversation {
         if let Err(reason) = bridged {
             if reason == Resync::Gap {
                 telemetry.lost_bytes.add(length);
+                if segment.side == Side::Request && self.probation.is_some() {
+                    return self.discard(reason, segment.position, segment.time, telemetry);
+                }
                 if segment.side == Side::Request && self.matcher.awaits_reply() {
                     telemetry.resyncs(self.settings.protocol, reason).add(1);
                     self.phase = Phase::Draining;
@@ -354,12 +362,13 @@ impl Conversation {
             let step = match segment.side {
                 Side::Request => {
                     if self.requests.at_boundary() {
+                        let position = end.wrapping_sub(input.len() as u32);
                         if self.ends_value(input) {
                             pass_over(input.len() as u64, telemetry);
                             let reason = Resync::Malformed;
-                            return self.resynchronize(reason, segment.time, telemetry, out);
+                            return self.discard(reason, position, segment.time, telemetry);
                         }
-                        self.began = began(segment, end.wrapping_sub(input.len() as u32));
+                        self.began = began(segment, position);
                     }
                     match self.requests.decode(&mut input) {
                         Ok(Some(request)) => self.request(request, segment.time, out),
@@ -384,6 +393,11 @@ impl Conversation {
             };
             if let Err(reason) = step {
                 pass_over(input.len() as u64, telemetry);
+                let is_bulk = reason == Resync::Budget && segment.side == Side::Request;
+                if is_bulk && self.probation.is_some() {
+                    let position = end.wrapping_sub(input.len() as u32);
+                    return self.discard(reason, position, segment.time, telemetry);
+                }
                 return self.resynchronize(reason, segment.time, telemetry, out);
             }
             self.look_drained(segment.time, telemetry, out);
@@ -488,7 +502,15 @@ impl Conversation {
             self.ignore(Skipped::Foreign, rest, telemetry);
         } else {
             pass_over(rest as u64, telemetry);
-            self.resynchronize(Resync::Malformed, segment.time, telemetry, out);
+            let Content::Bytes(bytes) = segment.content else {
+                return;
+            };
+            let reason = Resync::Malformed;
+            if segment.side == Side::Request && self.probation.is_some() {
+                let position = segment.position.wrapping_add((bytes.len() - rest) as u32);
+                return self.discard(reason, position, segment.time, telemetry);
+            }
+            self.resynchronize(reason, segment.time, telemetry, out);
         }
     }
 

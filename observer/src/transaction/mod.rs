@@ -137,6 +137,18 @@ impl Exchange {
         }
     }
 
+    /// Whether there is anything that a span could tell.
+    #[must_use]
+    pub fn is_seen(&self) -> bool {
+        match self {
+            Exchange::Life(_) => true,
+            _ => self
+                .transactions()
+                .iter()
+                .any(|one| !one.ending.is_unseen()),
+        }
+    }
+
     /// Whether it only asked whether the connection works: a PING, or Memcached's NOOP, MN or VERSION, sent by itself on an idle
     /// connection.
     #[must_use]

@@ -15,6 +15,8 @@ const MAX_WITHHELD: usize = 16_384;
 /// A boundary that is not proven yet.
 #[derive(Debug, Default)]
 pub(super) struct Probation {
+    /// Position of the first request.
+    begin: u32,
     withheld: Vec<Exchange>,
     /// Transactions in it.
     count: usize,
@@ -25,6 +27,23 @@ pub(super) struct Probation {
 }
 
 impl Probation {
+    /// A boundary at this position.
+    pub(super) fn new(begin: u32) -> Self {
+        Self {
+            begin,
+            ..Self::default()
+        }
+    }
+
+    /// It is not known whether there was a request at all: forgets them. Answers how many bytes that were, up to `end`, and how many
+    /// replies they had been given.
+    pub(super) fn forget(self, end: u32) -> (u64, u64) {
+        let exchanges = self.withheld.iter().flat_map(Exchange::transactions);
+        let replied = exchanges.filter(|one| one.ending == Ending::Replied);
+        let bytes = end.wrapping_sub(self.begin);
+        (bytes.into(), replied.count() as u64)
+    }
+
     /// Keeps what was paired.
     pub(super) fn withhold(&mut self, exchange: Exchange) {
         self.count += exchange.transactions().len();

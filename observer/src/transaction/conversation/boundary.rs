@@ -5,10 +5,10 @@ use crate::protocol::detect::begins_request;
 use crate::protocol::{ReplyDecoder, RequestDecoder};
 use crate::source::event::Nanos;
 use crate::stream::Segment;
-use crate::telemetry::Telemetry;
-use crate::transaction::Exchange;
+use crate::telemetry::{Resync, Telemetry};
 use crate::transaction::matcher::Matcher;
 use crate::transaction::probation::{Probation, QUIET};
+use crate::transaction::{Ending, Exchange};
 
 impl Conversation {
     /// Whether a sure boundary may be here: a send that starts a request, after a reply or after a silence.
@@ -22,13 +22,34 @@ impl Conversation {
             && begins_request(self.settings.protocol, bytes)
     }
 
-    pub(super) fn restart(&mut self) {
+    pub(super) fn restart(&mut self, position: u32) {
         let protocol = self.settings.protocol;
         self.requests = RequestDecoder::new(protocol, self.settings.keep_detail);
         self.replies = ReplyDecoder::new(protocol);
         self.matcher = Matcher::new(protocol, false, self.settings.keep_detail);
-        self.probation = Some(Probation::default());
+        self.probation = Some(Probation::new(position));
         self.phase = Phase::Synced;
+        #[cfg(any(test, fuzzing))]
+        {
+            self.proven = self.ledger.len();
+        }
+    }
+
+    /// On probation: what was sent up to `end` does not go on as requests do. So those since the boundary may be a part of a
+    /// value that holds requests: they are counted as bytes that were lost.
+    pub(super) fn discard(&mut self, reason: Resync, end: u32, time: Nanos, telemetry: &Telemetry) {
+        let Some(mut probation) = self.probation.take() else {
+            return;
+        };
+        telemetry.resyncs(self.settings.protocol, reason).add(1);
+        let withhold = &mut |exchange| probation.withhold(exchange);
+        let orphans = self.matcher.give_up(Ending::Unresolved, time, withhold);
+        let (bytes, replies) = probation.forget(end);
+        telemetry.lost_bytes.add(bytes);
+        telemetry.orphaned.add(orphans + replies);
+        self.phase = Phase::Waiting;
+        #[cfg(any(test, fuzzing))]
+        self.ledger.truncate(self.proven);
     }
 
     /// A request begins: nothing extra came since the connection was drained.
