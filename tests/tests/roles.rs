@@ -46,7 +46,7 @@ fn each_command_has_its_pair() -> Result<()> {
     // Without a reply, and with one that tells of those before it.
     client.send(b"set k 0 0 1 noreply\r\nx\r\n")?;
     client.get(&["k"])?;
-    client.send(b"mg none v q\r\nmg k v q\r\nmn\r\n")?;
+    client.send(b"mg none k v q\r\nmg k k v q\r\nmn\r\n")?;
     client.until("MN")?;
     let report = observer.stop()?;
     let pairs = pairs(&report)?;
