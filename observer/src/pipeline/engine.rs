@@ -208,10 +208,11 @@ impl Engine {
         } = session;
         let reporter = &mut self.reporter;
         let result = step(conversation, &self.telemetry, &mut |exchange| {
-            if flow.verdict == Verdict::Undecided && undecided.len() < MAX_UNDECIDED {
-                undecided.push(exchange);
-            } else {
-                reporter.report(caller, exchange);
+            match flow.verdict {
+                Verdict::Undecided if undecided.len() < MAX_UNDECIDED => undecided.push(exchange),
+                // Withheld by the conversation until after the other end was found.
+                Verdict::Redundant => {}
+                Verdict::Undecided | Verdict::Reported => reporter.report(caller, exchange),
             }
         });
         if let Some(reason) = conversation.ignored()
