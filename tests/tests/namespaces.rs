@@ -3,9 +3,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::Stdio;
-use std::thread::sleep;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -14,7 +11,7 @@ use tests::namespace::Pair;
 use tests::observer::{Options, Report};
 use tests::pair::{pairs, took};
 use tests::pool::Pool;
-use tests::process::{Running, load};
+use tests::process::load;
 use tests::server::{Server, free_port};
 
 /// How many of each command there are; each is a process of its own.
@@ -221,52 +218,6 @@ fn the_clients_view_is_kept_behind_address_translation() -> Result<()> {
             pairs(&report)?;
         }
     }
-    Ok(())
-}
-
-/// Connections from before with always something under way: their ends never see the same two positions at a moment.
-#[test]
-fn busy_connections_from_before_are_told_once() -> Result<()> {
-    let pair = Pair::new()?;
-    let port = free_port()?;
-    let _server = pair.redis(port)?;
-    // Keeps eight requests outstanding, until its input ends.
-    let script = "
-import select, socket, sys
-stream = socket.create_connection((sys.argv[1], int(sys.argv[2])))
-request = b'*2\\r\\n$3\\r\\nGET\\r\\n$4\\r\\nbusy\\r\\n'
-left, more = 8 * 5, True
-for n in range(8):
-    stream.sendall(request)
-while left:
-    left -= len(stream.recv(5))
-    more = more and not select.select([sys.stdin], [], [], 0.001)[0]
-    if more and left % 5 == 0:
-        stream.sendall(request)
-        left += 5
-";
-    let start = || -> Result<Running> {
-        let mut command = pair.inside(0, "python3");
-        command.args(["-c", script, Pair::ADDRESSES[1], &port.to_string()]);
-        Running::start(command.stdin(Stdio::piped()))
-    };
-    let mut clients = (0..4).map(|_| start()).collect::<Result<Vec<_>>>()?;
-    sleep(Duration::from_millis(500));
-    let observer = Options::new().redis(port).start()?;
-    sleep(Duration::from_secs(1));
-    for client in &mut clients {
-        drop(client.child().stdin.take());
-        ensure!(client.wait(Duration::from_secs(20))? == 0);
-    }
-    let report = observer.stop()?;
-    ensure!(
-        report.summary.total("connections") == 4,
-        "{}",
-        report.summary.0
-    );
-    ensure!(!report.spans.is_empty(), "{}", report.summary.0);
-    let servers = report.spans.iter().filter(|span| span["kind"] == "SERVER");
-    ensure!(servers.count() == 0, "{}", report.summary.0);
     Ok(())
 }
 
