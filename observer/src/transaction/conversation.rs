@@ -89,6 +89,9 @@ pub struct Conversation<W = ()> {
     /// Every request decoded, with its start: each must end exactly once.
     #[cfg(any(test, fuzzing))]
     pub(super) ledger: Vec<(Operation, Nanos)>,
+    /// Length of the ledger when the boundary was found that is on probation.
+    #[cfg(any(test, fuzzing))]
+    proven: usize,
 }
 
 impl Conversation {
@@ -124,6 +127,8 @@ impl<W: Watch> Conversation<W> {
             details: 0,
             #[cfg(any(test, fuzzing))]
             ledger: Vec::new(),
+            #[cfg(any(test, fuzzing))]
+            proven: 0,
         }
     }
 
@@ -306,7 +311,7 @@ impl<W: Watch> Conversation<W> {
             }
             Phase::Waiting => {
                 if self.may_begin(bytes, segment) {
-                    self.restart();
+                    self.restart(segment.position);
                     self.decode(bytes, segment, telemetry, out);
                 } else if segment.call_start
                     && detect(self.settings.protocol, bytes) == Detected::Tls
@@ -353,6 +358,9 @@ impl<W: Watch> Conversation<W> {
         if let Err(reason) = bridged {
             if reason == Resync::Gap {
                 telemetry.lost_bytes.add(length);
+                if segment.side == Side::Request && self.probation.is_some() {
+                    return self.discard(reason, segment.position, segment.time, telemetry);
+                }
                 if segment.side == Side::Request && self.matcher.awaits_reply() {
                     telemetry.resyncs(self.settings.protocol, reason).add(1);
                     self.watch.spent(Side::Request);
@@ -412,12 +420,13 @@ impl<W: Watch> Conversation<W> {
             let step = match segment.side {
                 Side::Request => {
                     if self.requests.at_boundary() {
+                        let position = end.wrapping_sub(input.len() as u32);
                         if self.ends_value(input) {
                             pass_over(input.len() as u64, telemetry);
                             let reason = Resync::Malformed;
-                            return self.resynchronize(reason, segment.time, telemetry, out);
+                            return self.discard(reason, position, segment.time, telemetry);
                         }
-                        self.began = began(segment, end.wrapping_sub(input.len() as u32));
+                        self.began = began(segment, position);
                     }
                     let before = *input;
                     let decoded = self.requests.decode(input);
@@ -454,6 +463,11 @@ impl<W: Watch> Conversation<W> {
             };
             if let Err(reason) = step {
                 pass_over(input.len() as u64, telemetry);
+                let is_bulk = reason == Resync::Budget && segment.side == Side::Request;
+                if is_bulk && self.probation.is_some() {
+                    let position = end.wrapping_sub(input.len() as u32);
+                    return self.discard(reason, position, segment.time, telemetry);
+                }
                 return self.resynchronize(reason, segment.time, telemetry, out);
             }
             self.look_drained(segment.time, telemetry, out);

@@ -146,6 +146,18 @@ impl Exchange {
         transactions.map(|one| one.request.detail_memory()).sum()
     }
 
+    /// Whether there is anything that a span could tell.
+    #[must_use]
+    pub fn is_seen(&self) -> bool {
+        match self {
+            Exchange::Life(_) => true,
+            _ => self
+                .transactions()
+                .iter()
+                .any(|one| !one.ending.is_unseen()),
+        }
+    }
+
     /// Whether it only asked whether the connection works: a PING, or Memcached's NOOP, MN or VERSION, sent by itself on an idle
     /// connection.
     #[must_use]

@@ -4,10 +4,10 @@ use super::{Conversation, Phase, Side};
 use crate::protocol::detect::begins_request;
 use crate::source::event::Nanos;
 use crate::stream::Segment;
-use crate::telemetry::{Skipped, Telemetry};
-use crate::transaction::Exchange;
-use crate::transaction::probation::{Probation, QUIET};
+use crate::telemetry::{LeftOut, Resync, Skipped, Telemetry};
+use crate::transaction::probation::{Forgotten, Probation, QUIET};
 use crate::transaction::watch::Watch;
+use crate::transaction::{Ending, Exchange};
 
 impl<W: Watch> Conversation<W> {
     /// Whether a sure boundary may be here: a send that starts a request, after a reply or after a silence.
@@ -33,11 +33,40 @@ impl<W: Watch> Conversation<W> {
     }
 
     /// The boundary is here, perhaps.
-    pub(super) fn restart(&mut self) {
+    pub(super) fn restart(&mut self, position: u32) {
         self.forget();
-        self.probation = Some(Probation::default());
+        self.probation = Some(Probation::new(position));
         self.watch.doubted();
         self.phase = Phase::Synced;
+        #[cfg(any(test, fuzzing))]
+        {
+            self.proven = self.ledger.len();
+        }
+    }
+
+    /// On probation: what was sent up to `end` does not go on as requests do. So those since the boundary may be a part of a
+    /// value that holds requests: they are counted as bytes that were lost.
+    pub(super) fn discard(&mut self, reason: Resync, end: u32, time: Nanos, telemetry: &Telemetry) {
+        let Some(mut probation) = self.probation.take() else {
+            return;
+        };
+        telemetry.resyncs(self.settings.protocol, reason).add(1);
+        let withhold = &mut |exchange| probation.withhold(exchange);
+        let orphans = self.matcher.give_up(Ending::Unresolved, time, withhold);
+        let Forgotten {
+            bytes,
+            requests,
+            replies,
+            details,
+        } = probation.forget(end);
+        telemetry.lost_bytes.add(bytes);
+        telemetry.left_out(LeftOut::Unproven).add(requests);
+        telemetry.orphaned.add(orphans + replies);
+        self.left(details);
+        self.wait(telemetry);
+        self.watch.refuted();
+        #[cfg(any(test, fuzzing))]
+        self.ledger.truncate(self.proven);
     }
 
     /// A request begins: nothing extra came since the connection was drained.

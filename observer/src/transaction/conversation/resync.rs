@@ -5,7 +5,7 @@ use super::super::watch::Watch;
 use super::{Conversation, Exchange, Phase, pass_over};
 use crate::protocol::Malformed;
 use crate::source::event::Nanos;
-use crate::stream::Segment;
+use crate::stream::{Content, Segment, Side};
 use crate::telemetry::{Resync, Skipped, Telemetry};
 
 impl<W: Watch> Conversation<W> {
@@ -23,7 +23,15 @@ impl<W: Watch> Conversation<W> {
             self.ignore(Skipped::Foreign, rest, telemetry);
         } else {
             pass_over(rest as u64, telemetry);
-            self.resynchronize(Resync::Malformed, segment.time, telemetry, out);
+            let Content::Bytes(bytes) = segment.content else {
+                return;
+            };
+            let reason = Resync::Malformed;
+            if segment.side == Side::Request && self.probation.is_some() {
+                let position = segment.position.wrapping_add((bytes.len() - rest) as u32);
+                return self.discard(reason, position, segment.time, telemetry);
+            }
+            self.resynchronize(reason, segment.time, telemetry, out);
         }
     }
 
