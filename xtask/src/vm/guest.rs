@@ -140,7 +140,9 @@ fn initramfs(kernel: &Kernel) -> Result<std::path::PathBuf> {
     }
     let mut kept = String::new();
     for folder in [shell::workspace(), &shell::target()] {
-        let folder = folder.to_str().context("the workspace's path is not printable")?;
+        let folder = folder
+            .to_str()
+            .context("the workspace's path is not printable")?;
         kept += &format!("{folder}\n");
     }
     fs::write(root.join("kept"), kept)?;
