@@ -78,23 +78,26 @@ impl Drop for Running {
     }
 }
 
-/// What a limit is multiplied by where `CACHE_OBSERVER_TEST_LOAD` says that the machine is slow.
-const PATIENCE: u32 = 6;
+/// A limit of time that is right for an ordinary machine; more where `CACHE_OBSERVER_TEST_LOAD` says that it is slow.
+#[must_use]
+pub fn patience(limit: Duration) -> Duration {
+    match std::env::var_os("CACHE_OBSERVER_TEST_LOAD") {
+        Some(_) => limit * 6,
+        None => limit,
+    }
+}
 
 /// Waits until `condition` holds.
 ///
 /// # Errors
 ///
-/// When it does not within `limit`, which is that of an ordinary machine, or fails itself.
+/// When it does not within `limit` ([`patience`]), or fails itself.
 pub fn eventually(
     limit: Duration,
     what: &str,
     mut condition: impl FnMut() -> Result<bool>,
 ) -> Result<()> {
-    let limit = match std::env::var_os("CACHE_OBSERVER_TEST_LOAD") {
-        Some(_) => limit * PATIENCE,
-        None => limit,
-    };
+    let limit = patience(limit);
     let begun = Instant::now();
     while !condition()? {
         if begun.elapsed() > limit {
