@@ -226,25 +226,27 @@ fn memcached(server: &Server) -> Result<()> {
     client.store("set", "user:1", b"value", 60)?;
     client.store("set", "large", &large, 0)?;
     client.get(&["user:1", "user:2", "large"])?;
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port))?;
     for line in [
         "incr user:1 5",
         "touch user:1 100",
         "delete user:9",
-        "delete user:1",
         "mg large s v k O7 t",
         "mg user:9 v",
-        "mn",
+        "ms user:3 5 T60\r\nvalue",
+        "mg user:3 v t",
+        "md user:3 q",
+        "delete user:1",
         "nosuch command",
         "verbosity 1",
         "version",
     ] {
-        client.send(format!("{line}\r\n").as_bytes())?;
-        if line.contains(" v k") {
-            client.line("mn")?;
-            // The value, and the end of the line before.
-            client.until("MN")?;
-        } else {
-            client.line("").ok();
+        stream.write_all(format!("{line}\r\nmn\r\n").as_bytes())?;
+        let (mut read, mut part) = (Vec::new(), [0; 4096]);
+        while !read.ends_with(b"MN\r\n") {
+            let length = stream.read(&mut part)?;
+            ensure!(length > 0, "closed after {line:?}");
+            read.extend_from_slice(&part[..length]);
         }
     }
     let mut stream = TcpStream::connect(("127.0.0.1", server.port))?;
