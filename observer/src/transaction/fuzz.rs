@@ -205,10 +205,11 @@ impl Run {
         self.conversation.left(self.details);
         assert_eq!(self.conversation.details(), 0, "details that have not left");
         let ledger = &self.telemetry.ledger;
-        let replication = self.telemetry.left_out(LeftOut::Replication).get();
+        let left_out = [LeftOut::Replication, LeftOut::Unproven]
+            .map(|reason| self.telemetry.left_out(reason).get());
         assert_eq!(
             ledger.requests.get(),
-            self.out.len() as u64 + replication,
+            self.out.len() as u64 + left_out.iter().sum::<u64>(),
             "requests"
         );
         let skipped = Skipped::ALL

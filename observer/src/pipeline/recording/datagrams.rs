@@ -17,7 +17,7 @@ type Key = (SocketId, Direction, u16);
 
 enum Decoder {
     Requests(RequestDecoder),
-    Replies(ReplyDecoder),
+    Replies(Box<ReplyDecoder>),
 }
 
 /// What is being read.
@@ -41,7 +41,7 @@ impl Message {
                 Mask::requests(protocol, names),
             ),
             false => (
-                Decoder::Replies(ReplyDecoder::new(protocol)),
+                Decoder::Replies(Box::new(ReplyDecoder::new(protocol))),
                 Mask::replies(protocol, names),
             ),
         };

@@ -210,9 +210,7 @@ fn mask_request(
     names: &Shared,
 ) -> Option<Range<usize>> {
     let first = places.first().map_or(&[][..], |place| &line[place.clone()]);
-    let Some((name, rest)) = places.split_first() else {
-        return None;
-    };
+    let (name, rest) = places.split_first()?;
     let (shape, operation) = match word(first) {
         Word::Known(row) => {
             let command = &COMMANDS[usize::from(row)];
