@@ -310,8 +310,11 @@ fn other_ports_from_now_on() {
     host.flows.watch(Ports::new(vec![6379, 6380]));
     host.data(old, Direction::Send, (100, 500), "a");
     host.data(kept, Direction::Send, (100, 500), "b");
-    host.flows
-        .give_up(|port| port == 6379, host.now, &mut host.log);
+    host.flows.give_up(
+        |server| server.port() == Some(6379),
+        host.now,
+        &mut host.log,
+    );
     host.flows.watch(Ports::new(vec![6380, 6381]));
     // Still on its way from the kernel; nobody wants it, so it is no loss.
     host.data(old, Direction::Send, (101, 500), "late");
