@@ -15,7 +15,7 @@ use observer_ebpf::{
 use crate::buffer::{Buffer, Iovec, Place};
 use crate::datagram::Peer;
 use crate::globals::{EVENTS, count, count_two, scratch, setting};
-use crate::socket::{Common, Ports, identify, left_out, net, positions};
+use crate::socket::{Common, Ports, identify, left_out, net, positions, state};
 use crate::task::Task;
 use crate::unix::Ends;
 
@@ -180,6 +180,9 @@ impl<'a> Call<'a> {
             ends.identify(self.sk, self.ports, header);
         } else {
             identify(self.sk, self.common, self.ports, header);
+            if self.peer.is_none() {
+                header.state = state(self.common);
+            }
         }
         if let Some(peer) = self.peer {
             header.remote = peer.bytes();
@@ -232,7 +235,7 @@ pub(crate) fn head(header: &mut Header, kind: u8, time: u64) {
     header.direction = 0;
     header.reason = reason::NONE;
     header.flags = 0;
-    header.padding = 0;
+    header.state = 0;
     header.time = time;
     header.started = time;
     header.captured = 0;

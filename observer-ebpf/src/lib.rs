@@ -19,8 +19,8 @@ pub const MAX_SEGMENTS: u32 = 1024;
 /// Head of each record; the captured bytes follow it.
 ///
 /// Numbers are in the byte order of the machine, addresses in network order (IPv4 in the first four bytes). A unix socket has
-/// the number of its server's name in place of the server's port, 0 in place of the client's, and in place of an address, as a
-/// 64-bit number, the address of the end's `struct sock`.
+/// the number of its server's name in place of the server's port, 0 in place of the client's, and in place of both addresses, as
+/// a 64-bit number, the inode number of the client's end: it tells the connection.
 /// 120 bytes: the ring needs a multiple of 8, and no byte of it may be left unwritten.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -31,12 +31,12 @@ pub struct Header {
     pub kind: u8,
     /// One of [`direction`]; 0 for state records.
     pub direction: u8,
-    /// One of [`reason`]: why `captured` is less than `length`.
+    /// One of [`reason`]: why `captured` is less than `length`; for [`kind::CLOSED`] the socket's error number, 0 for none.
     pub reason: u8,
     /// Bits of [`flag`].
     pub flags: u8,
-    /// Always 0.
-    pub padding: u8,
+    /// The socket's state, `TCP_…` of the kernel; 0 for [`kind::DATAGRAM`] and unix sockets.
+    pub state: u8,
     /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
     pub family: u16,
     /// `CLOCK_MONOTONIC`, nanoseconds, when the call returned.
@@ -47,13 +47,14 @@ pub struct Header {
     pub sk: u64,
     /// Inode of the network namespace.
     pub netns: u32,
-    /// Sequence number of the first byte, of a unix socket the number of bytes before it; for [`kind::ESTABLISHED`] of the first byte to send; for
-    /// [`kind::DATAGRAM`] its offset; for [`kind::CLOSED`] the socket's error number, 0 for none.
+    /// Sequence number of the first byte; for [`kind::ESTABLISHED`] of the first byte to send, for [`kind::CLOSED`] of
+    /// the one behind the last that was sent; for [`kind::DATAGRAM`] its offset. Bytes of a unix socket are counted
+    /// from [`unix_start`] on.
     pub position: u32,
-    /// The other direction's; for [`kind::ESTABLISHED`] of the first byte to receive; for [`kind::DATAGRAM`] the
-    /// length of the whole.
+    /// The other direction's; for [`kind::ESTABLISHED`] of the first byte to receive, for [`kind::CLOSED`] of the one behind
+    /// the last that was taken; for [`kind::DATAGRAM`] the length of the whole.
     pub opposite: u32,
-    /// Bytes of the stream that the record stands for.
+    /// Bytes of the stream that the record stands for; for [`kind::CLOSED`] those that can still be taken.
     pub length: u32,
     /// Bytes that follow this header, at most [`MAX_PAYLOAD`]; the record itself may be longer.
     pub captured: u32,
@@ -114,6 +115,14 @@ pub mod reason {
     pub const UNREADABLE: u8 = 2;
     /// The buffer was not mapped when the hook read it.
     pub const FAULT: u8 = 3;
+}
+
+/// Values of [`Header::state`] that mean something to userspace.
+pub mod state {
+    /// `TCP_SYN_SENT`: [`super::Header::opposite`] is not known yet.
+    pub const SYN_SENT: u8 = 2;
+    /// `TCP_SYN_RECV`: the other end has not confirmed the connection yet.
+    pub const SYN_RECV: u8 = 3;
 }
 
 /// Bits of [`Header::flags`].
@@ -235,10 +244,18 @@ pub mod config {
         SK_PROTOCOL,
         /// `sock.sk_err`.
         SK_ERR,
+        /// `sock_common.skc_flags`.
+        SK_FLAGS,
+        /// Number of the bit `SOCK_DONE` there: the other end's FIN has arrived.
+        SOCK_DONE,
+        /// `sock.sk_receive_queue.qlen`.
+        SK_QUEUED,
         /// `inet_sock.inet_sport`, network order.
         INET_SPORT,
         /// `tcp_sock.rcv_nxt`.
         RCV_NXT,
+        /// `tcp_sock.snd_sml`.
+        SND_SML,
         /// `tcp_sock`: where to read the two positions.
         SEQUENCES,
         /// 1 where they lie too far apart to be read in one piece.
@@ -283,6 +300,8 @@ pub mod config {
         REGS_ARG1,
         /// `pt_regs`: its third argument.
         REGS_ARG2,
+        /// `pt_regs`: its fourth argument.
+        REGS_ARG3,
         /// `pt_regs`: its fifth argument.
         REGS_ARG4,
         /// `pt_regs`: its result, which is `-ENOSYS` while the call runs.
@@ -313,6 +332,8 @@ pub mod config {
         MSG_NAME,
         /// `msghdr.msg_iter` of the kernel's own `msghdr`.
         MSG_ITER,
+        /// `msghdr.msg_flags`, from `msg_iter`.
+        MSG_FLAGS,
         /// `iov_iter.iter_type`, one byte.
         ITER_TYPE,
         /// Bits of that byte that are the type.
@@ -483,3 +504,13 @@ pub struct SocketName {
 /// Words of [`SocketName`].
 pub const NAME_WORDS: usize = size_of::<SocketName>() / 8;
 const _: () = assert!(size_of::<SocketName>() == 8 + 128);
+
+/// Positions of the first byte to the server and of the first one to the client on a unix socket, whose client's end has this inode
+/// number. As with TCP, two ends that see the same ones are of one connection.
+#[must_use]
+pub const fn unix_start(connection: u64) -> (u32, u32) {
+    // The multipliers are of xxHash: close numbers come out far apart.
+    let request = connection.wrapping_mul(0x9e37_79b1_85eb_ca87) >> 32;
+    let reply = connection.wrapping_mul(0xc2b2_ae3d_27d4_eb4f) >> 32;
+    (request as u32, reply as u32)
+}

@@ -100,7 +100,7 @@ fn sent(socket: u64, msg: u64, length: i32, started: impl FnOnce() -> u64) -> Op
     }
     let length = length as u32;
     socket.send(way, length, started, |_| {
-        iter::buffer(msg, length, iter::ALL)
+        iter::buffer(msg, length, iter::ALL, true)
     })
 }
 
@@ -121,8 +121,9 @@ fn taken(socket: u64, msg: u64, length: i32) -> Option<()> {
     }
     let way = (direction::RECEIVE, lane::RECEIVE_UNIX);
     let length = length as u32;
-    Socket::judge(way.1, sock(socket)?)?
-        .send(way, length, 0, |_| iter::buffer(msg, length, iter::ALL))
+    Socket::judge(way.1, sock(socket)?)?.send(way, length, 0, |_| {
+        iter::buffer(msg, length, iter::ALL, false)
+    })
 }
 
 /// `unix_stream_splice_read(sock, ppos, pipe, size, flags)`, exit: bytes that pass by without being seen.

@@ -240,6 +240,7 @@ fn observe(exchange: &Exchange) -> f64 {
                 payload: bytes,
                 uncaptured: None,
                 continued: false,
+                opening: false,
             });
             pipeline.event(black_box(&Event {
                 time,

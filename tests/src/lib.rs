@@ -12,6 +12,7 @@ pub mod coverage;
 pub mod memcached;
 pub mod namespace;
 pub mod observer;
+pub mod pair;
 pub mod pool;
 pub mod process;
 pub mod prometheus;

@@ -153,6 +153,13 @@ impl Aggregator {
         }
     }
 
+    /// Records only how long a transaction took that the client's end of the same connection counts.
+    pub fn record_duration(&mut self, id: SeriesId, transaction: &Transaction) {
+        if let Some(Some(slot)) = self.sets.get_mut(id.0 as usize) {
+            slot.set.record_duration(transaction);
+        }
+    }
+
     /// Lets the latency buckets of a transaction that was recorded point to the span that it is exported as.
     pub fn point(
         &mut self,

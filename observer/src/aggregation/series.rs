@@ -173,13 +173,7 @@ impl SeriesSet {
     /// Answers whether it took longer than 99 of 100 commands of its class.
     pub(super) fn record(&mut self, transaction: &Transaction, clock: Clock) -> bool {
         let failure = facts::failure(transaction);
-        let latency = facts::has_latency(transaction)
-            .then(|| transaction.end.saturating_sub(transaction.start) as f64);
-        if let Some(nanos) = latency {
-            self.latency(transaction, failure, |timed, _| {
-                timed.histogram.record(nanos / 1e9);
-            });
-        }
+        let latency = self.record_duration(transaction);
         if let Some(rows) = transaction.outcome.returned
             && self.labels.end == End::Client
         {
@@ -245,6 +239,17 @@ impl SeriesSet {
                 .add(1);
         }
         slow
+    }
+
+    /// The duration alone: answers it, nanoseconds, where there is one.
+    pub(super) fn record_duration(&mut self, transaction: &Transaction) -> Option<f64> {
+        let nanos = facts::has_latency(transaction)
+            .then(|| transaction.end.saturating_sub(transaction.start) as f64)?;
+        let failure = facts::failure(transaction);
+        self.latency(transaction, failure, |timed, _| {
+            timed.histogram.record(nanos / 1e9);
+        });
+        Some(nanos)
     }
 
     /// The buckets that a transaction was counted in point to the span it is exported as.

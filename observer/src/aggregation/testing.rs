@@ -21,6 +21,7 @@ pub(crate) fn transaction(name: &'static str, index: u16) -> Transaction {
         start: 1_000_000,
         end: 1_200_000,
         database: Some(0),
+        position: 0,
         client: None,
         task: None,
         alone: true,

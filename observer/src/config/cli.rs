@@ -188,7 +188,7 @@ pub enum RoleArgument {
     Client,
     /// Servers' ends only.
     Server,
-    /// Every end.
+    /// Every end; those of one connection as a pair.
     Both,
 }
 

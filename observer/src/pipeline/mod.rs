@@ -35,6 +35,7 @@ use crate::stream::datagram::{self, Datagrams};
 use crate::stream::flows::{Close, Flows, Options, Ports, Role};
 use crate::stream::reassembly::Limits;
 use crate::telemetry::Telemetry;
+use engine::ends::Ends;
 use engine::{Caller, Datagrams as Exchange, Engine, Reporter};
 
 /// How long exporters get to send what is queued at the end.
@@ -156,6 +157,7 @@ impl Pipeline {
             epoch: 0,
             policy: Policy::new(parts.spans_per_second),
             clock: parts.clock,
+            ends: Ends::new(Arc::clone(&parts.telemetry)),
         };
         Self {
             datagrams: Datagrams::new(datagram::Options {

@@ -290,13 +290,24 @@ impl Sinks {
     /// Hands over an observation to be exported as a span; `None` when no exporter takes it. Never blocks with
     /// [`Overflow::Drop`].
     pub fn submit(&self, observation: Observation, sample: Sample) -> Option<Submitted> {
+        self.put(observation, Ids::new(sample))
+    }
+
+    /// Hands over what the server did of a client's span, which was submitted with `sample`: it becomes a child of it.
+    pub fn submit_served(
+        &self,
+        observation: Observation,
+        client: SpanReference,
+        sample: Sample,
+    ) -> Option<Submitted> {
+        self.put(observation, Ids::served(client, sample))
+    }
+
+    fn put(&self, observation: Observation, ids: Ids) -> Option<Submitted> {
         if self.queues.is_empty() {
             return None;
         }
-        let item = Arc::new(Item {
-            observation,
-            ids: Ids::new(sample),
-        });
+        let item = Arc::new(Item { observation, ids });
         let weight = item.observation.exchange.transactions().len().max(1);
         let mut taken = false;
         for queue in &self.queues {
@@ -317,6 +328,13 @@ impl Sinks {
     pub fn leave_out(&self, exchange: &Exchange, export: &Export) {
         for _ in &self.queues {
             self.count(SpanOutcome::SampledOut, exchange, export);
+        }
+    }
+
+    /// Counts the spans of an exchange whose client's span found no room.
+    pub fn drop_served(&self, exchange: &Exchange, export: &Export) {
+        for _ in &self.queues {
+            self.count(SpanOutcome::Dropped, exchange, export);
         }
     }
 

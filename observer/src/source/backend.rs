@@ -68,7 +68,7 @@ pub enum AttachError {
     #[error(transparent)]
     Btf(#[from] BtfError),
     /// The object with the programs could not be loaded, or a map not created.
-    #[error("creating the maps failed: {}", first_line(.0))]
+    #[error("creating the maps failed: {}", first_line(&**.0))]
     Object(#[source] Box<EbpfError>),
     /// The kernel refused a program.
     #[error("{}", refusal(program, source))]
@@ -392,9 +392,9 @@ fn object(error: EbpfError) -> AttachError {
 }
 
 /// What went wrong and why, each without the kernel's many lines of explanation.
-fn first_line(error: &EbpfError) -> String {
+fn first_line(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
-    let mut next: Option<&dyn Error> = Some(error);
+    let mut next = Some(error);
     while let Some(error) = next {
         let cause = error.to_string();
         let line = cause.lines().next().unwrap_or_default();
@@ -435,7 +435,10 @@ fn refusal(program: &str, error: &ProgramError) -> String {
                 error.call, error.io_error
             )
         }
-        other => format!("{program}: {other}"),
+        other => format!(
+            "the kernel refused to attach {program}: {}",
+            first_line(other)
+        ),
     }
 }
 

@@ -176,6 +176,8 @@ pub enum EventKind<'a> {
     Closed {
         /// What ended it, where it was neither end's close.
         fault: Option<Fault>,
+        /// Where its streams ended, if known.
+        rest: Option<Rest>,
     },
 }
 
@@ -189,6 +191,17 @@ impl<'a> EventKind<'a> {
             Self::Connecting | Self::Established { .. } | Self::Closed { .. } => &[],
         }
     }
+}
+
+/// Where the streams of a socket that is closed ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rest {
+    /// TCP sequence number behind the last byte that was sent.
+    pub sent: u32,
+    /// TCP sequence number behind the last byte that was taken.
+    pub taken: u32,
+    /// Bytes that have arrived and can still be taken.
+    pub unread: u32,
 }
 
 /// One piece of payload: `length` bytes of the stream, of which the first `payload.len()` are here.
@@ -211,6 +224,8 @@ pub struct Data<'a> {
     pub uncaptured: Option<Uncaptured>,
     /// Whether this is a further piece of the same call as the event before it on this socket.
     pub continued: bool,
+    /// Whether the connection was not established yet: data that travels with the SYN (TCP Fast Open).
+    pub opening: bool,
 }
 
 /// A piece of a datagram: `length` bytes of it, of which the first `payload.len()` are here.

@@ -4,11 +4,11 @@
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use observer_ebpf::{HEADER, Header, VERSION, direction, flag, kind, reason};
+use observer_ebpf::{HEADER, Header, VERSION, direction, flag, kind, reason, state};
 
 use super::event::{
-    Address, Data, Datagram, Direction, End, Event, EventKind, Fault, SocketId, SocketName, Task,
-    Uncaptured,
+    Address, Data, Datagram, Direction, End, Event, EventKind, Fault, Rest, SocketId, SocketName,
+    Task, Uncaptured,
 };
 
 /// Why a record could not be understood.
@@ -67,16 +67,18 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
     })?;
     let position = head.u32(offset_of!(Header, position));
     let opposite = head.u32(offset_of!(Header, opposite));
+    let state = head.u8(offset_of!(Header, state));
     let kind = match head.u8(offset_of!(Header, kind)) {
         kind::DATA => EventKind::Data(Data {
             direction: direction(&head)?,
             started: head.u64(offset_of!(Header, started)),
             position,
-            opposite: Some(opposite),
+            opposite: (state != state::SYN_SENT).then_some(opposite),
             length: length(&head, captured)?,
             payload,
             uncaptured: uncaptured(&head, captured)?,
             continued: flags & flag::CONTINUED != 0,
+            opening: matches!(state, state::SYN_SENT | state::SYN_RECV),
         }),
         kind::DATAGRAM => {
             let length = length(&head, captured)?;
@@ -110,7 +112,12 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
             receive_position: Some(opposite),
         },
         kind::CLOSED => EventKind::Closed {
-            fault: fault(position),
+            fault: fault(head.u8(offset_of!(Header, reason))),
+            rest: Some(Rest {
+                sent: position,
+                taken: opposite,
+                unread: head.u32(offset_of!(Header, length)),
+            }),
         },
         other => return Err(value("kind", other)),
     };
@@ -141,8 +148,8 @@ fn direction(head: &Head<'_>) -> Result<Direction, RecordError> {
 }
 
 /// What the socket's error number says.
-fn fault(number: u32) -> Option<Fault> {
-    Some(match i32::try_from(number).unwrap_or(i32::MAX) {
+fn fault(number: u8) -> Option<Fault> {
+    Some(match i32::from(number) {
         0 => return None,
         libc::ECONNREFUSED => Fault::Refused,
         // EPIPE: the other end had closed already, and answered what was sent to it after that.
@@ -228,8 +235,8 @@ impl Head<'_> {
                         value: number.into(),
                     });
                 }
-                let sk = self.u64(address);
-                return Ok(Address::Unix { name, sk });
+                let client = self.u64(address);
+                return Ok(Address::Unix { name, client });
             }
             INET => IpAddr::V4(Ipv4Addr::from(self.bytes::<4>(address))),
             // One connection has one name, whether its socket speaks both families or not.
@@ -317,6 +324,7 @@ mod tests {
                 payload: b"+OK\r\n",
                 uncaptured: Some(Uncaptured::Limit),
                 continued: false,
+                opening: false,
             }),
         };
         assert_eq!(decode(&record), Ok(expected));
@@ -333,17 +341,25 @@ mod tests {
             (kind::CONNECTING, flag::TASK, EventKind::Connecting),
             (kind::ESTABLISHED, 0, established(End::Client)),
             (kind::ESTABLISHED, flag::SERVER, established(End::Server)),
-            (kind::CLOSED, 0, EventKind::Closed { fault: None }),
+            (
+                kind::CLOSED,
+                0,
+                EventKind::Closed {
+                    fault: Some(Fault::Reset),
+                    rest: Some(Rest {
+                        sent: 100,
+                        taken: 200,
+                        unread: 7,
+                    }),
+                },
+            ),
         ] {
             let mut record = record();
             put(&mut record, offset_of!(Header, kind), &[number]);
             put(&mut record, offset_of!(Header, flags), &[flags]);
             if number == kind::CLOSED {
-                put(
-                    &mut record,
-                    offset_of!(Header, position),
-                    &0u32.to_ne_bytes(),
-                );
+                let reset = [libc::ECONNRESET as u8];
+                put(&mut record, offset_of!(Header, reason), &reset);
             }
             put(
                 &mut record,
@@ -366,9 +382,9 @@ mod tests {
             (libc::ETIMEDOUT, Some(Fault::TimedOut)),
             (libc::EHOSTUNREACH, Some(Fault::Unreachable)),
             (libc::ECONNABORTED, Some(Fault::Aborted)),
-            (-1, Some(Fault::Other)),
+            (255, Some(Fault::Other)),
         ] {
-            assert_eq!(fault(number as u32), expected, "{number}");
+            assert_eq!(fault(number as u8), expected, "{number}");
         }
     }
 
@@ -442,13 +458,19 @@ mod tests {
             offset_of!(Header, remote_port),
             &name.number().to_ne_bytes(),
         );
-        put(r, offset_of!(Header, local), &1u64.to_ne_bytes());
+        put(r, offset_of!(Header, local), &2u64.to_ne_bytes());
         put(r, offset_of!(Header, remote), &2u64.to_ne_bytes());
         let socket = decode(&record).unwrap().socket;
-        assert_eq!(socket.local, Address::Unix { name: None, sk: 1 });
+        assert_eq!(
+            socket.local,
+            Address::Unix {
+                name: None,
+                client: 2
+            }
+        );
         let server = Address::Unix {
             name: Some(name),
-            sk: 2,
+            client: 2,
         };
         assert_eq!(socket.remote, server);
         let unknown = u16::MAX.to_ne_bytes();

@@ -1,13 +1,17 @@
 //! The table of sockets: their roles, their beginning and end, and which of them is reported.
 
+mod decision;
+mod ends;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::Segment;
 use super::early::{self, EarlySockets};
-use super::pairing::{Pairing, Positions, Registration};
-use super::reassembly::{Limits, Reassembler};
+use super::lanes::{Closing, LINGER, Lanes};
+use super::pairing::{Pairing, Positions, Registration, Sightings};
+use super::reassembly::Limits;
 use super::role::verdict;
 pub use super::role::{Ports, Role, Verdict};
-use super::{Segment, Side};
 use crate::source::event::{
     Address, Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, SocketName, Task,
 };
@@ -41,13 +45,18 @@ pub struct Flow {
     pub from_start: bool,
     /// Whether it is reported.
     pub verdict: Verdict,
+    /// Under [`Role::Both`]: the number that the two ends of a connection share. A server's end has one when its client's end was
+    /// found on this host.
+    pub shared: Option<u64>,
     number: u64,
     since: Nanos,
     last: Nanos,
     registration: Registration,
     /// Positions that a server's end has seen, looked up again when its grace ends.
-    seen: Vec<Positions>,
+    seen: Sightings,
     attended: bool,
+    /// Joined before it was established, by what was sent with the SYN.
+    opening: bool,
 }
 
 impl Flow {
@@ -98,7 +107,7 @@ pub trait Handler {
     fn segment(&mut self, flow: &Flow, session: &mut Self::Session, segment: &Segment<'_>) -> bool;
     /// Time has passed. Answers whether to be called again.
     fn tick(&mut self, flow: &Flow, session: &mut Self::Session, now: Nanos) -> bool;
-    /// A flow that was [`Verdict::Undecided`] is decided.
+    /// A flow that was [`Verdict::Undecided`] is decided; or its other end was found later.
     fn decided(&mut self, flow: &Flow, session: &mut Self::Session);
     /// A flow ends.
     fn close(&mut self, flow: &Flow, session: Self::Session, close: Close, time: Nanos);
@@ -108,28 +117,7 @@ struct Slot<S> {
     flow: Flow,
     lanes: Lanes,
     session: S,
-}
-
-/// The two directions of a socket.
-struct Lanes {
-    send: Reassembler,
-    receive: Reassembler,
-}
-
-impl Lanes {
-    fn get_mut(&mut self, direction: Direction) -> &mut Reassembler {
-        match direction {
-            Direction::Send => &mut self.send,
-            Direction::Receive => &mut self.receive,
-        }
-    }
-
-    fn get(&self, direction: Direction) -> &Reassembler {
-        match direction {
-            Direction::Send => &self.send,
-            Direction::Receive => &self.receive,
-        }
-    }
+    closing: Option<Closing>,
 }
 
 /// The table of sockets.
@@ -204,6 +192,9 @@ impl<H: Handler> Flows<H> {
                 send_position,
                 receive_position,
             } => {
+                if self.goes_on(event, (*send_position, *receive_position)) {
+                    return;
+                }
                 self.close_sk(event.socket.sk, event.time, Close::Closed(None), handler);
                 let server = match end {
                     End::Client => event.socket.remote,
@@ -226,9 +217,13 @@ impl<H: Handler> Flows<H> {
                     }
                 }
             }
-            EventKind::Closed { fault } => {
+            EventKind::Closed { fault, rest } => {
                 let close = Close::Closed(*fault);
-                self.close_sk(event.socket.sk, event.time, close, handler);
+                let (sk, time) = (event.socket.sk, event.time);
+                let closing = rest.map(|rest| Closing { time, close, rest });
+                if !self.lingers(sk, closing) {
+                    self.close_sk(sk, time, close, handler);
+                }
                 if let Some(early) = self.early.closed(&event.socket, self.options.max_flows) {
                     handler.vanish(early, close, event.time);
                 }
@@ -241,6 +236,7 @@ impl<H: Handler> Flows<H> {
     pub fn tick(&mut self, now: Nanos, handler: &mut H) {
         self.pairing.tick(now);
         let mut attention = std::mem::take(&mut self.attention);
+        let mut over = Vec::new();
         attention.retain(|&index| {
             let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) else {
                 return false;
@@ -249,6 +245,7 @@ impl<H: Handler> Flows<H> {
                 flow,
                 lanes,
                 session,
+                closing,
             } = slot;
             let mut wanted = false;
             for direction in [Direction::Send, Direction::Receive] {
@@ -260,14 +257,18 @@ impl<H: Handler> Flows<H> {
             }
             wanted |= handler.tick(flow, session, now);
             if flow.verdict == Verdict::Undecided {
-                if is_paired(&self.pairing, flow) {
-                    flow.verdict = Verdict::Redundant;
-                    handler.decided(flow, session);
-                } else if now.saturating_sub(flow.since) >= GRACE {
-                    flow.verdict = Verdict::Reported;
+                let peer = flow.peer(&self.pairing);
+                if peer.is_some() || now.saturating_sub(flow.since) >= GRACE {
+                    flow.decide(self.options.role, peer);
                     handler.decided(flow, session);
                 } else {
                     wanted = true;
+                }
+            }
+            if let Some(closing) = closing {
+                wanted = true;
+                if closing.is_complete(lanes) || now.saturating_sub(closing.time) >= LINGER {
+                    over.push(flow.socket.sk);
                 }
             }
             flow.attended = wanted;
@@ -275,6 +276,9 @@ impl<H: Handler> Flows<H> {
         });
         // Handlers open no flows, so nothing was added meanwhile.
         self.attention = attention;
+        for sk in over {
+            self.close_sk(sk, now, Close::Abandoned, handler);
+        }
     }
 
     /// Servers are expected on other ports from now on, and at the same unix sockets.
@@ -358,11 +362,16 @@ impl<H: Handler> Flows<H> {
             && let Some(slot) = &self.slots[index]
         {
             let lane = slot.lanes.get(data.direction);
-            if slot.flow.socket == event.socket && !lane.is_discontinuous(data.position) {
+            let same = slot.flow.socket == event.socket || is_behind(slot, event);
+            if same && !lane.is_discontinuous(data.position) {
                 return Some(index);
             }
             // The kernel has reused the `sock` and its close was lost.
             self.close_sk(event.socket.sk, event.time, Close::Abandoned, handler);
+        }
+        if event.socket.local.port() == Some(0) {
+            // Taken long after the connection's end, with which it was counted.
+            return None;
         }
         let end = match (
             self.options.ports.expects(event.socket.local),
@@ -378,7 +387,14 @@ impl<H: Handler> Flows<H> {
             // Of a port that was watched when the source saw it.
             (false, false) => return None,
         };
-        Some(self.open(event, end, None, handler, telemetry))
+        // While it connects, a client can send once: what goes with the SYN.
+        let first = data.opening && self.early.connecting.contains_key(&event.socket.sk);
+        let start = first.then_some((Some(data.position), None));
+        let index = self.open(event, end, start, handler, telemetry);
+        if let Some(slot) = &mut self.slots[index] {
+            slot.flow.opening = data.opening;
+        }
+        Some(index)
     }
 
     fn open(
@@ -394,32 +410,31 @@ impl<H: Handler> Flows<H> {
             self.evict(event.time, handler);
         }
         let (send, receive) = start.unwrap_or_default();
-        let (send_side, receive_side) = match end {
-            End::Client => (Side::Request, Side::Reply),
-            End::Server => (Side::Reply, Side::Request),
-        };
         self.opened += 1;
         let mut flow = Flow {
             socket: event.socket,
             end,
             from_start: start.is_some(),
             verdict: verdict(self.options.role, end, &event.socket),
+            shared: (self.options.role == Role::Both && end == End::Client).then_some(self.opened),
             number: self.opened,
             since: event.time,
             last: event.time,
             registration: Registration::default(),
-            seen: Vec::new(),
+            seen: Sightings::default(),
             attended: false,
+            opening: false,
         };
-        let lanes = Lanes {
-            send: Reassembler::new(send_side, send),
-            receive: Reassembler::new(receive_side, receive),
-        };
-        if self.options.role == Role::Auto && end == End::Client {
+        let lanes = Lanes::new(end, send, receive);
+        if self.options.role.pairs() && end == End::Client {
             self.pairing
                 .register_addresses(flow.number, &flow.socket, &mut flow.registration);
         }
-        if flow.verdict == Verdict::Undecided && self.pairing.has_peer_of(&flow.socket) {
+        // Not for `both`, which wants to know which: the addresses may be those of a connection that was closed just now.
+        if self.options.role == Role::Auto
+            && flow.verdict == Verdict::Undecided
+            && self.pairing.peer_of(&flow.socket).is_some()
+        {
             flow.verdict = Verdict::Redundant;
         }
         if flow.verdict != Verdict::Redundant {
@@ -443,6 +458,7 @@ impl<H: Handler> Flows<H> {
             flow,
             lanes,
             session,
+            closing: None,
         });
         index
     }
@@ -455,22 +471,27 @@ impl<H: Handler> Flows<H> {
         if slot.flow.verdict == Verdict::Redundant {
             return;
         }
-        if self.options.role == Role::Auto
+        let role = self.options.role;
+        if role.pairs()
             && let Some(opposite) = data.opposite
         {
-            let wanted = match (slot.flow.end, data.direction) {
-                (End::Client, Direction::Send) => !slot.flow.registration.is_full(),
-                (End::Server, Direction::Receive) => slot.flow.verdict == Verdict::Undecided,
-                _ => false,
+            let (wanted, towards) = match slot.flow.end {
+                End::Client => (!slot.flow.registration.is_full(), Direction::Send),
+                End::Server => (slot.flow.is_alone(role), Direction::Receive),
             };
             if wanted {
-                self.pair(index, (data.position, opposite), handler);
+                let positions = match data.direction == towards {
+                    true => (data.position, opposite),
+                    false => (opposite, data.position),
+                };
+                self.pair(index, positions, handler);
             }
         }
         let Some(Slot {
             flow,
             lanes,
             session,
+            ..
         }) = self.slots[index].as_mut()
         else {
             return;
@@ -509,18 +530,19 @@ impl<H: Handler> Flows<H> {
                 self.pairing
                     .register_positions(flow.number, positions, &mut flow.registration);
             }
-            End::Server if flow.verdict == Verdict::Undecided => {
-                if self.pairing.has_positions(positions) {
-                    flow.verdict = Verdict::Redundant;
+            End::Server if flow.is_alone(self.options.role) => {
+                if flow.seen.add(positions)
+                    && let Some(peer) = self.pairing.find(&flow.seen)
+                {
+                    flow.decide(self.options.role, Some(peer));
                     handler.decided(flow, session);
-                } else if flow.seen.len() < Registration::MAX_POSITIONS {
-                    flow.seen.push(positions);
                 }
             }
             End::Server => {}
         }
     }
 
+    /// Ends a flow; one that lingers as its socket did.
     fn close_sk(&mut self, sk: u64, time: Nanos, close: Close, handler: &mut H) {
         let Some(index) = self.by_sk.remove(&sk) else {
             return;
@@ -529,6 +551,7 @@ impl<H: Handler> Flows<H> {
             mut flow,
             mut lanes,
             mut session,
+            closing,
         }) = self.slots[index].take()
         else {
             return;
@@ -537,49 +560,24 @@ impl<H: Handler> Flows<H> {
         if flow.attended {
             self.attention.retain(|&other| other != index);
         }
-        for direction in [Direction::Send, Direction::Receive] {
-            lanes.get_mut(direction).finish(&mut |segment| {
-                handler.segment(&flow, &mut session, &segment);
-            });
-        }
+        let (time, close) = closing.map_or((time, close), |closing| (closing.time, closing.close));
+        lanes.finish(closing, &mut |segment| {
+            handler.segment(&flow, &mut session, &segment);
+        });
         if flow.verdict == Verdict::Undecided {
-            flow.verdict = if is_paired(&self.pairing, &flow) {
-                Verdict::Redundant
-            } else {
-                Verdict::Reported
-            };
+            let peer = flow.peer(&self.pairing);
+            flow.decide(self.options.role, peer);
             handler.decided(&flow, &mut session);
         }
         self.pairing
             .close(flow.number, time, std::mem::take(&mut flow.registration));
         handler.close(&flow, session, close, time);
     }
-
-    /// Makes room: of a few sockets in turn, the one that was silent longest goes.
-    fn evict(&mut self, time: Nanos, handler: &mut H) {
-        const SAMPLE: usize = 16;
-        let mut oldest: Option<(Nanos, u64)> = None;
-        let mut looked = 0;
-        for _ in 0..self.slots.len() {
-            self.hand = (self.hand + 1) % self.slots.len();
-            if let Some(slot) = &self.slots[self.hand] {
-                looked += 1;
-                if oldest.is_none_or(|(last, _)| slot.flow.last < last) {
-                    oldest = Some((slot.flow.last, slot.flow.socket.sk));
-                }
-                if looked == SAMPLE {
-                    break;
-                }
-            }
-        }
-        if let Some((_, sk)) = oldest {
-            self.close_sk(sk, time, Close::Abandoned, handler);
-        }
-    }
 }
 
-/// Whether the client's end of this server's socket is on this host.
-fn is_paired(pairing: &Pairing, flow: &Flow) -> bool {
-    let seen = |positions: &Positions| pairing.has_positions(*positions);
-    flow.seen.iter().any(seen) || pairing.has_peer_of(&flow.socket)
+/// Whether an event is of the socket of a flow that lingers: the kernel has taken its port away.
+fn is_behind<S>(slot: &Slot<S>, event: &Event<'_>) -> bool {
+    slot.closing.is_some()
+        && event.socket.local.port() == Some(0)
+        && slot.flow.socket.remote == event.socket.remote
 }

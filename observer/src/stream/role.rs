@@ -14,8 +14,15 @@ pub enum Role {
     Client,
     /// Servers' ends only.
     Server,
-    /// Every end.
+    /// Every end; those of one connection together.
     Both,
+}
+
+impl Role {
+    /// Whether it matters which two sockets of this host are the ends of one connection.
+    pub(super) fn pairs(self) -> bool {
+        matches!(self, Role::Auto | Role::Both)
+    }
 }
 
 /// The ports and unix sockets on which servers are watched.
@@ -74,7 +81,7 @@ impl Ports {
 pub enum Verdict {
     /// It is.
     Reported,
-    /// Not yet known: the other end may be on this host too.
+    /// Not yet known whether, or together with which other: the other end may be on this host too.
     Undecided,
     /// It is not: the other end is reported instead.
     Redundant,
@@ -83,12 +90,12 @@ pub enum Verdict {
 /// What can be said of a flow at its beginning.
 pub(super) fn verdict(role: Role, end: End, socket: &SocketId) -> Verdict {
     match (role, end) {
-        (Role::Both, _)
-        | (Role::Client | Role::Auto, End::Client)
-        | (Role::Server, End::Server) => Verdict::Reported,
+        (Role::Client | Role::Auto | Role::Both, End::Client) | (Role::Server, End::Server) => {
+            Verdict::Reported
+        }
         (Role::Client, End::Server) | (Role::Server, End::Client) => Verdict::Redundant,
         (Role::Auto, End::Server) if is_local(socket) => Verdict::Redundant,
-        (Role::Auto, End::Server) => Verdict::Undecided,
+        (Role::Auto | Role::Both, End::Server) => Verdict::Undecided,
     }
 }
 

@@ -121,7 +121,7 @@ reasons! {
 }
 
 reasons! {
-    /// Which of the limits of the configuration was met: `observer.limits.exceeded`.
+    /// Which limit was met, those of the configuration by their names there: `observer.limits.exceeded`.
     Limit {
         /// A process whose metrics went to the service that all beyond the limit share.
         Services = "services",
@@ -131,6 +131,8 @@ reasons! {
         Connections = "connections",
         /// A pair of endpoints that exchange datagrams was forgotten, or an exchange given up, to make room for others.
         DatagramPairs = "datagram-pairs",
+        /// A command of a server's end, or a span of its client's end, did not wait for the other any longer, to make room.
+        Ends = "ends",
     }
 }
 

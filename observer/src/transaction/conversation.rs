@@ -13,18 +13,19 @@
 //! is, it is on *probation*: transactions are withheld. Drained (every request answered, nothing extra) and then quiet,
 //! or drained again and again, proves it; a reply without a request refutes it.
 
+mod boundary;
 mod load;
 
 use super::batch::Call;
 use super::matcher::Matcher;
 use super::probation::{Probation, QUIET};
 use super::setup::Setup;
-use super::{Ending, Exchange};
-use crate::protocol::detect::{Detected, begins_request, detect};
+use super::{Ending, Exchange, Origin};
+use crate::protocol::detect::{Detected, detect};
 #[cfg(any(test, fuzzing))]
 use crate::protocol::{Effect, Operation};
 use crate::protocol::{Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
-use crate::source::event::{End, Nanos, Task};
+use crate::source::event::{End, Nanos};
 use crate::stream::{Content, Segment, Side};
 use crate::telemetry::{Resync, Skipped, Telemetry};
 
@@ -71,7 +72,7 @@ pub struct Conversation {
     requests: RequestDecoder,
     replies: ReplyDecoder,
     matcher: Matcher,
-    began: (Nanos, Option<Task>),
+    began: (Nanos, Origin),
     /// The send that is being decoded began in the middle of a request.
     continues: bool,
     last: Option<(Side, Nanos)>,
@@ -99,7 +100,7 @@ impl Conversation {
             requests: RequestDecoder::new(protocol, settings.keep_detail),
             replies: ReplyDecoder::new(protocol),
             matcher: Matcher::new(protocol, settings.from_start, settings.keep_detail),
-            began: (0, None),
+            began: (0, Origin::default()),
             continues: false,
             last: None,
             probation: None,
@@ -144,7 +145,13 @@ impl Conversation {
             self.prove(segment.time, out);
         }
         match segment.content {
-            Content::Break => self.resynchronize(Resync::Race, segment.time, telemetry, out),
+            Content::Break { length } => {
+                telemetry.skipped(Skipped::Race).add(length);
+                if self.ignored().is_none() {
+                    telemetry.lost_bytes.add(length);
+                }
+                self.resynchronize(Resync::Race, segment.time, telemetry, out);
+            }
             Content::Gap { length, reason } => {
                 telemetry.skipped(reason).add(length);
                 self.gap(length, segment, telemetry, out);
@@ -240,7 +247,7 @@ impl Conversation {
                     return self.decode(bytes, segment, telemetry, out);
                 }
                 if head.is_empty() {
-                    self.began = (segment.started, segment.task.copied());
+                    self.began = began(segment, segment.position);
                 }
                 // Nearly always the first send tells, and nothing is copied.
                 let joined = if head.is_empty() {
@@ -340,6 +347,10 @@ impl Conversation {
         if segment.side == Side::Request && segment.call_start {
             self.continues = !self.requests.at_boundary();
         }
+        let end = match segment.content {
+            Content::Bytes(bytes) => segment.position.wrapping_add(bytes.len() as u32),
+            Content::Gap { .. } | Content::Break { .. } => segment.position,
+        };
         while !input.is_empty() {
             if let Some(stream) = self.matcher.stream() {
                 // What is outstanding has its replies somewhere in the stream.
@@ -349,7 +360,12 @@ impl Conversation {
             let step = match segment.side {
                 Side::Request => {
                     if self.requests.at_boundary() {
-                        self.began = (segment.started, segment.task.copied());
+                        if self.ends_value(input) {
+                            pass_over(input.len() as u64, telemetry);
+                            let reason = Resync::Malformed;
+                            return self.resynchronize(reason, segment.time, telemetry, out);
+                        }
+                        self.began = began(segment, end.wrapping_sub(input.len() as u32));
                     }
                     match self.requests.decode(&mut input) {
                         Ok(Some(request)) => self.request(request, segment.time, out),
@@ -389,7 +405,7 @@ impl Conversation {
         now: Nanos,
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
-        let (started, task) = self.began;
+        let (started, origin) = self.began;
         let setting_up = match &mut self.setup {
             Some(setup) => setup.request(&request, started),
             None => false,
@@ -401,16 +417,16 @@ impl Conversation {
         }
         let call = Call {
             started,
-            tid: task.map_or(0, |task| task.tid),
+            tid: origin.task.map_or(0, |task| task.tid),
             continues: self.continues,
         };
         let matcher = &mut self.matcher;
         let result = match &mut self.probation {
-            None => matcher.request(request, call, now, task, out),
+            None => matcher.request(request, call, now, origin, out),
             Some(probation) => {
                 let withhold = &mut |exchange| probation.withhold(exchange);
                 matcher
-                    .request(request, call, now, task, withhold)
+                    .request(request, call, now, origin, withhold)
                     .and_then(|()| probation.look(matcher, now))
             }
         };
@@ -528,54 +544,12 @@ impl Conversation {
         };
         telemetry.orphaned.add(orphans);
     }
+}
 
-    /// Whether a sure boundary may be here: a send that starts a request, after a reply or after a silence.
-    fn may_begin(&self, bytes: &[u8], segment: &Segment<'_>) -> bool {
-        segment.side == Side::Request
-            && segment.call_start
-            && match self.last {
-                None | Some((Side::Reply, _)) => true,
-                Some((Side::Request, time)) => segment.time.saturating_sub(time) >= QUIET,
-            }
-            && begins_request(self.settings.protocol, bytes)
-    }
-
-    fn restart(&mut self) {
-        let protocol = self.settings.protocol;
-        self.requests = RequestDecoder::new(protocol, self.settings.keep_detail);
-        self.replies = ReplyDecoder::new(protocol);
-        self.matcher = Matcher::new(protocol, false, self.settings.keep_detail);
-        self.probation = Some(Probation::default());
-        self.phase = Phase::Synced;
-    }
-
-    /// A request begins: nothing extra came since the connection was drained.
-    fn prove(&mut self, now: Nanos, out: &mut dyn FnMut(Exchange)) {
-        let taints = self.matcher.quiets().taints();
-        if self
-            .probation
-            .as_mut()
-            .is_some_and(|probation| probation.proves(now, taints))
-        {
-            self.confirm(out);
-        }
-    }
-
-    /// The boundary is proven.
-    fn confirm(&mut self, out: &mut dyn FnMut(Exchange)) {
-        if let Some(probation) = self.probation.take() {
-            let tainted = self.matcher.trust();
-            probation.release(tainted, out);
-        }
-    }
-
-    /// The boundary was wrong: the requests were seen, their replies were others'.
-    fn refute(&mut self, time: Nanos, telemetry: &Telemetry, out: &mut dyn FnMut(Exchange)) {
-        if let Some(probation) = self.probation.take() {
-            let replies = probation.refute(time, out);
-            telemetry.orphaned.add(replies);
-        }
-    }
+/// A request whose first byte, in this segment, is at `position`.
+fn began(segment: &Segment<'_>, position: u32) -> (Nanos, Origin) {
+    let task = segment.task.copied();
+    (segment.started, Origin { position, task })
 }
 
 /// Counts bytes that are not decoded while the boundary is not known.

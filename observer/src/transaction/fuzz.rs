@@ -47,7 +47,8 @@ pub fn matcher(data: &[u8]) {
         let mut bytes = Run::new(settings, true);
         bytes.play(choices);
         let told = |run: &Run| -> Vec<(Operation, Ending, Outcome, Option<u32>)> {
-            let each = |t: &Transaction| (t.request.operation, t.ending, t.outcome, t.database);
+            let each =
+                |t: &Transaction| (t.request.operation, t.ending, t.outcome.clone(), t.database);
             run.out.iter().map(each).collect()
         };
         assert_eq!(told(&whole), told(&bytes), "one byte at a time");
@@ -125,7 +126,7 @@ impl Run {
                     self.conversation
                         .tick(self.now, &self.telemetry, &mut |e| keep(&mut self.out, e));
                 }
-                _ if step >> 4 == 0 => self.segment(side, Content::Break, true),
+                _ if step >> 4 == 0 => self.segment(side, Content::Break { length: 0 }, true),
                 _ => self.send(side, usize::from(step >> 4)),
             }
             self.now += STEP;
@@ -150,8 +151,7 @@ impl Run {
     fn segment(&mut self, side: Side, content: Content<'_>, call_start: bool) {
         self.length += match content {
             Content::Bytes(bytes) => bytes.len() as u64,
-            Content::Gap { length, .. } => length,
-            Content::Break => 0,
+            Content::Gap { length, .. } | Content::Break { length } => length,
         };
         let segment = Segment {
             side,
@@ -159,6 +159,7 @@ impl Run {
             time: self.now + STEP / 10,
             task: None,
             call_start,
+            position: 0,
             content,
         };
         self.conversation

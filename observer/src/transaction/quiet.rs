@@ -36,7 +36,7 @@ pub(super) enum Placed {
     /// Told by a later one.
     Later,
     /// To no request that is outstanding, maybe to one that is not seen yet.
-    Unseen,
+    Unseen(Reply),
     /// To none.
     Never,
     /// Too many requests could be its own.
@@ -150,7 +150,7 @@ impl Quiets {
             && reply.tag.is_some_and(|tag| self.tags.get(&tag) == Some(&1));
         let (places, open) = self.places(pending, &reply, unique);
         match (&*places, open) {
-            ([], true) => return Placed::Unseen,
+            ([], true) => return Placed::Unseen(reply),
             ([], false) => return Placed::Never,
             _ => {}
         }

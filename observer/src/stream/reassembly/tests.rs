@@ -14,6 +14,7 @@ fn data(position: u32, payload: &[u8]) -> Data<'_> {
         payload,
         uncaptured: None,
         continued: false,
+        opening: false,
     }
 }
 
@@ -31,7 +32,7 @@ impl Sink {
             Content::Gap { length, .. } => {
                 self.0.extend(std::iter::repeat_n(b'.', length as usize));
             }
-            Content::Break => self.0.push(b'!'),
+            Content::Break { .. } => self.0.push(b'!'),
         }
     }
 
