@@ -180,9 +180,9 @@ impl<'a> Call<'a> {
             ends.identify(self.sk, self.ports, header);
         } else {
             identify(self.sk, self.common, self.ports, header);
-            if self.peer.is_none() {
-                header.state = state(self.common);
-            }
+        }
+        if self.ends.is_none() && self.peer.is_none() {
+            header.state = state(self.common);
         }
         if let Some(peer) = self.peer {
             header.remote = peer.bytes();

@@ -159,8 +159,10 @@ pub mod counter {
     pub const STARTS_LOST: usize = 8;
     /// Calls whose end was not seen, or that there was no room to follow (`kprobe`).
     pub const MISSED: usize = 9;
+    /// Changes of state of connections of watched ports.
+    pub const STATES: usize = 10;
     /// How many there are.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
 }
 
 /// Sets of counters: one for each program that can run at the same time as another on a CPU.

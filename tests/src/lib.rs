@@ -9,6 +9,7 @@ pub mod client;
 pub mod collector;
 pub mod commands;
 pub mod coverage;
+pub mod load;
 pub mod memcached;
 pub mod namespace;
 pub mod observer;

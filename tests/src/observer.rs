@@ -230,11 +230,22 @@ impl Observer {
     ///
     /// When it is gone.
     pub fn peak_memory(&self) -> Result<u64> {
+        self.status("VmHWM:")
+    }
+
+    /// Its resident memory, bytes.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn memory(&self) -> Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    fn status(&self, name: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .context("no VmHWM")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let line = line.with_context(|| format!("no {name}"))?;
         let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kib * 1024)
     }
@@ -282,6 +293,7 @@ impl Observer {
         };
         let summary = Summary::from_lines(&fs::read_to_string(path("stdout"))?)
             .with_context(|| log.clone())?;
+        summary.closes().with_context(|| log.clone())?;
         Ok(Report {
             spans,
             metrics,
@@ -371,6 +383,8 @@ impl Summary {
             .unwrap_or(0)
     }
 }
+
+mod ledger;
 
 /// Runs a replay and gives all that it printed and wrote.
 ///

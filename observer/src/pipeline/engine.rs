@@ -1,5 +1,6 @@
 //! The stages in a row: what is done with each flow, from segments to series and spans.
 
+mod datagrams;
 pub(super) mod ends;
 mod life;
 mod serve;
@@ -17,16 +18,17 @@ use crate::enrichment::{Endpoint, Enricher, Service, join};
 use crate::protocol::Protocol;
 use crate::sinks::{BudgetId, Policy, Sinks};
 use crate::source::event::{Address, Clock, End, Nanos, SocketId, SocketName, Task};
-use crate::stream::datagram::{self, Pair};
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
 use crate::stream::{Content, Ports, Segment};
 use crate::telemetry::names::value;
-use crate::telemetry::{Skipped, Telemetry};
+use crate::telemetry::{LeftOut, Limit, Skipped, Telemetry};
 use crate::transaction::conversation::{Conversation, Settings};
 use crate::transaction::{Ending, Exchange, LifeStage};
 
 /// Most transactions kept of a connection whose other end may be on this host too. It is decided within 200 ms.
 const MAX_UNDECIDED: usize = 1_024;
+/// Most transactions kept in that way altogether; further ones are reported at once.
+const MAX_ALL_UNDECIDED: usize = 65_536;
 /// Most endpoints of which it is said that they are not decoded.
 const MAX_TOLD: usize = 1_024;
 
@@ -36,7 +38,11 @@ pub(super) struct Engine {
     telemetry: Arc<Telemetry>,
     told: HashSet<(Address, Skipped)>,
     reporter: Reporter,
+    /// Exchanges of connections that are not decided.
+    undecided: usize,
 }
+
+pub(super) use datagrams::Datagrams;
 
 /// What transactions are handed to.
 pub(super) struct Reporter {
@@ -50,6 +56,7 @@ pub(super) struct Reporter {
     pub(super) clock: Clock,
     /// Connections that are reported from both ends.
     pub(super) ends: Ends,
+    pub(super) telemetry: Arc<Telemetry>,
 }
 
 /// What is kept of a flow.
@@ -103,6 +110,7 @@ impl Engine {
             telemetry,
             told: HashSet::new(),
             reporter,
+            undecided: 0,
         }
     }
 
@@ -210,14 +218,22 @@ impl Engine {
             undecided,
             told,
         } = session;
-        let reporter = &mut self.reporter;
-        let result = step(conversation, &self.telemetry, &mut |exchange| {
-            if flow.verdict == Verdict::Undecided && undecided.len() < MAX_UNDECIDED {
-                undecided.push(exchange);
-            } else {
-                reporter.report(caller, exchange);
+        let (reporter, telemetry) = (&mut self.reporter, &*self.telemetry);
+        let (all, mut details) = (&mut self.undecided, 0);
+        let result = step(conversation, telemetry, &mut |exchange| {
+            details += exchange.detail_memory();
+            match flow.verdict {
+                Verdict::Redundant => leave_out(LeftOut::Redundant, &exchange, telemetry),
+                Verdict::Undecided
+                    if undecided.len() < MAX_UNDECIDED && *all < MAX_ALL_UNDECIDED =>
+                {
+                    *all += 1;
+                    undecided.push(exchange);
+                }
+                Verdict::Undecided | Verdict::Reported => reporter.report(caller, exchange),
             }
         });
+        conversation.left(details);
         if let Some(reason) = conversation.ignored()
             && !*told
         {
@@ -226,6 +242,12 @@ impl Engine {
         }
         result
     }
+}
+
+/// Counts the requests of an exchange that is told nowhere.
+fn leave_out(reason: LeftOut, exchange: &Exchange, telemetry: &Telemetry) {
+    let requests = exchange.transactions().len() as u64;
+    telemetry.left_out(reason).add(requests);
 }
 
 /// Says once for each server that, and why, what it is sent is not decoded.
@@ -358,7 +380,8 @@ impl Reporter {
         self.bind(caller, task.as_ref(), end);
         let Some(bound) = &caller.bound else { return };
         let Some((series, budget)) = bound.accounts else {
-            return self.hush(caller);
+            self.hush(caller);
+            return leave_out(LeftOut::Rule, &exchange, &self.telemetry);
         };
         if caller.shared.is_some() && caller.endpoint.end == End::Server {
             return self.serve(caller, exchange);
@@ -449,6 +472,9 @@ impl Handler for Engine {
         let wanted = self.converse(flow, session, |conversation, telemetry, out| {
             conversation.segment(segment, telemetry, out)
         });
+        if matches!(segment.content, Content::Dropped { .. }) {
+            return wanted;
+        }
         if session.caller.connection.is_some() {
             if session.caller.bound.is_none() {
                 let caller = &mut session.caller;
@@ -470,28 +496,40 @@ impl Handler for Engine {
         wanted || session.conversation.awaits_ready()
     }
 
+    fn memory(&self, session: &Session) -> usize {
+        session.conversation.memory()
+    }
+
+    fn relieve(&mut self, flow: &Flow, session: &mut Session, now: Nanos) {
+        let given_up = self.converse(flow, session, |conversation, telemetry, out| {
+            conversation.relieve(now, telemetry, out)
+        });
+        if given_up {
+            self.telemetry.exceeded(Limit::PendingBytes).add(1);
+        }
+    }
+
     fn decided(&mut self, flow: &Flow, session: &mut Session) {
         if let (Some(shared), None) = (flow.shared, session.caller.shared) {
             session.caller.shared = self.reporter.ends.meet(shared);
         }
-        let undecided = std::mem::take(&mut session.undecided);
-        if flow.verdict == Verdict::Reported {
-            for exchange in undecided {
-                self.reporter.report(&mut session.caller, exchange);
+        for exchange in std::mem::take(&mut session.undecided) {
+            self.undecided -= 1;
+            match flow.verdict {
+                Verdict::Reported => self.reporter.report(&mut session.caller, exchange),
+                _ => leave_out(LeftOut::Redundant, &exchange, &self.telemetry),
             }
         }
     }
 
     fn close(&mut self, flow: &Flow, mut session: Session, close: Close, time: Nanos) {
-        if flow.verdict != Verdict::Redundant {
-            let ending = match close {
-                Close::Closed(_) => Ending::Unanswered,
-                Close::Abandoned | Close::Over => Ending::Unresolved,
-            };
-            self.converse(flow, &mut session, |conversation, telemetry, out| {
-                conversation.close(ending, time, telemetry, out);
-            });
-        }
+        let ending = match close {
+            Close::Closed(_) => Ending::Unanswered,
+            Close::Abandoned | Close::Over => Ending::Unresolved,
+        };
+        self.converse(flow, &mut session, |conversation, telemetry, out| {
+            conversation.close(ending, time, telemetry, out);
+        });
         if session.caller.connection.is_some() {
             self.look(&mut session, time, Change::Ends);
             if let Close::Closed(fault) = close
@@ -502,77 +540,5 @@ impl Handler for Engine {
             }
         }
         self.reporter.part(session.caller, close, time);
-    }
-}
-
-/// An exchange of datagrams: a conversation of its own, whose results are kept until it is over.
-pub(super) struct Datagrams {
-    conversation: Conversation,
-    exchanges: Vec<Exchange>,
-}
-
-impl datagram::Handler for Engine {
-    type Peer = Caller;
-    type Exchange = Datagrams;
-
-    fn meet(&mut self, pair: &Pair) -> Caller {
-        self.reporter.caller(
-            Protocol::Memcached,
-            Endpoint::udp(pair.end, pair.server(), pair.client()),
-            None,
-        )
-    }
-
-    fn part(&mut self, caller: Caller) {
-        self.reporter.part(caller, Close::Over, 0);
-    }
-
-    fn begin(&mut self, pair: &Pair) -> Datagrams {
-        Datagrams {
-            conversation: Conversation::new(Settings {
-                protocol: Protocol::Memcached,
-                end: pair.end,
-                from_start: true,
-                keep_detail: self.reporter.sinks.wants_spans(),
-            }),
-            exchanges: Vec::new(),
-        }
-    }
-
-    fn segment(
-        &mut self,
-        caller: &mut Caller,
-        exchange: &mut Datagrams,
-        segment: &Segment<'_>,
-    ) -> bool {
-        self.count_ignored(caller, segment);
-        let Datagrams {
-            conversation,
-            exchanges,
-        } = exchange;
-        conversation.segment(segment, &self.telemetry, &mut |exchange| {
-            exchanges.push(exchange);
-        });
-        if let Some(reason) = conversation.ignored() {
-            tell(&mut self.told, caller, reason);
-        }
-        conversation.is_settled()
-    }
-
-    fn end(&mut self, caller: &mut Caller, exchange: Datagrams, reported: bool, time: Nanos) {
-        let Datagrams {
-            mut conversation,
-            mut exchanges,
-        } = exchange;
-        // Not `Unanswered`, which is a failure: datagrams are lost in the normal course of things, also by the observer.
-        let ending = Ending::Unresolved;
-        conversation.close(ending, time, &self.telemetry, &mut |exchange| {
-            exchanges.push(exchange);
-        });
-        if reported {
-            for exchange in exchanges {
-                self.reporter.report(caller, exchange);
-            }
-        }
     }
 }

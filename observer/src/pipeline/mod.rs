@@ -28,7 +28,9 @@ use crate::config::{Config, ConfigError, LiveConfig};
 use crate::enrichment::{Enricher, host_name};
 use crate::protocol::Protocol;
 use crate::sinks::{self, Overflow, Policy, SinkError, SinkOptions, Sinks};
-use crate::source::event::{Address, Clock, Event, EventKind, Nanos, SocketId, SocketName, Task};
+use crate::source::event::{
+    Address, Clock, Direction, Event, EventKind, Nanos, SocketId, SocketName, Task,
+};
 use crate::source::live::StartError;
 use crate::source::replay::{self, ReplayError, Totals};
 use crate::stream::datagram::{self, Datagrams};
@@ -128,6 +130,8 @@ pub struct Parts {
     pub rules: Rules,
     /// Most sockets tracked.
     pub max_flows: usize,
+    /// Most bytes held of messages that are not complete.
+    pub max_held: usize,
     /// Most pairs of endpoints tracked that exchange datagrams.
     pub max_pairs: usize,
     /// What the source's positions are like.
@@ -158,6 +162,7 @@ impl Pipeline {
             policy: Policy::new(parts.spans_per_second),
             clock: parts.clock,
             ends: Ends::new(Arc::clone(&parts.telemetry)),
+            telemetry: Arc::clone(&parts.telemetry),
         };
         Self {
             datagrams: Datagrams::new(datagram::Options {
@@ -170,6 +175,7 @@ impl Pipeline {
                 ports: all,
                 limits: parts.limits,
                 max_flows: parts.max_flows,
+                max_held: parts.max_held,
             }),
             engine: Engine::new(memcached, Arc::clone(&parts.telemetry), reporter),
             telemetry: parts.telemetry,
@@ -288,6 +294,13 @@ pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
             &mut |event| {
                 telemetry.events.add(1);
                 telemetry.captured.add(event.kind.payload().len() as u64);
+                let (way, count) = match event.kind.moved() {
+                    Some((Direction::Send, length)) => (&telemetry.ledger.sent, length),
+                    Some((Direction::Receive, length)) => (&telemetry.ledger.received, length),
+                    None => (&telemetry.ledger.states, 1),
+                };
+                way.seen.add(count.into());
+                way.arrived.add(count.into());
                 pipeline.event(event);
             },
         );
@@ -367,6 +380,7 @@ impl Exporting {
             watched: Watched::new(config),
             rules: config.rules(),
             max_flows: config.tables.limits.connections,
+            max_held: config.tables.limits.pending_bytes,
             max_pairs: config.tables.limits.datagram_pairs,
             limits,
             clock,

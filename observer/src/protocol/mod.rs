@@ -26,6 +26,8 @@ pub mod reply;
 mod text;
 
 #[cfg(test)]
+mod linear;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
@@ -91,12 +93,19 @@ impl RequestDecoder {
         }
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
-    fn memory(&self) -> usize {
+    /// Bytes held on the heap.
+    #[must_use]
+    pub fn memory(&self) -> usize {
         match self {
             Self::Redis(decoder) => decoder.memory(),
             Self::Memcached(decoder) => decoder.memory(),
+        }
+    }
+
+    /// Gives memory back that is kept for the next request. To be called between two.
+    pub fn shrink(&mut self) {
+        if let Self::Redis(decoder) = self {
+            decoder.shrink();
         }
     }
 }
@@ -165,11 +174,11 @@ impl ReplyDecoder {
         }
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
-    fn memory(&self) -> usize {
+    /// Bytes held on the heap.
+    #[must_use]
+    pub fn memory(&self) -> usize {
         match self {
-            Self::Redis(_) => size_of::<redis::ReplyDecoder>(),
+            Self::Redis(_) => 0,
             Self::Memcached(decoder) => decoder.memory(),
         }
     }

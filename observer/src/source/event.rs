@@ -191,6 +191,16 @@ impl<'a> EventKind<'a> {
             Self::Connecting | Self::Established { .. } | Self::Closed { .. } => &[],
         }
     }
+
+    /// Which way payload moved, and how many bytes of it, captured or not; `None` for a change of state.
+    #[must_use]
+    pub fn moved(&self) -> Option<(Direction, u32)> {
+        match self {
+            Self::Data(data) => Some((data.direction, data.length)),
+            Self::Datagram(datagram) => Some((datagram.direction, datagram.length)),
+            Self::Connecting | Self::Established { .. } | Self::Closed { .. } => None,
+        }
+    }
 }
 
 /// Where the streams of a socket that is closed ended.

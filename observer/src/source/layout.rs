@@ -267,4 +267,46 @@ mod tests {
         assert_eq!(config.0[slot::WAKE_AT], 2 << 20);
         assert_ne!(config.0[slot::WRITE_SEQ], config.0[slot::COPIED_SEQ]);
     }
+
+    /// A kernel that lacks a field, or calls it otherwise, is refused by the name of the field.
+    #[test]
+    fn a_missing_field_is_named() {
+        let data =
+            std::fs::read(super::super::btf::KERNEL).expect("tests run on a kernel with BTF");
+        for (structure, path) in [
+            ("sock_common", "skc_dport"),
+            ("sock_common", "skc_num"),
+            ("sock_common", "skc_v6_rcv_saddr"),
+            ("net", "ns.inum"),
+            ("sock", "sk_protocol"),
+            ("inet_sock", "inet_sport"),
+            ("tcp_sock", "write_seq"),
+            ("tcp_sock", "copied_seq"),
+            ("task_struct", "cgroups"),
+            ("css_set", "dfl_cgrp"),
+            ("nsproxy", "net_ns"),
+            ("msghdr", "msg_iter"),
+            ("iov_iter", "iov_offset"),
+        ] {
+            let last = path.rsplit('.').next().expect("a name");
+            let known = format!("\0{last}\0").into_bytes();
+            let mut data = data.clone();
+            let is_known = |(_, bytes): &(usize, &[u8])| *bytes == known;
+            let windows = data.windows(known.len()).enumerate();
+            let places: Vec<usize> = windows.filter(is_known).map(|(at, _)| at).collect();
+            for at in places {
+                data[at + 1] = b'~';
+            }
+            let btf = Btf::parse(data).expect("only a name has changed");
+            let error = Config::common(&btf)
+                .and_then(|mut config| config.iterator(&btf))
+                .expect_err("the field is needed");
+            let missing = matches!(&error, BtfError::Missing(what) if what.ends_with(path));
+            assert!(missing, "{structure}.{path}: {error}");
+            assert!(
+                error.to_string().starts_with("this kernel has no "),
+                "{error}"
+            );
+        }
+    }
 }

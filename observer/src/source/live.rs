@@ -11,7 +11,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, io};
+use std::{fs, io, thread};
 
 use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
 use aya_log::EbpfLogger;
@@ -22,7 +22,7 @@ use super::backend::{self, AttachError, Attached, Backend, Limits};
 use super::btf::{Btf, BtfError};
 use super::capability::{Capability, Held};
 use super::confine;
-use super::event::{Clock, Event, SocketName};
+use super::event::{Clock, Direction, Event, SocketName};
 use super::hooks_unix;
 use super::layout::Config;
 use super::record::decode;
@@ -161,6 +161,12 @@ pub struct KernelCounters {
     pub starts_lost: u64,
     /// Calls whose end was not seen, or that there was no room to follow.
     pub missed: u64,
+    /// Changes of connections' states.
+    pub states: u64,
+    /// Of `ring_full`, those of changes of state.
+    pub states_lost: u64,
+    /// Of `ring_full_bytes`, those that were sent.
+    pub send_bytes_lost: u64,
 }
 
 /// What the kernel accounts to one program. Time and runs only while `kernel.bpf_stats_enabled` is 1.
@@ -204,6 +210,8 @@ impl std::fmt::Debug for Live {
 /// than the record. The kernel programs wake the reader when a quarter of the ring waits.
 const NAP_BUSY: Duration = Duration::from_millis(5);
 const NAP_IDLE: Duration = Duration::from_millis(50);
+/// How long the counters have to stay as they are for the last program to have ended.
+const SETTLE: Duration = Duration::from_millis(1);
 
 impl Live {
     /// Events handed on by one [`Live::poll`] at most, so that its caller gets to look around: a few milliseconds.
@@ -326,11 +334,7 @@ impl Live {
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        let counters = self.counters()?;
-        telemetry.lost(Lost::RingFull).set(counters.ring_full);
-        telemetry
-            .lost(Lost::Recursion)
-            .set(self.recursion_misses()? + counters.missed);
+        tell(&self.counters()?, self.recursion_misses()?, telemetry);
         Ok(())
     }
 
@@ -428,13 +432,17 @@ impl Live {
     pub fn finish(mut self, each: &mut dyn FnMut(Event<'_>)) -> Result<(), LiveError> {
         let misses = self.recursion_misses();
         drop(self.attached);
-        while drain(&mut self.ring, &self.older, &self.telemetry, each) > 0 {}
-        let counters = total(&self.counters)?;
-        self.telemetry.lost(Lost::RingFull).set(counters.ring_full);
-        self.telemetry
-            .lost(Lost::Recursion)
-            .set(misses? + counters.missed);
-        Ok(())
+        // A program that was running when it was detached may have counted its call, and not sent its record yet.
+        let mut counters = None;
+        loop {
+            while drain(&mut self.ring, &self.older, &self.telemetry, each) > 0 {}
+            let now = total(&self.counters)?;
+            if counters.replace(now) == Some(now) {
+                tell(&now, misses?, &self.telemetry);
+                return Ok(());
+            }
+            thread::sleep(SETTLE);
+        }
     }
 
     fn recursion_misses(&self) -> Result<u64, LiveError> {
@@ -463,6 +471,7 @@ fn drain(
     each: &mut dyn FnMut(Event<'_>),
 ) -> usize {
     let (mut seen, mut events, mut captured) = (0, 0, 0);
+    let (mut sent, mut received, mut states) = (0, 0, 0);
     while seen < Live::BATCH
         && let Some(record) = ring.next()
     {
@@ -471,6 +480,11 @@ fn drain(
             Ok(event) => {
                 events += 1;
                 captured += event.kind.payload().len() as u64;
+                match event.kind.moved() {
+                    Some((Direction::Send, length)) => sent += u64::from(length),
+                    Some((Direction::Receive, length)) => received += u64::from(length),
+                    None => states += 1,
+                }
                 if let Some(established) = older.established(&event) {
                     each(established);
                 }
@@ -482,6 +496,9 @@ fn drain(
     if seen > 0 {
         telemetry.events.add(events);
         telemetry.captured.add(captured);
+        telemetry.ledger.sent.arrived.add(sent);
+        telemetry.ledger.received.arrived.add(received);
+        telemetry.ledger.states.arrived.add(states);
     }
     seen
 }
@@ -491,6 +508,7 @@ fn total(
     counters: &PerCpuArray<MapData, [u64; counter::COUNT]>,
 ) -> Result<KernelCounters, LiveError> {
     let mut sum = [0u64; counter::COUNT];
+    let (mut states_lost, mut send_bytes_lost) = (0, 0);
     for lane in 0..lane::COUNT {
         let cpus = counters
             .get(&lane, 0)
@@ -498,6 +516,13 @@ fn total(
         for values in cpus.iter() {
             for (sum, value) in sum.iter_mut().zip(values) {
                 *sum += value;
+            }
+            match lane {
+                lane::STATE => states_lost += values[counter::RING_FULL],
+                lane::SEND | lane::SEND_UDP_4 | lane::SEND_UDP_6 => {
+                    send_bytes_lost += values[counter::RING_FULL_BYTES];
+                }
+                _ => {}
             }
         }
     }
@@ -512,7 +537,28 @@ fn total(
         fault_bytes: sum[counter::FAULT_BYTES],
         starts_lost: sum[counter::STARTS_LOST],
         missed: sum[counter::MISSED],
+        states: sum[counter::STATES],
+        states_lost,
+        send_bytes_lost,
     })
+}
+
+/// Copies what the kernel programs counted to the telemetry.
+fn tell(counters: &KernelCounters, misses: u64, telemetry: &Telemetry) {
+    telemetry.lost(Lost::RingFull).set(counters.ring_full);
+    telemetry
+        .lost(Lost::Recursion)
+        .set(misses + counters.missed);
+    let received_lost = counters.ring_full_bytes - counters.send_bytes_lost;
+    let ledger = &telemetry.ledger;
+    for (way, seen, lost) in [
+        (&ledger.sent, counters.send_bytes, counters.send_bytes_lost),
+        (&ledger.received, counters.receive_bytes, received_lost),
+        (&ledger.states, counters.states, counters.states_lost),
+    ] {
+        way.seen.set(seen);
+        way.ring_full.set(lost);
+    }
 }
 
 fn program_statistics(program: &'static str, fd: BorrowedFd<'_>) -> io::Result<ProgramStatistics> {

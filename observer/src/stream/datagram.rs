@@ -133,6 +133,13 @@ struct Held {
     missing: Option<(u64, Skipped)>,
 }
 
+impl Held {
+    /// Bytes of the datagram.
+    fn total(&self) -> u64 {
+        HEAD as u64 + self.body.len() as u64 + self.missing.map_or(0, |(length, _)| length)
+    }
+}
+
 /// An exchange under way.
 struct Live<E> {
     exchange: E,
@@ -192,7 +199,8 @@ pub struct Datagrams<P, E> {
     free: Vec<usize>,
     /// In the order of their times.
     due: VecDeque<Due>,
-    undecided: Vec<usize>,
+    /// Slots that are not decided, with their serials: one that was forgotten is left out by the next tick.
+    undecided: Vec<(usize, u64)>,
     /// Requests sent by clients on this host, with their addresses, and in the order of their times.
     sent: FxHashMap<Request, (IpAddr, IpAddr)>,
     sent_at: VecDeque<(Nanos, Request)>,
@@ -307,11 +315,13 @@ impl<P, E> Datagrams<P, E> {
             (false, true) => End::Client,
             (true, true) => return skip(Skipped::Role),
             // Of a port where something else is expected.
-            (false, false) => return,
+            (false, false) => {
+                return telemetry.skipped(Skipped::Unwatched).add(whole.total);
+            }
         };
         let verdict = verdict(self.options.role, end, local.ip(), remote.ip());
         if verdict == Verdict::Redundant {
-            return;
+            return telemetry.skipped(Skipped::Redundant).add(whole.total);
         }
         let Some((frame, body)) = Frame::read(whole.payload) else {
             return match whole.missing {
@@ -347,7 +357,7 @@ impl<P, E> Datagrams<P, E> {
         };
         slot.last = whole.time;
         if slot.verdict == Verdict::Redundant {
-            return;
+            return telemetry.skipped(Skipped::Redundant).add(whole.total);
         }
         let held = Held {
             sequence: frame.sequence,
@@ -383,7 +393,10 @@ impl<P, E> Datagrams<P, E> {
             self.sent.remove(&request);
         }
         let mut undecided = std::mem::take(&mut self.undecided);
-        undecided.retain(|&index| self.decide(index, now, handler));
+        undecided.retain(|&(index, serial)| {
+            let slot = self.slots[index].as_ref();
+            slot.is_some_and(|slot| slot.serial == serial) && self.decide(index, now, handler)
+        });
         self.undecided = undecided;
         // A few at a time: all are looked at within seconds.
         for _ in 0..self.slots.len().min(32) {
@@ -410,7 +423,7 @@ impl<P, E> Datagrams<P, E> {
         self.undecided.clear();
         self.sent.clear();
         self.sent_at.clear();
-        self.pieces = Pieces::default();
+        self.pieces.finish(telemetry);
     }
 
     fn open<H: Handler<Peer = P, Exchange = E>>(
@@ -441,7 +454,7 @@ impl<P, E> Datagrams<P, E> {
             self.slots.len() - 1
         });
         if verdict == Verdict::Undecided {
-            self.undecided.push(index);
+            self.undecided.push((index, self.serial));
         }
         self.by_socket.insert(pair.socket, index);
         self.slots[index] = Some(slot);
@@ -486,14 +499,13 @@ impl<P, E> Datagrams<P, E> {
         if slot.verdict == Verdict::Undecided {
             slot.since = 0;
             self.decide(index, now.max(GRACE), handler);
-            self.undecided.retain(|&other| other != index);
         }
         for entry in entries {
             match entry.state {
                 State::Live(live) => self.hand_on(index, *live, now, handler, telemetry),
                 State::Early(replies) => {
                     self.held -= bytes(replies.iter());
-                    telemetry.orphaned.add(1);
+                    orphaned(&replies, telemetry);
                 }
                 State::Over => {}
             }
@@ -504,6 +516,13 @@ impl<P, E> Datagrams<P, E> {
             handler.part(slot.peer);
         }
     }
+}
+
+/// Counts a reply whose request was not seen.
+fn orphaned(replies: &[Held], telemetry: &Telemetry) {
+    telemetry.orphaned.add(1);
+    let total = replies.iter().map(Held::total).sum();
+    telemetry.skipped(Skipped::Unsynchronized).add(total);
 }
 
 fn bytes<'a>(held: impl Iterator<Item = &'a Held>) -> usize {

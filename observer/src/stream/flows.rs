@@ -2,11 +2,13 @@
 
 mod decision;
 mod ends;
+mod older;
+mod room;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::Segment;
-use super::early::{self, EarlySockets};
+use super::early::EarlySockets;
 use super::lanes::{Closing, LINGER, Lanes};
 use super::pairing::{Pairing, Positions, Registration, Sightings};
 use super::reassembly::Limits;
@@ -15,7 +17,7 @@ pub use super::role::{Ports, Role, Verdict};
 use crate::source::event::{
     Address, Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, SocketName, Task,
 };
-use crate::telemetry::{Limit, Skipped, Telemetry};
+use crate::telemetry::{Limit, Skipped, Telemetry, work};
 
 /// How flows are kept.
 #[derive(Debug, Clone)]
@@ -28,6 +30,9 @@ pub struct Options {
     pub limits: Limits,
     /// Most sockets tracked; beyond it one of the longest idle makes room.
     pub max_flows: usize,
+    /// Most bytes held of messages that are not complete; beyond it one of the longest idle gives up what it holds. A single socket may hold
+    /// three quarters.
+    pub max_held: usize,
 }
 
 /// How long a server's end waits for its client's end to show up on this host, nanoseconds. The client's call comes
@@ -105,6 +110,10 @@ pub trait Handler {
     ) -> (Self::Session, bool);
     /// The next piece of a flow. Answers whether [`Self::tick`] is to be called for it.
     fn segment(&mut self, flow: &Flow, session: &mut Self::Session, segment: &Segment<'_>) -> bool;
+    /// Bytes that a session holds of messages that are not complete.
+    fn memory(&self, session: &Self::Session) -> usize;
+    /// A session has to give up what it holds.
+    fn relieve(&mut self, flow: &Flow, session: &mut Self::Session, now: Nanos);
     /// Time has passed. Answers whether to be called again.
     fn tick(&mut self, flow: &Flow, session: &mut Self::Session, now: Nanos) -> bool;
     /// A flow that was [`Verdict::Undecided`] is decided; or its other end was found later.
@@ -118,6 +127,10 @@ struct Slot<S> {
     lanes: Lanes,
     session: S,
     closing: Option<Closing>,
+    /// Bytes that it held when it was last looked at.
+    held: usize,
+    /// Where it stands among those that hold something.
+    place: usize,
 }
 
 /// The table of sockets.
@@ -129,10 +142,14 @@ pub struct Flows<H: Handler> {
     early: EarlySockets<H::Early>,
     free: Vec<usize>,
     pairing: Pairing,
-    /// Slots that need [`Flows::tick`].
-    attention: Vec<usize>,
+    /// Slots that need [`Flows::tick`], with the number of their flow: one that has ended is left out by the next.
+    attention: Vec<(usize, u64)>,
     opened: u64,
     hand: usize,
+    /// Bytes that all hold, slots that hold something, and the last of them that was looked at.
+    held: usize,
+    holders: Vec<usize>,
+    holder: usize,
 }
 
 impl<H: Handler> Flows<H> {
@@ -149,6 +166,9 @@ impl<H: Handler> Flows<H> {
             attention: Vec::new(),
             opened: 0,
             hand: 0,
+            held: 0,
+            holders: Vec::new(),
+            holder: 0,
         }
     }
 
@@ -169,15 +189,19 @@ impl<H: Handler> Flows<H> {
         match &event.kind {
             EventKind::Data(data) => {
                 if let Some(index) = self.find_or_join(event, data, handler, telemetry) {
-                    self.data(index, event, data, handler);
+                    self.data(index, event, data, handler, telemetry);
                 }
             }
             EventKind::Connecting => {
                 let socket = &event.socket;
-                if self.options.ports.expects(socket.remote)
-                    && verdict(self.options.role, End::Client, socket) == Verdict::Reported
-                    && self.early.connecting.len() < self.options.max_flows
+                if !self.options.ports.expects(socket.remote)
+                    || verdict(self.options.role, End::Client, socket) != Verdict::Reported
                 {
+                    return;
+                }
+                if self.early.connecting.len() >= self.options.max_flows {
+                    telemetry.exceeded(Limit::Connections).add(1);
+                } else {
                     let early = handler.connecting(socket, event.task.as_ref(), event.time);
                     let early = (socket.remote, early);
                     if let Some((_, lost)) = self.early.connecting.insert(socket.sk, early) {
@@ -237,8 +261,10 @@ impl<H: Handler> Flows<H> {
         self.pairing.tick(now);
         let mut attention = std::mem::take(&mut self.attention);
         let mut over = Vec::new();
-        attention.retain(|&index| {
-            let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) else {
+        attention.retain(|&(index, number)| {
+            work::add(1);
+            let slot = self.slots.get_mut(index).and_then(Option::as_mut);
+            let Some(slot) = slot.filter(|slot| slot.flow.number == number) else {
                 return false;
             };
             let Slot {
@@ -246,6 +272,7 @@ impl<H: Handler> Flows<H> {
                 lanes,
                 session,
                 closing,
+                ..
             } = slot;
             let mut wanted = false;
             for direction in [Direction::Send, Direction::Receive] {
@@ -319,38 +346,6 @@ impl<H: Handler> Flows<H> {
         }
     }
 
-    /// Connections from before the observation will be told by [`Self::adopt`]: until then it is noted which ones end.
-    pub fn expect_older(&mut self) {
-        self.early.expect();
-    }
-
-    /// Takes in connections that were there before the observation, each with who holds it, as they were found at some time
-    /// after [`Self::expect_older`]. Only clients' ends are taken.
-    pub fn adopt(&mut self, found: &[(SocketId, Task)], handler: &mut H) {
-        let known: FxHashSet<early::Key> = self
-            .slots
-            .iter()
-            .flatten()
-            .map(|slot| early::key(&slot.flow.socket))
-            .collect();
-        let Some(closed) = self.early.expected() else {
-            return;
-        };
-        for (socket, task) in found {
-            let key = early::key(socket);
-            let wanted = self.options.ports.expects(socket.remote)
-                && !self.options.ports.expects(socket.local)
-                && verdict(self.options.role, End::Client, socket) == Verdict::Reported;
-            if wanted
-                && !known.contains(&key)
-                && !closed.contains(&key)
-                && self.early.older.len() < self.options.max_flows
-            {
-                self.early.older.insert(key, handler.older(socket, task));
-            }
-        }
-    }
-
     fn find_or_join(
         &mut self,
         event: &Event<'_>,
@@ -385,7 +380,12 @@ impl<H: Handler> Flows<H> {
                 return None;
             }
             // Of a port that was watched when the source saw it.
-            (false, false) => return None,
+            (false, false) => {
+                telemetry
+                    .skipped(Skipped::Unwatched)
+                    .add(data.length.into());
+                return None;
+            }
         };
         // While it connects, a client can send once: what goes with the SYN.
         let first = data.opening && self.early.connecting.contains_key(&event.socket.sk);
@@ -451,7 +451,7 @@ impl<H: Handler> Flows<H> {
         });
         if ticks || flow.verdict == Verdict::Undecided {
             flow.attended = true;
-            self.attention.push(index);
+            self.attention.push((index, flow.number));
         }
         self.by_sk.insert(event.socket.sk, index);
         self.slots[index] = Some(Slot {
@@ -459,17 +459,31 @@ impl<H: Handler> Flows<H> {
             lanes,
             session,
             closing: None,
+            held: 0,
+            place: 0,
         });
         index
     }
 
-    fn data(&mut self, index: usize, event: &Event<'_>, data: &Data<'_>, handler: &mut H) {
+    fn data(
+        &mut self,
+        index: usize,
+        event: &Event<'_>,
+        data: &Data<'_>,
+        handler: &mut H,
+        telemetry: &Telemetry,
+    ) {
+        let redundant = || {
+            telemetry
+                .skipped(Skipped::Redundant)
+                .add(data.length.into());
+        };
         let Some(slot) = self.slots[index].as_mut() else {
             return;
         };
         slot.flow.last = event.time;
         if slot.flow.verdict == Verdict::Redundant {
-            return;
+            return redundant();
         }
         let role = self.options.role;
         if role.pairs()
@@ -497,7 +511,7 @@ impl<H: Handler> Flows<H> {
             return;
         };
         if flow.verdict == Verdict::Redundant {
-            return;
+            return redundant();
         }
         if let Some(opposite) = data.opposite {
             // A reply to what is sent here that is lost must be missed, also on a connection that was joined.
@@ -516,8 +530,9 @@ impl<H: Handler> Flows<H> {
         wanted |= lane.is_waiting();
         if wanted && !flow.attended {
             flow.attended = true;
-            self.attention.push(index);
+            self.attention.push((index, flow.number));
         }
+        self.weigh(index, event.time, handler);
     }
 
     /// Notes the positions that one end sees, and decides a server's end whose client's end is here.
@@ -547,19 +562,18 @@ impl<H: Handler> Flows<H> {
         let Some(index) = self.by_sk.remove(&sk) else {
             return;
         };
+        self.set_held(index, 0);
         let Some(Slot {
             mut flow,
             mut lanes,
             mut session,
             closing,
+            ..
         }) = self.slots[index].take()
         else {
             return;
         };
         self.free.push(index);
-        if flow.attended {
-            self.attention.retain(|&other| other != index);
-        }
         let (time, close) = closing.map_or((time, close), |closing| (closing.time, closing.close));
         lanes.finish(closing, &mut |segment| {
             handler.segment(&flow, &mut session, &segment);

@@ -42,6 +42,11 @@ impl Lanes {
         }
     }
 
+    /// Bytes that both hold.
+    pub(super) fn memory(&self) -> usize {
+        self.send.memory() + self.receive.memory()
+    }
+
     /// Nothing more will come: hands on what waits, and what was moved unseen as a gap.
     pub(super) fn finish(&mut self, closing: Option<Closing>, out: &mut dyn FnMut(Segment<'_>)) {
         for (lane, direction) in [

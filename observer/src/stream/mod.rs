@@ -67,8 +67,12 @@ pub enum Content<'a> {
         reason: Skipped,
     },
     /// Positions contradict each other: what follows belongs to the stream, but from where is not known.
-    Break {
-        /// Bytes of the stream that are given up.
+    Break,
+    /// This many bytes arrived and are no part of what is handed on. It stands outside of the stream.
+    Dropped {
+        /// How many.
         length: u64,
+        /// Why.
+        reason: Skipped,
     },
 }

@@ -17,6 +17,9 @@ pub type Positions = (u32, u32);
 /// How long the end of a connection is remembered after its close, nanoseconds: the other end may report later.
 const MEMORY: Nanos = 1_000_000_000;
 
+/// Most ends remembered: of 65,536 connections that close within a second.
+const MAX_CLOSED: usize = 65_536;
+
 type Addresses = (u32, Address, Address);
 
 /// The clients' ends on this host, found by the positions or addresses that a server's end sees.
@@ -104,6 +107,9 @@ impl Pairing {
 
     /// A client's end is gone at `time`.
     pub fn close(&mut self, owner: u64, time: Nanos, registration: Registration) {
+        if self.closed.len() >= MAX_CLOSED {
+            self.forget_first();
+        }
         self.closed.push_back((time, owner, registration));
     }
 
@@ -113,16 +119,20 @@ impl Pairing {
             if now.saturating_sub(*time) < MEMORY {
                 return;
             }
-            if let Some((_, owner, registration)) = self.closed.pop_front() {
-                for position in registration.positions.requests {
-                    remove(&mut self.requests, &position, owner);
-                }
-                for position in registration.positions.replies {
-                    remove(&mut self.replies, &position, owner);
-                }
-                if let Some(key) = registration.addresses {
-                    remove(&mut self.addresses, &key, owner);
-                }
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((_, owner, registration)) = self.closed.pop_front() {
+            for position in registration.positions.requests {
+                remove(&mut self.requests, &position, owner);
+            }
+            for position in registration.positions.replies {
+                remove(&mut self.replies, &position, owner);
+            }
+            if let Some(key) = registration.addresses {
+                remove(&mut self.addresses, &key, owner);
             }
         }
     }

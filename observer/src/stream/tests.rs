@@ -1,12 +1,14 @@
 //! Sockets of one host, and which of them are reported.
 
+use std::net::SocketAddr;
+
 use super::flows::{Close, Flow, Flows, Handler, Options, Ports, Role, Verdict};
 use super::reassembly::Limits;
 use super::{Content, Segment, Side};
 use crate::source::event::{
     Data, Direction, End, Event, EventKind, Fault, Nanos, Rest, SocketId, Task,
 };
-use crate::telemetry::{Limit, Skipped, Telemetry};
+use crate::telemetry::{Limit, Skipped, Telemetry, work};
 
 const MS: Nanos = 1_000_000;
 
@@ -50,9 +52,19 @@ impl Handler for Log {
         match segment.content {
             Content::Bytes(bytes) => session.0.push_str(std::str::from_utf8(bytes).unwrap()),
             Content::Gap { length, .. } => session.0.push_str(&".".repeat(length as usize)),
-            Content::Break { .. } => session.0.push('!'),
+            Content::Break => session.0.push('!'),
+            Content::Dropped { .. } => {}
         }
         false
+    }
+
+    fn memory(&self, session: &Bytes) -> usize {
+        session.0.len()
+    }
+
+    fn relieve(&mut self, _: &Flow, session: &mut Bytes, _: Nanos) {
+        self.lines.push(format!("relieved of {}", session.0));
+        session.0.clear();
     }
 
     fn tick(&mut self, _: &Flow, _: &mut Bytes, _: Nanos) -> bool {
@@ -89,6 +101,7 @@ impl Host {
                 ports: Ports::new(vec![6379]),
                 limits: Limits::LIVE,
                 max_flows: 100,
+                max_held: 1 << 20,
             }),
             log: Log::default(),
             telemetry: Telemetry::default(),
@@ -501,7 +514,7 @@ fn what_is_taken_after_the_end_belongs_to_the_connection() {
     host.pass(100 * MS);
     // The kernel has taken its port away.
     let mut behind = client;
-    behind.local.set_port(0);
+    behind.local = "10.0.0.1:0".parse().unwrap();
     host.data(behind, Direction::Receive, (500, 103), "ans");
     host.pass(100 * MS);
     host.data(behind, Direction::Receive, (503, 103), "wer");
@@ -539,4 +552,40 @@ fn what_is_sent_with_the_syn_is_the_first() {
         host.log.lines,
         ["Client connecting>ask<answer Closed(None)"]
     );
+}
+
+/// Thousands of sockets, each of which holds a little: the oldest are relieved, and none costs more than a few looks.
+#[test]
+fn what_all_hold_is_bounded() {
+    const SOCKETS: u32 = 20_000;
+    let mut host = Host::new(Role::Client);
+    host.flows = Flows::new(Options {
+        role: Role::Client,
+        ports: Ports::new(vec![6379]),
+        limits: Limits::LIVE,
+        max_flows: SOCKETS as usize,
+        max_held: 50_000,
+    });
+    let text = "x".repeat(99);
+    let steps = work::of(|| {
+        for number in 0..SOCKETS {
+            let mut socket = socket(1, 1, "10.0.0.1:4000", "10.0.0.2:6379");
+            socket.sk = u64::from(number) + 1;
+            socket.local = SocketAddr::from(([10, 0, 0, 1], 10_000 + number as u16)).into();
+            host.data(socket, Direction::Send, (1, 1), &text);
+            assert!(host.flows.held() <= 50_000, "{} bytes", host.flows.held());
+        }
+    });
+    let relieved = host
+        .log
+        .lines
+        .iter()
+        .filter(|line| line.starts_with("relieved"));
+    assert_eq!(relieved.count(), SOCKETS as usize - 500);
+    assert!(steps < 64 * u64::from(SOCKETS), "{steps} steps");
+    let steps = work::of(|| {
+        host.flows.finish(host.now, Close::Abandoned, &mut host.log);
+    });
+    assert!(steps < 64 * u64::from(SOCKETS), "{steps} steps at the end");
+    assert_eq!(host.flows.held(), 0);
 }

@@ -15,19 +15,20 @@
 
 mod boundary;
 mod load;
+mod memory;
 
 use super::batch::Call;
 use super::matcher::Matcher;
 use super::probation::{Probation, QUIET};
 use super::setup::Setup;
 use super::{Ending, Exchange, Origin};
-use crate::protocol::detect::{Detected, detect};
 #[cfg(any(test, fuzzing))]
-use crate::protocol::{Effect, Operation};
-use crate::protocol::{Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
+use crate::protocol::Operation;
+use crate::protocol::detect::{Detected, detect};
+use crate::protocol::{Effect, Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 use crate::source::event::{End, Nanos};
 use crate::stream::{Content, Segment, Side};
-use crate::telemetry::{Resync, Skipped, Telemetry};
+use crate::telemetry::{LeftOut, Resync, Skipped, Telemetry};
 
 pub use load::Load;
 
@@ -80,6 +81,8 @@ pub struct Conversation {
     answered: bool,
     /// Until the connection is ready, where that is asked for.
     setup: Option<Setup>,
+    /// Bytes that the details of requests take that have not left.
+    details: usize,
     /// Every request decoded, with its start: each must end exactly once.
     #[cfg(any(test, fuzzing))]
     pub(super) ledger: Vec<(Operation, Nanos)>,
@@ -106,6 +109,7 @@ impl Conversation {
             probation: None,
             answered: false,
             setup: None,
+            details: 0,
             #[cfg(any(test, fuzzing))]
             ledger: Vec::new(),
         }
@@ -141,17 +145,20 @@ impl Conversation {
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) -> bool {
+        if let Content::Dropped { length, reason } = segment.content {
+            telemetry.skipped(reason).add(length);
+            // What comes again was decoded before.
+            if reason == Skipped::Race && self.ignored().is_none() {
+                telemetry.lost_bytes.add(length);
+            }
+            return self.wants_tick();
+        }
         if segment.side == Side::Request {
             self.prove(segment.time, out);
         }
         match segment.content {
-            Content::Break { length } => {
-                telemetry.skipped(Skipped::Race).add(length);
-                if self.ignored().is_none() {
-                    telemetry.lost_bytes.add(length);
-                }
-                self.resynchronize(Resync::Race, segment.time, telemetry, out);
-            }
+            Content::Dropped { .. } => {}
+            Content::Break => self.resynchronize(Resync::Race, segment.time, telemetry, out),
             Content::Gap { length, reason } => {
                 telemetry.skipped(reason).add(length);
                 self.gap(length, segment, telemetry, out);
@@ -205,6 +212,9 @@ impl Conversation {
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) {
+        if matches!(self.phase, Phase::Detecting { .. }) {
+            self.wait(telemetry);
+        }
         if self.matcher.is_drained() {
             self.confirm(out);
         }
@@ -301,9 +311,9 @@ impl Conversation {
         }
         let bridged = match segment.side {
             Side::Request => match self.requests.skip(length) {
-                Ok(message) => {
-                    message.map_or(Ok(()), |request| self.request(request, segment.time, out))
-                }
+                Ok(message) => message.map_or(Ok(()), |request| {
+                    self.request(request, segment.time, telemetry, out)
+                }),
                 Err(_) => Err(Resync::Gap),
             },
             Side::Reply => match self.replies.skip(length) {
@@ -332,14 +342,28 @@ impl Conversation {
     fn look_drained(&mut self, time: Nanos, telemetry: &Telemetry, out: &mut dyn FnMut(Exchange)) {
         if matches!(self.phase, Phase::Draining) && !self.matcher.awaits_reply() {
             self.give_up(Ending::Unresolved, time, telemetry, out);
-            self.phase = Phase::Waiting;
+            self.wait(telemetry);
         }
     }
 
     /// Decodes bytes of one direction, message by message.
     fn decode(
         &mut self,
-        mut input: &[u8],
+        bytes: &[u8],
+        segment: &Segment<'_>,
+        telemetry: &Telemetry,
+        out: &mut dyn FnMut(Exchange),
+    ) {
+        let mut rest = bytes;
+        self.messages(&mut rest, segment, telemetry, out);
+        // What is left was counted as skipped.
+        let decoded = bytes.len() - rest.len();
+        telemetry.ledger.decoded.add_alone(decoded as u64);
+    }
+
+    fn messages(
+        &mut self,
+        input: &mut &[u8],
         segment: &Segment<'_>,
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
@@ -349,7 +373,7 @@ impl Conversation {
         }
         let end = match segment.content {
             Content::Bytes(bytes) => segment.position.wrapping_add(bytes.len() as u32),
-            Content::Gap { .. } | Content::Break { .. } => segment.position,
+            Content::Gap { .. } | Content::Break | Content::Dropped { .. } => segment.position,
         };
         while !input.is_empty() {
             if let Some(stream) = self.matcher.stream() {
@@ -367,8 +391,8 @@ impl Conversation {
                         }
                         self.began = began(segment, end.wrapping_sub(input.len() as u32));
                     }
-                    match self.requests.decode(&mut input) {
-                        Ok(Some(request)) => self.request(request, segment.time, out),
+                    match self.requests.decode(input) {
+                        Ok(Some(request)) => self.request(request, segment.time, telemetry, out),
                         Ok(None) => return,
                         Err(malformed) => {
                             return self.malformed(malformed, input.len(), segment, telemetry, out);
@@ -379,7 +403,7 @@ impl Conversation {
                     if self.replies.at_boundary() && self.matcher.unfolds() {
                         self.replies.unfold();
                     }
-                    match self.replies.decode(&mut input) {
+                    match self.replies.decode(input) {
                         Ok(Some(reply)) => self.reply(reply, segment, telemetry, out),
                         Ok(None) => return,
                         Err(malformed) => {
@@ -403,8 +427,15 @@ impl Conversation {
         &mut self,
         request: Request,
         now: Nanos,
+        telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
+        telemetry.ledger.requests.add_alone(1);
+        if matches!(request.effect, Effect::Replica | Effect::Replicate) {
+            telemetry.left_out(LeftOut::Replication).add(1);
+        } else {
+            self.details += request.detail_memory();
+        }
         let (started, origin) = self.began;
         let setting_up = match &mut self.setup {
             Some(setup) => setup.request(&request, started),
@@ -502,6 +533,7 @@ impl Conversation {
         telemetry.skipped(reason).add(length as u64);
         self.phase = Phase::Ignored(reason);
         self.probation = None;
+        self.forget_messages();
         // What sets it up is not known.
         self.setup = None;
     }
@@ -521,7 +553,7 @@ impl Conversation {
         self.give_up(Ending::Unresolved, time, telemetry, out);
         let orphan = u64::from(reason == Resync::Mismatch);
         telemetry.orphaned.add(orphan);
-        self.phase = Phase::Waiting;
+        self.wait(telemetry);
     }
 
     /// Ends what is outstanding. A boundary that is not proven by now was wrong.

@@ -26,6 +26,8 @@ use crate::telemetry::{Resync, Skipped};
 pub const MAX_PENDING: usize = 65_536;
 /// Most replies held that came before their request.
 pub const MAX_EARLY: usize = 4_096;
+/// Most requests that an idle connection keeps room for.
+const MAX_IDLE: usize = 1_024;
 /// How long such a reply is held, nanoseconds. Where one thread sends and another receives, the reply can be
 /// reported before the request: by the time between the kernel's send and its hook, microseconds unless preempted.
 pub const EARLY_HOLD: Nanos = 20_000_000;
@@ -99,6 +101,24 @@ impl Matcher {
             quiets: Quiets::new(!from_start),
             doubt: Doubt::default(),
         }
+    }
+
+    /// Bytes held on the heap, without the details of requests.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        (self.pending.capacity() + self.queued.capacity()) * size_of::<Pending>()
+            + self.early.capacity() * size_of::<(Reply, Nanos)>()
+            + self.groups.memory()
+            + self.quiets.memory()
+    }
+
+    /// Gives back what is empty.
+    pub fn shrink(&mut self) {
+        self.pending.shrink_to_fit();
+        self.queued.shrink_to_fit();
+        self.early.shrink_to_fit();
+        self.groups.shrink();
+        self.quiets.shrink();
     }
 
     /// Whether every request is answered and no reply waits for a request.
@@ -390,6 +410,10 @@ impl Matcher {
     /// Takes the first request outstanding out.
     fn next(&mut self) -> Option<Pending> {
         let pending = self.pending.pop_front()?;
+        if self.pending.is_empty() && self.pending.capacity() > MAX_IDLE {
+            // A deep pipeline is over.
+            self.shrink();
+        }
         self.doubt.left(pending.doubtful);
         self.quiets.left(&pending);
         Some(pending)

@@ -137,6 +137,13 @@ impl Exchange {
         }
     }
 
+    /// Bytes of detail that its requests hold.
+    #[must_use]
+    pub fn detail_memory(&self) -> usize {
+        let transactions = self.transactions().iter();
+        transactions.map(|one| one.request.detail_memory()).sum()
+    }
+
     /// Whether it only asked whether the connection works: a PING, or Memcached's NOOP, MN or VERSION, sent by itself on an idle
     /// connection.
     #[must_use]

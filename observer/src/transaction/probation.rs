@@ -31,6 +31,11 @@ impl Probation {
         self.withheld.push(exchange);
     }
 
+    /// Bytes held on the heap, without the details of requests.
+    pub(super) fn memory(&self) -> usize {
+        self.withheld.capacity() * size_of::<Exchange>()
+    }
+
     /// Whether nothing is withheld.
     pub(super) fn is_empty(&self) -> bool {
         self.withheld.is_empty()

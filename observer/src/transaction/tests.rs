@@ -3,6 +3,7 @@
 mod connection;
 mod pairing;
 mod quiet;
+mod work;
 
 use super::conversation::{Conversation, Settings};
 use super::{BatchKind, Ending, Exchange, Transaction};
@@ -71,7 +72,7 @@ impl Bench {
         *next = next.wrapping_add(match content {
             Content::Bytes(bytes) => bytes.len() as u32,
             Content::Gap { length, .. } => length as u32,
-            Content::Break { .. } => 0,
+            Content::Break | Content::Dropped { .. } => 0,
         });
         let segment = Segment {
             side,

@@ -77,11 +77,10 @@ impl RequestDecoder {
         }
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
+    /// Bytes held on the heap.
     pub(in crate::protocol) fn memory(&self) -> usize {
         match self {
-            Self::Unknown { .. } => size_of::<Self>(),
+            Self::Unknown { .. } => 0,
             Self::Text(decoder) => decoder.memory(),
             Self::Binary(decoder) => decoder.memory(),
         }
@@ -150,11 +149,10 @@ impl ReplyDecoder {
         }
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
+    /// Bytes held on the heap.
     pub(in crate::protocol) fn memory(&self) -> usize {
         match self {
-            Self::Unknown => size_of::<Self>(),
+            Self::Unknown => 0,
             Self::Text(decoder) => decoder.memory(),
             Self::Binary(decoder) => decoder.memory(),
         }

@@ -1,6 +1,6 @@
-//! Beginnings and ends that come out of order, and making room.
+//! Beginnings and ends that come out of order.
 
-use super::{Close, Closing, Direction, Event, Flows, Handler, Nanos, Verdict};
+use super::{Closing, Direction, Event, Flows, Handler, Verdict};
 
 impl<H: Handler> Flows<H> {
     /// A connection is established on which data was sent before: its flow goes on. Answers whether there is one.
@@ -36,30 +36,8 @@ impl<H: Handler> Flows<H> {
         slot.closing = Some(closing);
         if !slot.flow.attended {
             slot.flow.attended = true;
-            self.attention.push(index);
+            self.attention.push((index, slot.flow.number));
         }
         true
-    }
-
-    /// Makes room: of a few sockets in turn, the one that was silent longest goes.
-    pub(super) fn evict(&mut self, time: Nanos, handler: &mut H) {
-        const SAMPLE: usize = 16;
-        let mut oldest: Option<(Nanos, u64)> = None;
-        let mut looked = 0;
-        for _ in 0..self.slots.len() {
-            self.hand = (self.hand + 1) % self.slots.len();
-            if let Some(slot) = &self.slots[self.hand] {
-                looked += 1;
-                if oldest.is_none_or(|(last, _)| slot.flow.last < last) {
-                    oldest = Some((slot.flow.last, slot.flow.socket.sk));
-                }
-                if looked == SAMPLE {
-                    break;
-                }
-            }
-        }
-        if let Some((_, sk)) = oldest {
-            self.close_sk(sk, time, Close::Abandoned, handler);
-        }
     }
 }

@@ -2,12 +2,10 @@
 
 use super::{Conversation, Phase, Side};
 use crate::protocol::detect::begins_request;
-use crate::protocol::{ReplyDecoder, RequestDecoder};
 use crate::source::event::Nanos;
 use crate::stream::Segment;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Skipped, Telemetry};
 use crate::transaction::Exchange;
-use crate::transaction::matcher::Matcher;
 use crate::transaction::probation::{Probation, QUIET};
 
 impl Conversation {
@@ -22,11 +20,20 @@ impl Conversation {
             && begins_request(self.settings.protocol, bytes)
     }
 
+    /// Waits for a boundary: what messages began is no part of any.
+    pub(super) fn wait(&mut self, telemetry: &Telemetry) {
+        if let Phase::Detecting { head } = &self.phase {
+            // Too few to tell what it spoke.
+            let left = head.len() as u64;
+            telemetry.skipped(Skipped::Unsynchronized).add(left);
+        }
+        self.phase = Phase::Waiting;
+        self.forget_messages();
+    }
+
+    /// The boundary is here, perhaps.
     pub(super) fn restart(&mut self) {
-        let protocol = self.settings.protocol;
-        self.requests = RequestDecoder::new(protocol, self.settings.keep_detail);
-        self.replies = ReplyDecoder::new(protocol);
-        self.matcher = Matcher::new(protocol, false, self.settings.keep_detail);
+        self.forget();
         self.probation = Some(Probation::default());
         self.phase = Phase::Synced;
     }
