@@ -193,7 +193,7 @@ pub mod lane {
     pub const RECEIVE_UNIX: u32 = 11;
     /// The program at the entry of a send over unix sockets (`fentry`).
     pub const ENTRY_UNIX: u32 = 12;
-    /// The program that sees unix sockets close (`fentry`, `kprobe`).
+    /// The program that sees unix sockets close (`fentry`, `kprobe`), and whatever else finds that one is closed.
     pub const RELEASE_UNIX: u32 = 13;
     /// The program that sees `splice` take bytes from a unix socket (`fentry`, `kprobe`).
     pub const SPLICE_UNIX: u32 = 14;

@@ -5,7 +5,7 @@
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated};
 use observer_ebpf::{
-    Header, MAX_SOCKET_NAME, NAME_WORDS, config, counter, direction, kind, unix_start,
+    Header, MAX_SOCKET_NAME, NAME_WORDS, config, counter, direction, kind, lane, unix_start,
 };
 
 use crate::buffer::Buffer;
@@ -143,7 +143,7 @@ impl Socket {
         if known.is_none_or(|known| known.inode != inode) {
             if let Some(old) = known {
                 // Its close was not seen.
-                closed(lane, &old);
+                closed(&old);
             }
             let connection = if self.ports.local_watched {
                 self.client()
@@ -247,33 +247,35 @@ fn number(lane: u32, lengths: &[u64; 2], sk: u64) -> u32 {
 
 /// The socket at `sk` is closed. Forgets it, and says so if it was watched.
 #[inline(always)]
-pub(crate) fn release(lane: u32, sk: u64) {
+pub(crate) fn release(sk: u64) {
     // SAFETY: a value of the map, which stays memory of the map.
     if let Some(streams) = STREAMS.get_ptr_mut(sk).map(|streams| unsafe { *streams }) {
         let _ = STREAMS.remove(sk);
-        closed(lane, &streams);
+        closed(&streams);
     }
 }
 
 /// A call has found the end of the stream of the socket at `sk`. If the peer is closed, so is the connection, since all that was
 /// to be read was read. Else the peer has only ended its direction.
 #[inline(always)]
-pub(crate) fn ended(lane: u32, sk: u64) -> Option<()> {
+pub(crate) fn ended(sk: u64) -> Option<()> {
     let peer: u64 = read(sk, offset(config::UNIX_PEER))?;
     let state: u8 = read(peer, offset(config::SKC_STATE))?;
     if state == CLOSE {
-        release(lane, sk);
-        release(lane, peer);
+        release(sk);
+        release(peer);
     }
     Some(())
 }
 
 /// Says that a socket is closed. Which errors its calls had is not told.
 #[inline(always)]
-fn closed(lane: u32, streams: &Streams) {
+fn closed(streams: &Streams) {
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
-    capture::bare(lane, 0, |header| {
+    // With tracepoints, too, which run one at a time on a CPU: so what is lost of these is known.
+    count(lane::RELEASE_UNIX, counter::STATES, 1);
+    capture::bare(lane::RELEASE_UNIX, 0, |header| {
         capture::head(header, kind::CLOSED, time);
         header.family = UNIX;
         (header.local_port, header.remote_port) = (0, 0);
