@@ -18,6 +18,7 @@ pub mod pool;
 pub mod process;
 pub mod prometheus;
 pub mod random;
+pub mod recording;
 pub mod scrape;
 pub mod secrets;
 pub mod server;

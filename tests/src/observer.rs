@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::process::{Folder, Running, eventually};
+use crate::process::{Folder, Running, eventually, patience};
 
 /// The binary under test.
 #[must_use]
@@ -420,8 +420,9 @@ pub fn replayed(file: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> 
 ///
 /// When it is not built, or goes on for more than 30 s.
 pub fn call(arguments: &[&str]) -> Result<Output> {
+    let limit = patience(Duration::from_secs(30)).as_secs().to_string();
     let mut command = Command::new("timeout");
-    command.arg("30").arg(binary()).args(arguments);
+    command.arg(limit).arg(binary()).args(arguments);
     Ok(command.stdin(Stdio::null()).output()?)
 }
 

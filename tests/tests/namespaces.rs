@@ -3,8 +3,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -12,8 +10,8 @@ use tests::client::Redis;
 use tests::namespace::Pair;
 use tests::observer::{Options, Report};
 use tests::pair::{pairs, took};
-use tests::pool::{Client, Pool};
-use tests::process::{Running, eventually, load};
+use tests::pool::Pool;
+use tests::process::load;
 use tests::server::{Server, free_port};
 
 /// How many of each command there are; each is a process of its own.
@@ -21,24 +19,12 @@ fn rounds() -> Result<usize> {
     Ok(load(20)?.max(3) as usize)
 }
 
-/// A redis-server at end 1, which is ready.
-fn server(pair: &Pair, port: &str) -> Result<Running> {
-    let mut server = pair.inside(1, "redis-server");
-    server.args(["--port", port, "--save", "", "--protected-mode", "no"]);
-    server.args(["--bind", "0.0.0.0", "::"]);
-    let server = Running::start(server.stdout(Stdio::null()))?;
-    eventually(Duration::from_secs(10), "the server answers", || {
-        let mut cli = pair.inside(1, "redis-cli");
-        Ok(cli.args(["-p", port, "ping"]).output()?.status.success())
-    })?;
-    Ok(server)
-}
-
 /// Commands from end 0 to a redis-server at end 1.
 fn observe(role: &str) -> Result<Report> {
     let pair = Pair::new()?;
-    let port = free_port()?.to_string();
-    let _server = server(&pair, &port)?;
+    let number = free_port()?;
+    let port = number.to_string();
+    let _server = pair.redis(number)?;
     let cli = |words: &[&str]| {
         let mut command = pair.inside(0, "redis-cli");
         command
@@ -124,17 +110,14 @@ fn both_ends_when_asked_for() -> Result<()> {
 #[test]
 fn time_on_the_network_is_told_from_the_servers() -> Result<()> {
     let pair = Pair::new()?;
-    let port = free_port()?.to_string();
-    let _server = server(&pair, &port)?;
+    let port = free_port()?;
+    let _server = pair.redis(port)?;
     pair.shell(
         1,
         "tc qdisc add dev cable root tbf rate 200kbit burst 4kb latency 60s",
     )?;
-    let observer = Options::new()
-        .redis(port.parse()?)
-        .with("--role", "both")
-        .start()?;
-    let mut client = cli(&pair, Pair::ADDRESSES[1], &port)?;
+    let observer = Options::new().redis(port).with("--role", "both").start()?;
+    let mut client = pair.client(Pair::ADDRESSES[1], port)?;
     client.say("SETRANGE key 29999 x")?;
     ensure!(client.line()? == "30000");
     client.say("GET key")?;
@@ -150,14 +133,6 @@ fn time_on_the_network_is_told_from_the_servers() -> Result<()> {
     Ok(())
 }
 
-/// A redis-cli at end 0 that takes its commands from the test.
-fn cli(pair: &Pair, address: &str, port: &str) -> Result<Client> {
-    Client::start(
-        pair.inside(0, "redis-cli")
-            .args(["-h", address, "-p", port]),
-    )
-}
-
 /// An address that nobody has, and a port that nobody listens on: packets to it go to the server, as if they came from elsewhere.
 /// As a cluster's services, published ports of containers and their hosts' masquerading do.
 #[test]
@@ -165,30 +140,29 @@ fn the_clients_view_is_kept_behind_address_translation() -> Result<()> {
     const SERVICE: &str = "10.96.0.1";
     const SOURCE: &str = "10.231.7.77";
     let pair = Pair::new()?;
-    let [port, published] = [free_port()?, free_port()?].map(|port| port.to_string());
-    let _server = server(&pair, &port)?;
+    let [port, published] = [free_port()?, free_port()?];
+    let _server = pair.redis(port)?;
     let [near, far] = Pair::ADDRESSES;
     pair.shell(
         0,
         &format!(
             "ip address add {SOURCE}/24 dev cable
              ip route add {SERVICE} via {far}
-             nft -f - <<END
-             table ip translation {{
-               chain output {{
-                 type nat hook output priority -100;
-                 ip daddr {SERVICE} tcp dport {published} dnat to {far}:{port};
-               }}
-               chain postrouting {{
-                 type nat hook postrouting priority 100;
-                 ip daddr {far} ip saddr {near} meta l4proto tcp snat to {SOURCE}:50000-50999;
-               }}
-             }}
-             END"
+             nft '
+               table ip translation {{
+                 chain output {{
+                   type nat hook output priority -100;
+                   ip daddr {SERVICE} tcp dport {published} dnat to {far}:{port};
+                 }}
+                 chain postrouting {{
+                   type nat hook postrouting priority 100;
+                   ip daddr {far} ip saddr {near} meta l4proto tcp snat to {SOURCE}:50000-50999;
+                 }}
+               }}'"
         ),
     )?;
     // One is older than each observer.
-    let mut old = cli(&pair, SERVICE, &published)?;
+    let mut old = pair.client(SERVICE, published)?;
     old.say("SET old 1")?;
     ensure!(old.line()? == "OK");
     for role in ["auto", "both", "client", "server"] {
@@ -204,9 +178,9 @@ fn the_clients_view_is_kept_behind_address_translation() -> Result<()> {
         }
         old.say("GET old")?;
         ensure!(old.line()? == "1");
-        let mut new = cli(&pair, SERVICE, &published)?;
+        let mut new = pair.client(SERVICE, published)?;
         new.say("GET new")?;
-        ensure!(new.line()?.is_empty());
+        ensure!(new.line()? == "-1");
         let report = observer.stop()?;
         let spans = report.of("GET");
         ensure!(
@@ -318,14 +292,11 @@ fn ipv4_written_as_ipv6() -> Result<()> {
 #[test]
 fn ipv6_between_namespaces() -> Result<()> {
     let pair = Pair::new()?;
-    let port = free_port()?.to_string();
-    let _server = server(&pair, &port)?;
+    let port = free_port()?;
+    let _server = pair.redis(port)?;
     for role in ["auto", "both"] {
-        let observer = Options::new()
-            .redis(port.parse()?)
-            .with("--role", role)
-            .start()?;
-        let mut client = cli(&pair, Pair::ADDRESSES_6[1], &port)?;
+        let observer = Options::new().redis(port).with("--role", role).start()?;
+        let mut client = pair.client(Pair::ADDRESSES_6[1], port)?;
         client.say("SET key value")?;
         ensure!(client.line()? == "OK");
         let report = observer.stop()?;

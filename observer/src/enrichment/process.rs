@@ -104,6 +104,29 @@ impl Enricher {
         service
     }
 
+    /// What a recording says of a process. It is looked up no more.
+    pub fn told(&mut self, process: crate::source::recording::Process) {
+        self.forget_some();
+        let now = Instant::now();
+        let service = Service {
+            id: next_id(),
+            name: process.service,
+            pid: Some(process.pid),
+            executable: process.executable,
+            container: process.container,
+            host: process.host,
+        };
+        self.processes.insert(
+            process.pid,
+            Process {
+                service: Arc::new(service),
+                started: None,
+                checked: now,
+                used: now,
+            },
+        );
+    }
+
     fn forget_some(&mut self) {
         if self.processes.len() < MAX_PROCESSES {
             return;

@@ -18,6 +18,7 @@ use crate::enrichment::{Endpoint, Enricher, Service, join};
 use crate::protocol::Protocol;
 use crate::sinks::{BudgetId, Policy, Sinks};
 use crate::source::event::{Address, Clock, End, Nanos, SocketId, SocketName, Task};
+use crate::source::recording::Process;
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
 use crate::stream::{Content, Ports, Segment};
 use crate::telemetry::names::value;
@@ -150,6 +151,16 @@ impl Engine {
 
     pub(super) fn set_clock(&mut self, clock: Clock) {
         self.reporter.clock = clock;
+    }
+
+    /// Another one finds out about processes from now on.
+    pub(super) fn set_enricher(&mut self, enricher: Enricher) {
+        self.reporter.enricher = enricher;
+    }
+
+    /// A process is known without being looked up.
+    pub(super) fn told(&mut self, process: Process) {
+        self.reporter.enricher.told(process);
     }
 
     /// Time has passed on the source's clock.

@@ -9,14 +9,16 @@
 mod doctor;
 mod engine;
 mod live;
+mod recording;
 mod sockets;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use doctor::doctor;
 pub use live::run;
+pub use recording::record;
 
 use opentelemetry_sdk::metrics::Temporality;
 
@@ -32,6 +34,7 @@ use crate::source::event::{
     Address, Clock, Direction, Event, EventKind, Nanos, SocketId, SocketName, Task,
 };
 use crate::source::live::StartError;
+use crate::source::recording::Process;
 use crate::source::replay::{self, ReplayError, Totals};
 use crate::stream::datagram::{self, Datagrams};
 use crate::stream::flows::{Close, Flows, Options, Ports, Role};
@@ -92,6 +95,10 @@ pub struct Pipeline {
     engine: Engine,
     telemetry: Arc<Telemetry>,
     ticked: Nanos,
+    role: Role,
+    max_flows: usize,
+    max_held: usize,
+    max_pairs: usize,
 }
 
 /// Ports, by protocol.
@@ -180,7 +187,37 @@ impl Pipeline {
             engine: Engine::new(memcached, Arc::clone(&parts.telemetry), reporter),
             telemetry: parts.telemetry,
             ticked: 0,
+            role: parts.role,
+            max_flows: parts.max_flows,
+            max_held: parts.max_held,
+            max_pairs: parts.max_pairs,
         }
+    }
+
+    /// Another source begins, after [`Self::finish`]: its ports, how its positions are, and who finds out whose its processes are.
+    fn begin(&mut self, watched: Watched, rules: Rules, limits: Limits, enricher: Enricher) {
+        let Watched { all, memcached } = watched;
+        self.ticked = 0;
+        self.datagrams = Datagrams::new(datagram::Options {
+            role: self.role,
+            ports: memcached.clone(),
+            max_pairs: self.max_pairs,
+        });
+        self.flows = Flows::new(Options {
+            role: self.role,
+            ports: all,
+            limits,
+            max_flows: self.max_flows,
+            max_held: self.max_held,
+        });
+        self.engine.reconfigure(memcached, rules, 0);
+        self.engine.set_clock(Clock::default());
+        self.engine.set_enricher(enricher);
+    }
+
+    /// A process is known without being looked up.
+    fn told(&mut self, process: Process) {
+        self.engine.told(process);
     }
 
     /// Takes in one event.
@@ -267,7 +304,7 @@ impl Pipeline {
     }
 }
 
-/// Reads captures, one after the other, through the pipeline.
+/// Reads captures and recordings, one after the other, through the pipeline.
 ///
 /// # Errors
 ///
@@ -282,31 +319,16 @@ pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
     }
     let exporting = Exporting::start(config, Overflow::Wait, None)?;
     let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default(), 0);
-    let ports = Watched::new(config).all;
     let mut failure = None;
     for file in files {
-        let mut totals = Totals::default();
         let telemetry = &exporting.telemetry;
-        let result = replay::replay(
-            file,
-            |port| ports.contains(port),
-            &mut totals,
-            &mut |event| {
-                telemetry.events.add(1);
-                telemetry.captured.add(event.kind.payload().len() as u64);
-                let (way, count) = match event.kind.moved() {
-                    Some((Direction::Send, length)) => (&telemetry.ledger.sent, length),
-                    Some((Direction::Receive, length)) => (&telemetry.ledger.received, length),
-                    None => (&telemetry.ledger.states, 1),
-                };
-                way.seen.add(count.into());
-                way.arrived.add(count.into());
-                pipeline.event(event);
-            },
-        );
         // Each file has a clock and connections of its own.
-        pipeline.finish(totals.end);
-        pipeline.ticked = 0;
+        let (end, result) = match recording::open(file) {
+            Ok(Some(found)) => recording::replay(file, found, config, &mut pipeline, telemetry),
+            Ok(None) => capture(file, config, &mut pipeline, telemetry),
+            Err(error) => (0, Err(error)),
+        };
+        pipeline.finish(end);
         // The first failure is told at the end, by `main`.
         match result {
             Err(error) if failure.is_some() => tracing::error!("{error}"),
@@ -316,6 +338,47 @@ pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
     }
     exporting.finish(config, &pipeline);
     failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Sends a capture through the stages. Answers when it ended, too.
+fn capture(
+    file: &Path,
+    config: &Config,
+    pipeline: &mut Pipeline,
+    telemetry: &Telemetry,
+) -> (Nanos, Result<(), ReplayError>) {
+    let watched = Watched::new(config);
+    let ports = watched.all.clone();
+    pipeline.begin(
+        watched,
+        config.rules(),
+        Limits::CAPTURE,
+        Enricher::new("/proc"),
+    );
+    let mut totals = Totals::default();
+    let result = replay::replay(
+        file,
+        |port| ports.contains(port),
+        &mut totals,
+        &mut |event| {
+            count(event, telemetry);
+            pipeline.event(event);
+        },
+    );
+    (totals.end, result)
+}
+
+/// Counts an event that comes out of a file.
+fn count(event: &Event<'_>, telemetry: &Telemetry) {
+    telemetry.events.add(1);
+    telemetry.captured.add(event.kind.payload().len() as u64);
+    let (way, count) = match event.kind.moved() {
+        Some((Direction::Send, length)) => (&telemetry.ledger.sent, length),
+        Some((Direction::Receive, length)) => (&telemetry.ledger.received, length),
+        None => (&telemetry.ledger.states, 1),
+    };
+    way.seen.add(count.into());
+    way.arrived.add(count.into());
 }
 
 /// What runs beside the pipeline.

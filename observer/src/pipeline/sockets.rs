@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{Failure, Pipeline};
+use super::Failure;
 use crate::config::Config;
 use crate::protocol::Protocol;
 use crate::source::event::SocketName;
@@ -36,11 +36,11 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// Watches those that options name and those of servers that run, and goes on looking for servers.
+    /// Watches those that options name and those of servers that run, and goes on looking for servers. `each` is told of each.
     pub(super) fn start(
         config: &Config,
         source: &mut Live,
-        pipeline: &mut Pipeline,
+        each: &mut dyn FnMut(SocketName, Protocol),
     ) -> Result<Self, Failure> {
         let (redis, memcached) = (&config.redis_sockets, &config.memcached_sockets);
         let mut wanted = Found::new();
@@ -60,7 +60,7 @@ impl Sockets {
             found: None,
         };
         let failed = |error: LiveError| Failure::Runtime(error.to_string());
-        let observed = sockets.watch(wanted, source, pipeline).map_err(failed)?;
+        let observed = sockets.watch(wanted, source, each).map_err(failed)?;
         if observed && !servers.is_empty() {
             let (sender, receiver) = mpsc::channel();
             sockets.found = Some(receiver);
@@ -81,12 +81,12 @@ impl Sockets {
     }
 
     /// Watches what was found meanwhile.
-    pub(super) fn adopt(&mut self, source: &mut Live, pipeline: &mut Pipeline) {
+    pub(super) fn adopt(&mut self, source: &mut Live, each: &mut dyn FnMut(SocketName, Protocol)) {
         let Some(Ok(mut found)) = self.found.as_ref().map(Receiver::try_recv) else {
             return;
         };
         found.retain(|name, _| !self.watched.contains_key(name));
-        if let Err(error) = self.watch(found, source, pipeline) {
+        if let Err(error) = self.watch(found, source, each) {
             warn!(%error, "unix sockets cannot be watched");
         }
     }
@@ -96,11 +96,11 @@ impl Sockets {
         &mut self,
         wanted: Found,
         source: &mut Live,
-        pipeline: &mut Pipeline,
+        each: &mut dyn FnMut(SocketName, Protocol),
     ) -> Result<bool, LiveError> {
         for (&name, &protocol) in &wanted {
             // Stages before kernel programs: no event comes of a socket that they do not know.
-            pipeline.watch_socket(name, protocol);
+            each(name, protocol);
         }
         let names: Vec<_> = wanted.keys().copied().collect();
         if names.is_empty() {

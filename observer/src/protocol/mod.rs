@@ -10,6 +10,7 @@
 //! - [`memcached`]: the text dialects, classic and meta.
 //! - [`mod@detect`]: what a new connection speaks, and where a message can begin.
 //! - [`reply`]: the shape of replies, and what they mean.
+//! - [`mask`]: what of a stream may be kept in a recording.
 //!
 //! Nothing here allocates by a length read from the wire. Values and credentials stay in the decoder: a
 //! [`Request`] is built from what the command table allows to appear, never by taking secrets out.
@@ -18,6 +19,7 @@ pub mod detect;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod line;
+pub mod mask;
 pub mod memcached;
 pub mod message;
 mod number;

@@ -104,7 +104,7 @@ impl Span {
     /// are wanted.
     pub(super) fn of(observation: &Observation, ids: Ids, limits: SpanLimits) -> Vec<Self> {
         let mut spans = match &observation.exchange {
-            Exchange::One(transaction) if transaction.ending.is_unseen() => Vec::new(),
+            unseen if !unseen.is_seen() => Vec::new(),
             Exchange::One(transaction) => vec![Self::command(observation, transaction, ids)],
             Exchange::Batch(batch) => {
                 let mut spans = vec![Self::batch(observation, batch, ids)];
@@ -178,7 +178,8 @@ impl Span {
     pub(super) fn count(exchange: &Exchange, export: &Export) -> usize {
         let seen = |transaction: &&Transaction| !transaction.ending.is_unseen();
         match exchange {
-            Exchange::One(transaction) => usize::from(!transaction.ending.is_unseen()),
+            unseen if !unseen.is_seen() => 0,
+            Exchange::One(_) => 1,
             Exchange::Batch(batch) => match export.spans.pipeline {
                 SpansPipeline::Batch => 1,
                 SpansPipeline::Commands => 1 + batch.transactions.iter().filter(seen).count(),

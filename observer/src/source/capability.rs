@@ -1,6 +1,6 @@
 //! The Linux capabilities that matter here, and which of them this process holds.
 
-use std::io;
+use std::{fs, io};
 
 use rustix::thread::{CapabilitySet, capabilities};
 
@@ -49,13 +49,18 @@ impl Capability {
         }
     }
 
-    /// What it is needed for, for a reader.
+    /// What it is needed for, for a reader, on a kernel that lets others open perf events or not ([`perf_is_open`]).
     #[must_use]
-    pub const fn purpose(self) -> &'static str {
+    pub const fn purpose(self, perf: bool) -> &'static str {
         match self {
             Self::Bpf => "needed: load the kernel programs",
             Self::Perfmon => "needed: let them read what applications send and receive",
-            Self::SysAdmin => "not needed beside CAP_BPF and CAP_PERFMON, which it includes",
+            Self::SysAdmin if perf => {
+                "not needed beside CAP_BPF and CAP_PERFMON, which it includes"
+            }
+            Self::SysAdmin => {
+                "for the kprobe backend, if not root: kernel.perf_event_paranoid lets nobody else open perf events"
+            }
             Self::NetAdmin => "for UDP with the tracepoint backend: tell who sent a datagram",
             Self::DacOverride => {
                 "for the kprobe backend, if not root: write the list of events in tracefs"
@@ -77,6 +82,13 @@ impl Capability {
             Self::DacReadSearch => CapabilitySet::DAC_READ_SEARCH,
         }
     }
+}
+
+/// Whether CAP_PERFMON is enough to open perf events. Debian's and Ubuntu's kernels ask for CAP_SYS_ADMIN above 2.
+#[must_use]
+pub fn perf_is_open() -> bool {
+    let level = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    level.trim().parse().is_ok_and(|level: i32| level <= 2)
 }
 
 /// The capabilities in effect.

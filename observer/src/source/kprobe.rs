@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::backend::{self, AttachError};
 use super::btf::{Btf, BtfError};
+use super::capability::perf_is_open;
 use super::live::monotonic;
 
 /// Calls that each kretprobe follows at a time: the most that the kernel takes.
@@ -140,7 +141,17 @@ impl Returns {
         self.names.push(name);
         let id = fs::read_to_string(id)?;
         let id = id.trim().parse().map_err(io::Error::other)?;
-        self.probes.push(perf_event(id, program)?);
+        self.probes.push(perf_event(id, program).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::PermissionDenied if !perf_is_open() => io::Error::new(
+                    error.kind(),
+                    format!(
+                        "{error}; where kernel.perf_event_paranoid is above 2, root may, or CAP_SYS_ADMIN"
+                    ),
+                ),
+                _ => error,
+            }
+        })?);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Where bytes come from: [`event`] is what every source delivers, [`address`] where.
 //!
 //! - [`live`]: the kernel programs of this host.
-//! - [`replay`]: capture files.
+//! - [`replay`]: capture files; [`recording`]: events that were written to a file.
 //! - [`sockets`]: connections from before the start; [`unix`]: the same of unix sockets, and which ones servers listen on.
 //! - [`record`]: what they send; [`layout`], [`btf`]: what they must know of this kernel.
 //! - [`backend`], [`kprobe`], [`hooks_unix`]: how they are attached; [`preflight`], [`capability`]: whether they may be.
@@ -20,6 +20,7 @@ mod layout;
 pub mod live;
 pub mod preflight;
 pub mod record;
+pub mod recording;
 pub mod replay;
 pub mod sockets;
 pub mod unix;

@@ -238,6 +238,10 @@ impl<H: Handler> Flows<H> {
                     };
                     if let Some(positions) = positions {
                         self.pair(index, positions, handler);
+                        if let Some(Slot { flow, .. }) = &mut self.slots[index] {
+                            flow.registration.end();
+                            flow.seen.end();
+                        }
                     }
                 }
             }

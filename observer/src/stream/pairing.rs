@@ -36,27 +36,36 @@ pub struct Pairing {
 pub struct Sightings {
     requests: Vec<u32>,
     replies: Vec<u32>,
+    /// More would be of no use.
+    enough: bool,
 }
 
 impl Sightings {
-    /// Most in each direction: of an end that is met mid-stream the other end sees one of the first calls after that.
-    const MAX: usize = 8;
+    /// Most in each direction. Of ends that are met mid-stream, the client may read what the server sent many calls ago.
+    const MAX: usize = 64;
 
     /// Adds the positions of a call. Answers whether there was room.
     pub fn add(&mut self, (request, reply): Positions) -> bool {
-        let room = !self.is_full();
+        if self.is_full() {
+            return false;
+        }
         for (list, position) in [(&mut self.requests, request), (&mut self.replies, reply)] {
             if list.len() < Self::MAX && !list.contains(&position) {
                 list.push(position);
             }
         }
-        room
+        true
+    }
+
+    /// The connection is known from its beginning: both ends have seen these positions.
+    pub fn end(&mut self) {
+        self.enough = true;
     }
 
     /// Whether more positions would be of no use.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.requests.len() >= Self::MAX && self.replies.len() >= Self::MAX
+        self.enough || self.requests.len() >= Self::MAX && self.replies.len() >= Self::MAX
     }
 }
 
@@ -72,6 +81,11 @@ impl Registration {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.positions.is_full()
+    }
+
+    /// See [`Sightings::end`].
+    pub fn end(&mut self) {
+        self.positions.end();
     }
 }
 
@@ -140,10 +154,12 @@ impl Pairing {
     /// The client's end on this host that has one of these positions in each direction.
     #[must_use]
     pub fn find(&self, seen: &Sightings) -> Option<u64> {
-        let mut owners = seen
-            .requests
-            .iter()
-            .filter_map(|position| self.requests.get(position));
+        let mut last = None;
+        let mut owners = seen.requests.iter().filter_map(|position| {
+            let owner = self.requests.get(position);
+            // Nearly always all are one's.
+            owner.filter(|_| std::mem::replace(&mut last, owner) != owner)
+        });
         let replies = |owner: &&u64| {
             let mut replies = seen.replies.iter();
             replies.any(|position| self.replies.get(position) == Some(owner))
@@ -222,7 +238,7 @@ mod tests {
         let mut pairing = Pairing::default();
         let mut registrations = [Registration::default(), Registration::default()];
         for (owner, registration) in registrations.iter_mut().enumerate() {
-            for n in 0..20 {
+            for n in 0..100 {
                 let at = 1_000 * owner as u32 + n;
                 pairing.register_positions(owner as u64, (at, at + 500), registration);
             }
@@ -236,6 +252,6 @@ mod tests {
         );
         // Of two, and of later ones than are kept.
         assert_eq!(pairing.find(&seen(&[(3, 1_503)])), None);
-        assert_eq!(pairing.find(&seen(&[(8, 508)])), None);
+        assert_eq!(pairing.find(&seen(&[(64, 564)])), None);
     }
 }

@@ -163,6 +163,8 @@ reasons! {
         Redundant = "redundant",
         /// It made the connection the link of a replica, or was sent on one.
         Replication = "replication",
+        /// It may be a part of a value: what was taken for a boundary did not go on as requests do.
+        Unproven = "unproven",
     }
 }
 

@@ -16,16 +16,18 @@
 mod boundary;
 mod load;
 mod memory;
+mod resync;
 
 use super::batch::Call;
 use super::matcher::Matcher;
 use super::probation::{Probation, QUIET};
 use super::setup::Setup;
+use super::watch::Watch;
 use super::{Ending, Exchange, Origin};
 #[cfg(any(test, fuzzing))]
 use crate::protocol::Operation;
 use crate::protocol::detect::{Detected, detect};
-use crate::protocol::{Effect, Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
+use crate::protocol::{Effect, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
 use crate::source::event::{End, Nanos};
 use crate::stream::{Content, Segment, Side};
 use crate::telemetry::{LeftOut, Resync, Skipped, Telemetry};
@@ -67,7 +69,8 @@ enum Phase {
 
 /// One connection.
 #[derive(Debug)]
-pub struct Conversation {
+pub struct Conversation<W = ()> {
+    watch: W,
     settings: Settings,
     phase: Phase,
     requests: RequestDecoder,
@@ -86,14 +89,26 @@ pub struct Conversation {
     /// Every request decoded, with its start: each must end exactly once.
     #[cfg(any(test, fuzzing))]
     pub(super) ledger: Vec<(Operation, Nanos)>,
+    /// Length of the ledger when the boundary was found that is on probation.
+    #[cfg(any(test, fuzzing))]
+    proven: usize,
 }
 
 impl Conversation {
     /// A connection that begins, or is joined.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
+        Self::watched(settings, ())
+    }
+}
+
+impl<W: Watch> Conversation<W> {
+    /// The same, with somebody who looks on.
+    #[must_use]
+    pub fn watched(settings: Settings, watch: W) -> Self {
         let protocol = settings.protocol;
         Self {
+            watch,
             settings,
             phase: if settings.from_start {
                 Phase::Detecting { head: Vec::new() }
@@ -112,7 +127,14 @@ impl Conversation {
             details: 0,
             #[cfg(any(test, fuzzing))]
             ledger: Vec::new(),
+            #[cfg(any(test, fuzzing))]
+            proven: 0,
         }
+    }
+
+    /// Who looks on.
+    pub fn watch(&mut self) -> &mut W {
+        &mut self.watch
     }
 
     /// Why nothing of this connection is decoded; `None` while something is.
@@ -167,7 +189,13 @@ impl Conversation {
                 if segment.side == Side::Reply {
                     self.reply_begins(segment.time, out);
                 }
+                self.watch.offered(segment.side, bytes.len() as u64);
                 self.bytes(bytes, segment, telemetry, out);
+                // First bytes that tell too little are read with those that follow.
+                let waits = matches!(self.phase, Phase::Detecting { .. });
+                if !waits || segment.side == Side::Reply {
+                    self.watch.passed(segment.side);
+                }
             }
         }
         self.last = Some((segment.side, segment.time));
@@ -283,7 +311,7 @@ impl Conversation {
             }
             Phase::Waiting => {
                 if self.may_begin(bytes, segment) {
-                    self.restart();
+                    self.restart(segment.position);
                     self.decode(bytes, segment, telemetry, out);
                 } else if segment.call_start
                     && detect(self.settings.protocol, bytes) == Detected::Tls
@@ -311,13 +339,17 @@ impl Conversation {
         }
         let bridged = match segment.side {
             Side::Request => match self.requests.skip(length) {
-                Ok(message) => message.map_or(Ok(()), |request| {
-                    self.request(request, segment.time, telemetry, out)
-                }),
+                Ok(message) => {
+                    self.watch.bridged(segment.side, length);
+                    message.map_or(Ok(()), |request| {
+                        self.request(request, segment.time, telemetry, out)
+                    })
+                }
                 Err(_) => Err(Resync::Gap),
             },
             Side::Reply => match self.replies.skip(length) {
                 Ok(message) => {
+                    self.watch.bridged(segment.side, length);
                     message.map_or(Ok(()), |reply| self.reply(reply, segment, telemetry, out))
                 }
                 Err(_) => Err(Resync::Gap),
@@ -326,8 +358,12 @@ impl Conversation {
         if let Err(reason) = bridged {
             if reason == Resync::Gap {
                 telemetry.lost_bytes.add(length);
+                if segment.side == Side::Request && self.probation.is_some() {
+                    return self.discard(reason, segment.position, segment.time, telemetry);
+                }
                 if segment.side == Side::Request && self.matcher.awaits_reply() {
                     telemetry.resyncs(self.settings.protocol, reason).add(1);
+                    self.watch.spent(Side::Request);
                     self.phase = Phase::Draining;
                     return;
                 }
@@ -384,14 +420,21 @@ impl Conversation {
             let step = match segment.side {
                 Side::Request => {
                     if self.requests.at_boundary() {
+                        let position = end.wrapping_sub(input.len() as u32);
                         if self.ends_value(input) {
                             pass_over(input.len() as u64, telemetry);
                             let reason = Resync::Malformed;
-                            return self.resynchronize(reason, segment.time, telemetry, out);
+                            return self.discard(reason, position, segment.time, telemetry);
                         }
-                        self.began = began(segment, end.wrapping_sub(input.len() as u32));
+                        self.began = began(segment, position);
                     }
-                    match self.requests.decode(input) {
+                    let before = *input;
+                    let decoded = self.requests.decode(input);
+                    if decoded.is_ok() {
+                        let read = &before[..before.len() - input.len()];
+                        self.watch.read(segment.side, read);
+                    }
+                    match decoded {
                         Ok(Some(request)) => self.request(request, segment.time, telemetry, out),
                         Ok(None) => return,
                         Err(malformed) => {
@@ -403,7 +446,13 @@ impl Conversation {
                     if self.replies.at_boundary() && self.matcher.unfolds() {
                         self.replies.unfold();
                     }
-                    match self.replies.decode(input) {
+                    let before = *input;
+                    let decoded = self.replies.decode(input);
+                    if decoded.is_ok() {
+                        let read = &before[..before.len() - input.len()];
+                        self.watch.read(segment.side, read);
+                    }
+                    match decoded {
                         Ok(Some(reply)) => self.reply(reply, segment, telemetry, out),
                         Ok(None) => return,
                         Err(malformed) => {
@@ -414,6 +463,11 @@ impl Conversation {
             };
             if let Err(reason) = step {
                 pass_over(input.len() as u64, telemetry);
+                let is_bulk = reason == Resync::Budget && segment.side == Side::Request;
+                if is_bulk && self.probation.is_some() {
+                    let position = end.wrapping_sub(input.len() as u32);
+                    return self.discard(reason, position, segment.time, telemetry);
+                }
                 return self.resynchronize(reason, segment.time, telemetry, out);
             }
             self.look_drained(segment.time, telemetry, out);
@@ -430,6 +484,7 @@ impl Conversation {
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
+        self.watch.requested(&request);
         telemetry.ledger.requests.add_alone(1);
         if matches!(request.effect, Effect::Replica | Effect::Replicate) {
             telemetry.left_out(LeftOut::Replication).add(1);
@@ -480,6 +535,7 @@ impl Conversation {
             End::Server => segment.started,
         };
         let matcher = &mut self.matcher;
+        self.watch.replied(matcher.answered());
         let before = matcher.waiting();
         match &mut self.probation {
             None => matcher.reply(reply, time, out)?,
@@ -509,72 +565,6 @@ impl Conversation {
                 let _ = probation.look(matcher, now);
             }
         }
-    }
-
-    fn malformed(
-        &mut self,
-        malformed: Malformed,
-        rest: usize,
-        segment: &Segment<'_>,
-        telemetry: &Telemetry,
-        out: &mut dyn FnMut(Exchange),
-    ) {
-        // A connection on which no exchange ever made sense speaks something else.
-        if malformed == Malformed::Foreign || !(self.answered || self.probation.is_some()) {
-            self.resynchronize(Resync::Malformed, segment.time, telemetry, out);
-            self.ignore(Skipped::Foreign, rest, telemetry);
-        } else {
-            pass_over(rest as u64, telemetry);
-            self.resynchronize(Resync::Malformed, segment.time, telemetry, out);
-        }
-    }
-
-    fn ignore(&mut self, reason: Skipped, length: usize, telemetry: &Telemetry) {
-        telemetry.skipped(reason).add(length as u64);
-        self.phase = Phase::Ignored(reason);
-        self.probation = None;
-        self.forget_messages();
-        // What sets it up is not known.
-        self.setup = None;
-    }
-
-    /// Drops what is not sure, counts it, and waits for a boundary.
-    fn resynchronize(
-        &mut self,
-        reason: Resync,
-        time: Nanos,
-        telemetry: &Telemetry,
-        out: &mut dyn FnMut(Exchange),
-    ) {
-        if self.ignored().is_some() {
-            return;
-        }
-        telemetry.resyncs(self.settings.protocol, reason).add(1);
-        self.give_up(Ending::Unresolved, time, telemetry, out);
-        let orphan = u64::from(reason == Resync::Mismatch);
-        telemetry.orphaned.add(orphan);
-        self.wait(telemetry);
-    }
-
-    /// Ends what is outstanding. A boundary that is not proven by now was wrong.
-    fn give_up(
-        &mut self,
-        ending: Ending,
-        time: Nanos,
-        telemetry: &Telemetry,
-        out: &mut dyn FnMut(Exchange),
-    ) {
-        let orphans = match &mut self.probation {
-            None => self.matcher.give_up(ending, time, out),
-            Some(probation) => {
-                // Batches that are not complete hold what was answered, too.
-                let withhold = &mut |exchange| probation.withhold(exchange);
-                let orphans = self.matcher.give_up(ending, time, withhold);
-                self.refute(time, telemetry, out);
-                orphans
-            }
-        };
-        telemetry.orphaned.add(orphans);
     }
 }
 

@@ -145,6 +145,16 @@ impl Matcher {
         !self.early.is_empty()
     }
 
+    /// What the next reply answers, if it is no push and its request was seen.
+    #[must_use]
+    pub fn answered(&self) -> Option<&Request> {
+        let next = match self.executing {
+            true => self.queued.front(),
+            false => self.pending.front(),
+        };
+        next.map(|pending| &pending.request)
+    }
+
     /// Requests that wait for their reply.
     #[must_use]
     pub fn waiting(&self) -> usize {

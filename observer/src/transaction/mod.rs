@@ -7,6 +7,7 @@
 //! - `quiet`: the same where some requests are answered only sometimes.
 //! - `setup`: what a client says before its connection is ready.
 //! - [`batch`]: which commands left together.
+//! - [`watch`]: who learns which bytes were read as what.
 //! - [`conversation`]: decoding, detection, and what happens when the boundary or the pairing is not sure.
 
 pub mod batch;
@@ -19,6 +20,7 @@ mod quiet;
 mod reply_mode;
 mod setup;
 mod subscribed;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -142,6 +144,18 @@ impl Exchange {
     pub fn detail_memory(&self) -> usize {
         let transactions = self.transactions().iter();
         transactions.map(|one| one.request.detail_memory()).sum()
+    }
+
+    /// Whether there is anything that a span could tell.
+    #[must_use]
+    pub fn is_seen(&self) -> bool {
+        match self {
+            Exchange::Life(_) => true,
+            _ => self
+                .transactions()
+                .iter()
+                .any(|one| !one.ending.is_unseen()),
+        }
     }
 
     /// Whether it only asked whether the connection works: a PING, or Memcached's NOOP, MN or VERSION, sent by itself on an idle

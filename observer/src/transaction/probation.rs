@@ -15,6 +15,8 @@ const MAX_WITHHELD: usize = 16_384;
 /// A boundary that is not proven yet.
 #[derive(Debug, Default)]
 pub(super) struct Probation {
+    /// Position of the first request.
+    begin: u32,
     withheld: Vec<Exchange>,
     /// Transactions in it.
     count: usize,
@@ -24,7 +26,38 @@ pub(super) struct Probation {
     taints: u32,
 }
 
+/// What was taken for requests, and may be none.
+pub(super) struct Forgotten {
+    /// Bytes in which they were.
+    pub(super) bytes: u64,
+    pub(super) requests: u64,
+    /// Replies that they had been given.
+    pub(super) replies: u64,
+    /// Bytes of detail that they hold.
+    pub(super) details: usize,
+}
+
 impl Probation {
+    /// A boundary at this position.
+    pub(super) fn new(begin: u32) -> Self {
+        Self {
+            begin,
+            ..Self::default()
+        }
+    }
+
+    /// It is not known whether there was a request at all: forgets them. They end before `end`.
+    pub(super) fn forget(self, end: u32) -> Forgotten {
+        let transactions = || self.withheld.iter().flat_map(Exchange::transactions);
+        let replied = transactions().filter(|one| one.ending == Ending::Replied);
+        Forgotten {
+            bytes: end.wrapping_sub(self.begin).into(),
+            requests: transactions().count() as u64,
+            replies: replied.count() as u64,
+            details: self.withheld.iter().map(Exchange::detail_memory).sum(),
+        }
+    }
+
     /// Keeps what was paired.
     pub(super) fn withhold(&mut self, exchange: Exchange) {
         self.count += exchange.transactions().len();

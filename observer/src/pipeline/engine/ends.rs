@@ -81,7 +81,7 @@ impl Extent {
     /// `None` for an exchange that has no span.
     pub(super) fn of(id: ConnectionId, exchange: &Exchange) -> Option<Self> {
         let (kind, transactions) = match exchange {
-            Exchange::One(one) if one.ending.is_unseen() => return None,
+            unseen if !unseen.is_seen() => return None,
             Exchange::One(one) => (None, std::slice::from_ref(one)),
             Exchange::Batch(batch) => (Some(batch.kind), &batch.transactions[..]),
             Exchange::Life(_) => return None,

@@ -7,6 +7,7 @@ use super::message::{FramingLost, Malformed, Operation, Request};
 use super::reply::{Reply, ReplyKind};
 
 pub mod binary;
+pub(super) mod mask;
 pub mod meta;
 pub mod text;
 

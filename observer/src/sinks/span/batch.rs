@@ -240,4 +240,24 @@ mod tests {
         }
         assert_eq!(text(&spans[1], "cache.hit"), "true");
     }
+
+    #[test]
+    fn of_what_nothing_is_known_there_is_no_span() {
+        let mut observation = batch(BatchKind::Pipeline, &["GET", "GET"]);
+        let count = |observation: &Observation| {
+            let ids = Ids::new(Sample::default());
+            let spans = Span::of(observation, ids, SpanLimits::default()).len();
+            assert_eq!(
+                spans,
+                Span::count(&observation.exchange, &observation.export)
+            );
+            spans
+        };
+        assert_eq!(count(&observation), 1);
+        for left in [1, 0] {
+            let one = &mut observation.exchange.transactions_mut()[left];
+            one.ending = Ending::Unresolved;
+            assert_eq!(count(&observation), left);
+        }
+    }
 }

@@ -4,11 +4,12 @@ use super::{Conversation, Phase, Side};
 use crate::protocol::detect::begins_request;
 use crate::source::event::Nanos;
 use crate::stream::Segment;
-use crate::telemetry::{Skipped, Telemetry};
-use crate::transaction::Exchange;
-use crate::transaction::probation::{Probation, QUIET};
+use crate::telemetry::{LeftOut, Resync, Skipped, Telemetry};
+use crate::transaction::probation::{Forgotten, Probation, QUIET};
+use crate::transaction::watch::Watch;
+use crate::transaction::{Ending, Exchange};
 
-impl Conversation {
+impl<W: Watch> Conversation<W> {
     /// Whether a sure boundary may be here: a send that starts a request, after a reply or after a silence.
     pub(super) fn may_begin(&self, bytes: &[u8], segment: &Segment<'_>) -> bool {
         segment.side == Side::Request
@@ -28,14 +29,44 @@ impl Conversation {
             telemetry.skipped(Skipped::Unsynchronized).add(left);
         }
         self.phase = Phase::Waiting;
-        self.forget_messages();
+        self.lose();
     }
 
     /// The boundary is here, perhaps.
-    pub(super) fn restart(&mut self) {
+    pub(super) fn restart(&mut self, position: u32) {
         self.forget();
-        self.probation = Some(Probation::default());
+        self.probation = Some(Probation::new(position));
+        self.watch.doubted();
         self.phase = Phase::Synced;
+        #[cfg(any(test, fuzzing))]
+        {
+            self.proven = self.ledger.len();
+        }
+    }
+
+    /// On probation: what was sent up to `end` does not go on as requests do. So those since the boundary may be a part of a
+    /// value that holds requests: they are counted as bytes that were lost.
+    pub(super) fn discard(&mut self, reason: Resync, end: u32, time: Nanos, telemetry: &Telemetry) {
+        let Some(mut probation) = self.probation.take() else {
+            return;
+        };
+        telemetry.resyncs(self.settings.protocol, reason).add(1);
+        let withhold = &mut |exchange| probation.withhold(exchange);
+        let orphans = self.matcher.give_up(Ending::Unresolved, time, withhold);
+        let Forgotten {
+            bytes,
+            requests,
+            replies,
+            details,
+        } = probation.forget(end);
+        telemetry.lost_bytes.add(bytes);
+        telemetry.left_out(LeftOut::Unproven).add(requests);
+        telemetry.orphaned.add(orphans + replies);
+        self.left(details);
+        self.wait(telemetry);
+        self.watch.refuted();
+        #[cfg(any(test, fuzzing))]
+        self.ledger.truncate(self.proven);
     }
 
     /// A request begins: nothing extra came since the connection was drained.
@@ -53,6 +84,7 @@ impl Conversation {
     /// The boundary is proven.
     pub(super) fn confirm(&mut self, out: &mut dyn FnMut(Exchange)) {
         if let Some(probation) = self.probation.take() {
+            self.watch.proven();
             let tainted = self.matcher.trust();
             probation.release(tainted, out);
         }
@@ -66,6 +98,7 @@ impl Conversation {
         out: &mut dyn FnMut(Exchange),
     ) {
         if let Some(probation) = self.probation.take() {
+            self.watch.refuted();
             let replies = probation.refute(time, out);
             telemetry.orphaned.add(replies);
         }

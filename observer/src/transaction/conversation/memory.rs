@@ -3,12 +3,14 @@
 use super::super::Exchange;
 use super::super::matcher::Matcher;
 use super::super::probation::Probation;
+use super::super::watch::Watch;
 use super::{Conversation, Phase, Settings};
 use crate::protocol::{ReplyDecoder, RequestDecoder};
 use crate::source::event::Nanos;
+use crate::stream::Side;
 use crate::telemetry::{Resync, Telemetry};
 
-impl Conversation {
+impl<W: Watch> Conversation<W> {
     /// Bytes held on the heap: messages that are not complete, requests that wait, replies and transactions that are held back.
     #[must_use]
     pub fn memory(&self) -> usize {
@@ -75,5 +77,7 @@ impl Conversation {
         } = self.settings;
         self.requests = RequestDecoder::new(protocol, keep_detail);
         self.replies = ReplyDecoder::new(protocol);
+        self.watch.spent(Side::Request);
+        self.watch.spent(Side::Reply);
     }
 }

@@ -282,10 +282,28 @@ fn requests_in_a_value_are_no_requests() {
             for _ in 0..2 {
                 bench.send(real[0]).receive(real[1]).wait(30 * MS);
             }
-            let told = bench.out.iter().filter(|one| one.ending == Ending::Replied);
+            let told = bench.out.iter();
             let names: Vec<_> = told.map(|one| one.request.operation.name()).collect();
             assert_eq!(names, ["GET", "GET"], "{protocol:?} {times}");
             assert_eq!(bench.telemetry.orphaned.get(), 0);
+            // All of the value that was seen, and its end.
+            let lost = (2 * times * fake.len() + 2 + reply.len()) as u64;
+            assert_eq!(bench.telemetry.lost_bytes.get(), lost);
         }
     }
+}
+
+#[test]
+fn requests_before_a_gap_are_none_while_the_boundary_is_not_proven() {
+    let mut bench = Bench::joined();
+    let fake = "*3\r\n$3\r\nSET\r\n$4\r\nfake\r\n$1\r\nx\r\n";
+    bench
+        .send(fake)
+        .gap(Side::Request, 1_000)
+        .wait(MS)
+        .receive("+OK\r\n");
+    bench.send("PING\r\n").receive("+PONG\r\n").wait(30 * MS);
+    assert_eq!(bench.told(), ["PING"]);
+    let lost = (fake.len() + 1_000 + "+OK\r\n".len()) as u64;
+    assert_eq!(bench.telemetry.lost_bytes.get(), lost);
 }

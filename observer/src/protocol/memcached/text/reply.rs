@@ -271,7 +271,7 @@ fn first_word(line: &[u8]) -> &[u8] {
 }
 
 /// `VALUE <key> <flags> <bytes> [<cas unique>]`
-fn value_length(line: &[u8]) -> Result<u64, Malformed> {
+pub(super) fn value_length(line: &[u8]) -> Result<u64, Malformed> {
     let bytes = line
         .split(|byte| *byte == b' ')
         .nth(3)

@@ -179,7 +179,10 @@ impl RequestDecoder {
 }
 
 /// Reads a command line; the second part is the length of the data block that follows.
-fn read_line(line: &[u8], keep_detail: bool) -> Result<(Request, Option<u64>), Malformed> {
+pub(super) fn read_line(
+    line: &[u8],
+    keep_detail: bool,
+) -> Result<(Request, Option<u64>), Malformed> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     // The server splits at spaces only (`tokenize_command`).
     let mut words = line
