@@ -121,6 +121,8 @@ pub(crate) static NAMES: PerCpuArray<SocketName> = PerCpuArray::with_max_entries
 pub(crate) struct Streams {
     /// Whose: the kernel gives the address of a closed socket to the next one.
     pub(crate) inode: u64,
+    /// Inode number of the client's end; 0 where that was gone before anything was seen.
+    pub(crate) connection: u64,
     pub(crate) sent: u32,
     pub(crate) received: u32,
 }

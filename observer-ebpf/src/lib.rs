@@ -19,8 +19,8 @@ pub const MAX_SEGMENTS: u32 = 1024;
 /// Head of each record; the captured bytes follow it.
 ///
 /// Numbers are in the byte order of the machine, addresses in network order (IPv4 in the first four bytes). A unix socket has
-/// the number of its server's name in place of the server's port, 0 in place of the client's, and in place of an address, as a
-/// 64-bit number, the address of the end's `struct sock`.
+/// the number of its server's name in place of the server's port, 0 in place of the client's, and in place of both addresses, as
+/// a 64-bit number, the inode number of the client's end: it tells the connection.
 /// 120 bytes: the ring needs a multiple of 8, and no byte of it may be left unwritten.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -47,8 +47,9 @@ pub struct Header {
     pub sk: u64,
     /// Inode of the network namespace.
     pub netns: u32,
-    /// Sequence number of the first byte, of a unix socket the number of bytes before it; for [`kind::ESTABLISHED`] of the
-    /// first byte to send, for [`kind::CLOSED`] of the one behind the last that was sent; for [`kind::DATAGRAM`] its offset.
+    /// Sequence number of the first byte; for [`kind::ESTABLISHED`] of the first byte to send, for [`kind::CLOSED`] of
+    /// the one behind the last that was sent; for [`kind::DATAGRAM`] its offset. Bytes of a unix socket are counted
+    /// from [`unix_start`] on.
     pub position: u32,
     /// The other direction's; for [`kind::ESTABLISHED`] of the first byte to receive, for [`kind::CLOSED`] of the one behind
     /// the last that was taken; for [`kind::DATAGRAM`] the length of the whole.
@@ -192,7 +193,7 @@ pub mod lane {
     pub const RECEIVE_UNIX: u32 = 11;
     /// The program at the entry of a send over unix sockets (`fentry`).
     pub const ENTRY_UNIX: u32 = 12;
-    /// The program that sees unix sockets close (`fentry`, `kprobe`).
+    /// The program that sees unix sockets close (`fentry`, `kprobe`), and whatever else finds that one is closed.
     pub const RELEASE_UNIX: u32 = 13;
     /// The program that sees `splice` take bytes from a unix socket (`fentry`, `kprobe`).
     pub const SPLICE_UNIX: u32 = 14;
@@ -505,3 +506,13 @@ pub struct SocketName {
 /// Words of [`SocketName`].
 pub const NAME_WORDS: usize = size_of::<SocketName>() / 8;
 const _: () = assert!(size_of::<SocketName>() == 8 + 128);
+
+/// Positions of the first byte to the server and of the first one to the client on a unix socket, whose client's end has this inode
+/// number. As with TCP, two ends that see the same ones are of one connection.
+#[must_use]
+pub const fn unix_start(connection: u64) -> (u32, u32) {
+    // The multipliers are of xxHash: close numbers come out far apart.
+    let request = connection.wrapping_mul(0x9e37_79b1_85eb_ca87) >> 32;
+    let reply = connection.wrapping_mul(0xc2b2_ae3d_27d4_eb4f) >> 32;
+    (request as u32, reply as u32)
+}

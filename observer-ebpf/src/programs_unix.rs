@@ -51,7 +51,7 @@ fn length(ctx: &RawTracePointContext, way: (u8, u32)) -> Option<()> {
     }
     if length <= 0 {
         // There is no tracepoint where a unix socket is closed.
-        return ended(way.1, sk);
+        return ended(sk);
     }
     let length = length as u32;
     // `MSG_TRUNC` means nothing to a unix stream.
@@ -156,7 +156,7 @@ fn unseen(socket: u64, length: i64, way: (u8, u32)) -> Option<()> {
 #[fentry(function = "unix_release")]
 pub(crate) fn release_unix_entry(ctx: FEntryContext) -> i32 {
     if let Some(sk) = sock(ctx.arg(0)) {
-        release(lane::RELEASE_UNIX, sk);
+        release(sk);
     }
     0
 }
@@ -165,7 +165,7 @@ pub(crate) fn release_unix_entry(ctx: FEntryContext) -> i32 {
 #[kprobe]
 pub(crate) fn release_unix_call(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg(0).and_then(sock) {
-        release(lane::RELEASE_UNIX, sk);
+        release(sk);
     }
     0
 }

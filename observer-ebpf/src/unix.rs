@@ -4,7 +4,9 @@
 //! of these. The kernel keeps the peer's `struct sock` for as long as a socket refers to it.
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated};
-use observer_ebpf::{Header, MAX_SOCKET_NAME, NAME_WORDS, config, counter, direction, kind};
+use observer_ebpf::{
+    Header, MAX_SOCKET_NAME, NAME_WORDS, config, counter, direction, kind, lane, unix_start,
+};
 
 use crate::buffer::Buffer;
 use crate::capture::{self, Call};
@@ -19,11 +21,8 @@ const STREAM: u16 = 1;
 /// `TCP_CLOSE`, which is the state of a closed unix socket, too.
 const CLOSE: u8 = 7;
 
-/// The two ends, by address of their `struct sock`.
-pub(crate) struct Ends {
-    local: u64,
-    remote: u64,
-}
+/// What tells a connection: inode number of its client's end.
+pub(crate) struct Ends(u64);
 
 impl Ends {
     /// Fills the socket's part of `header`.
@@ -33,25 +32,26 @@ impl Ends {
         header.local_port = ports.local;
         header.remote_port = ports.remote;
         header.sk = inode;
-        header.local = place(self.local);
-        header.remote = place(self.remote);
+        header.local = place(self.0);
+        header.remote = place(self.0);
     }
 }
 
-/// A `struct sock` in place of an address.
+/// A number in place of an address.
 #[inline(always)]
-fn place(sk: u64) -> [u8; 16] {
-    let words: [u32; 2] = [sk as u32, (sk >> 32) as u32];
+fn place(number: u64) -> [u8; 16] {
+    let (low, high) = (number as u32, (number >> 32) as u32);
     if cfg!(target_endian = "little") {
-        bytes([words[0], words[1], 0, 0])
+        bytes([low, high, 0, 0])
     } else {
-        bytes([words[1], words[0], 0, 0])
+        bytes([high, low, 0, 0])
     }
 }
 
 /// A watched socket.
 pub(crate) struct Socket {
-    ends: Ends,
+    sk: u64,
+    peer: u64,
     ports: Ports,
 }
 
@@ -78,10 +78,8 @@ impl Socket {
             return None;
         }
         Some(Self {
-            ends: Ends {
-                local: sk,
-                remote: peer,
-            },
+            sk,
+            peer,
             ports: Ports {
                 local: own as u16,
                 remote: other as u16,
@@ -101,7 +99,7 @@ impl Socket {
         started: u64,
         buffer: impl FnOnce(Task) -> Buffer,
     ) -> Option<()> {
-        let sk = self.ends.local;
+        let sk = self.sk;
         let mut common = Common::uninit();
         // SAFETY: the helper writes as many bytes as `common` has.
         if unsafe {
@@ -114,22 +112,96 @@ impl Socket {
         {
             return None;
         }
-        let socket: u64 = read(sk, offset(config::SK_SOCKET))?;
-        let inode: u64 = read(socket, offset(config::SOCKET_INODE))?;
-        let positions = advance(way, sk, inode, length)?;
-        let ends = &self.ends;
+        let inode = inode(sk)?;
+        let (positions, ends) = self.advance(way, inode, length)?;
         let call = Call::unix(
             way,
             inode,
             &common,
             &self.ports,
-            ends,
+            &ends,
             length,
             positions,
             started,
         );
         call.send(&buffer(call.task()))
     }
+
+    /// Counts the bytes of a call: where its first one is, and the other direction's next one. A caller that shares a socket
+    /// between threads makes one call after the other, or its bytes are mixed anyway: the hook comes before the call returns, so
+    /// a plain addition is enough.
+    #[inline(always)]
+    fn advance(
+        &self,
+        (way, lane): (u8, u32),
+        inode: u64,
+        length: u32,
+    ) -> Option<((u32, u32), Ends)> {
+        let sk = self.sk;
+        // SAFETY: a value of the map, which stays memory of the map.
+        let known = STREAMS.get_ptr_mut(sk).map(|old| unsafe { *old });
+        if known.is_none_or(|known| known.inode != inode) {
+            if let Some(old) = known {
+                // Its close was not seen.
+                closed(&old);
+            }
+            let connection = if self.ports.local_watched {
+                self.client()
+            } else {
+                inode
+            };
+            let (request, reply) = unix_start(connection);
+            let (sent, received) = if self.ports.local_watched {
+                (reply, request)
+            } else {
+                (request, reply)
+            };
+            let new = Streams {
+                inode,
+                connection,
+                sent,
+                received,
+            };
+            let _ = STREAMS.insert(sk, new, 0);
+        }
+        let Some(streams) = STREAMS.get_ptr_mut(sk) else {
+            count(lane, counter::MISSED, 1);
+            return None;
+        };
+        // SAFETY: as above.
+        unsafe {
+            let (sent, received) = ((*streams).sent, (*streams).received);
+            let ends = Ends((*streams).connection);
+            if way == direction::SEND {
+                (*streams).sent = sent.wrapping_add(length);
+                Some(((sent, received), ends))
+            } else {
+                (*streams).received = received.wrapping_add(length);
+                Some(((received, sent), ends))
+            }
+        }
+    }
+
+    /// Inode number of the peer, a client's end; 0 where that is gone.
+    #[inline(always)]
+    fn client(&self) -> u64 {
+        if let Some(inode) = inode(self.peer) {
+            return inode;
+        }
+        // SAFETY: a value of the map, which stays memory of the map.
+        let known = STREAMS.get_ptr_mut(self.peer);
+        known.map_or(0, |streams| unsafe { (*streams).inode })
+    }
+}
+
+/// Inode number of a socket that somebody holds.
+#[inline(always)]
+fn inode(sk: u64) -> Option<u64> {
+    let socket: u64 = read(sk, offset(config::SK_SOCKET))?;
+    if socket == 0 {
+        return None;
+    }
+    read(socket, offset(config::SOCKET_INODE))
 }
 
 /// Number of the watched name that a socket is bound to; 0 where there is none.
@@ -173,85 +245,44 @@ fn number(lane: u32, lengths: &[u64; 2], sk: u64) -> u32 {
     }
 }
 
-/// Counts the bytes of a call: where its first one is, and the other direction's next one. A caller that shares a socket between
-/// threads makes one call after the other, or its bytes are mixed anyway: the hook comes before the call returns, so a plain
-/// addition is enough.
-#[inline(always)]
-fn advance((way, lane): (u8, u32), sk: u64, inode: u64, length: u32) -> Option<(u32, u32)> {
-    // SAFETY: a value of the map, which stays memory of the map.
-    if let Some(old) = STREAMS.get_ptr_mut(sk).map(|old| unsafe { (*old).inode })
-        && old != inode
-    {
-        // Its close was not seen.
-        closed(lane, sk, old);
-    }
-    let known = STREAMS
-        .get_ptr_mut(sk)
-        // SAFETY: as above.
-        .is_some_and(|streams| unsafe { (*streams).inode } == inode);
-    if !known {
-        let new = Streams {
-            inode,
-            sent: 0,
-            received: 0,
-        };
-        let _ = STREAMS.insert(sk, new, 0);
-    }
-    let Some(streams) = STREAMS.get_ptr_mut(sk) else {
-        count(lane, counter::MISSED, 1);
-        return None;
-    };
-    // SAFETY: as above.
-    unsafe {
-        let (sent, received) = ((*streams).sent, (*streams).received);
-        if way == direction::SEND {
-            (*streams).sent = sent.wrapping_add(length);
-            Some((sent, received))
-        } else {
-            (*streams).received = received.wrapping_add(length);
-            Some((received, sent))
-        }
-    }
-}
-
 /// The socket at `sk` is closed. Forgets it, and says so if it was watched.
 #[inline(always)]
-pub(crate) fn release(lane: u32, sk: u64) {
+pub(crate) fn release(sk: u64) {
     // SAFETY: a value of the map, which stays memory of the map.
-    if let Some(streams) = STREAMS.get_ptr_mut(sk) {
-        let inode = unsafe { (*streams).inode };
+    if let Some(streams) = STREAMS.get_ptr_mut(sk).map(|streams| unsafe { *streams }) {
         let _ = STREAMS.remove(sk);
-        closed(lane, sk, inode);
+        closed(&streams);
     }
 }
 
 /// A call has found the end of the stream of the socket at `sk`. If the peer is closed, so is the connection, since all that was
 /// to be read was read. Else the peer has only ended its direction.
 #[inline(always)]
-pub(crate) fn ended(lane: u32, sk: u64) -> Option<()> {
+pub(crate) fn ended(sk: u64) -> Option<()> {
     let peer: u64 = read(sk, offset(config::UNIX_PEER))?;
     let state: u8 = read(peer, offset(config::SKC_STATE))?;
     if state == CLOSE {
-        release(lane, sk);
-        release(lane, peer);
+        release(sk);
+        release(peer);
     }
     Some(())
 }
 
-/// Says that a socket is closed.
+/// Says that a socket is closed. Which errors its calls had is not told.
 #[inline(always)]
-fn closed(lane: u32, sk: u64, inode: u64) {
+fn closed(streams: &Streams) {
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
-    let error: u32 = read(sk, offset(config::SK_ERR)).unwrap_or(0);
-    capture::bare(lane, 0, |header| {
+    // With tracepoints, too, which run one at a time on a CPU: so what is lost of these is known.
+    count(lane::RELEASE_UNIX, counter::STATES, 1);
+    capture::bare(lane::RELEASE_UNIX, 0, |header| {
         capture::head(header, kind::CLOSED, time);
         header.family = UNIX;
         (header.local_port, header.remote_port) = (0, 0);
-        header.sk = inode;
-        header.local = place(sk);
-        header.remote = [0; 16];
-        (header.position, header.opposite) = (error, 0);
+        header.sk = streams.inode;
+        header.local = place(streams.connection);
+        header.remote = place(streams.connection);
+        (header.position, header.opposite) = (streams.sent, streams.received);
         (header.netns, header.pid, header.tid, header.cgroup) = (0, 0, 0, 0);
         header.comm = [0; 16];
     });

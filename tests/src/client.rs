@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -24,19 +25,14 @@ pub enum Reply {
     Array(Vec<Reply>),
 }
 
-/// Bytes both ways.
-trait Stream: Read + Write + std::fmt::Debug + Send {}
-
-impl Stream for TcpStream {}
-impl Stream for UnixStream {}
-
 /// How long a reply may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connection, shared by both clients.
 #[derive(Debug)]
 struct Connection {
-    reader: BufReader<Box<dyn Stream>>,
+    /// Of any kind of stream socket: to the standard library they are alike.
+    reader: BufReader<TcpStream>,
 }
 
 impl Connection {
@@ -45,7 +41,7 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self {
-            reader: BufReader::new(Box::new(stream)),
+            reader: BufReader::new(stream),
         })
     }
 
@@ -53,7 +49,7 @@ impl Connection {
         let stream = UnixStream::connect(path).context("cannot connect")?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self {
-            reader: BufReader::new(Box::new(stream)),
+            reader: BufReader::new(OwnedFd::from(stream).into()),
         })
     }
 

@@ -225,6 +225,20 @@ fn either_end_is_reported() -> Result<()> {
         assert_eq!(sets.len(), 20 * kinds.len(), "{role}");
         let seen: BTreeSet<_> = sets.iter().filter_map(|s| s["kind"].as_str()).collect();
         assert_eq!(seen, kinds.into_iter().collect(), "{role}");
+        let clients: Vec<_> = sets
+            .iter()
+            .filter(|span| span["kind"] == "CLIENT")
+            .collect();
+        for span in sets.iter().filter(|_| role == "both") {
+            // Each request at the server's end is a child of the same request at the client's.
+            let is_parent = |client: &&&&Value| client["span_id"] == span["parent_span_id"];
+            let parent = clients.iter().find(is_parent);
+            let key = |span: &Value| span["attributes"]["cache.key"].clone();
+            match span["kind"].as_str() {
+                Some("SERVER") => assert_eq!(parent.map(|client| key(client)), Some(key(span))),
+                _ => assert!(parent.is_none(), "{span}"),
+            }
+        }
         for span in sets {
             let resource = &span["resource"];
             match span["kind"].as_str() {

@@ -360,7 +360,7 @@ mod tests {
         assert_eq!(resolve("10.0.0.7:6380", None).export.keys, Keys::None);
         let socket = Address::Unix {
             name: SocketName::new("/run/rules.sock").ok(),
-            sk: 1,
+            client: 1,
         };
         let of_socket = rules.resolve(socket, None);
         assert_eq!(of_socket.cache.as_deref(), Some("over there"));

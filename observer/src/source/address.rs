@@ -18,8 +18,8 @@ pub enum Address {
     Unix {
         /// The name that it is bound to; `None` for a client's end.
         name: Option<SocketName>,
-        /// Address of its `struct sock`: both ends have those of both.
-        sk: u64,
+        /// Inode number of the client's end, which tells the connection; 0 where that is not known.
+        client: u64,
     },
 }
 

@@ -518,8 +518,12 @@ fn total(
                 *sum += value;
             }
             match lane {
-                lane::STATE => states_lost += values[counter::RING_FULL],
-                lane::SEND | lane::SEND_UDP_4 | lane::SEND_UDP_6 => {
+                lane::STATE | lane::RELEASE_UNIX => states_lost += values[counter::RING_FULL],
+                lane::SEND
+                | lane::SEND_UDP_4
+                | lane::SEND_UDP_6
+                | lane::SEND_UNIX
+                | lane::PAGE_UNIX => {
                     send_bytes_lost += values[counter::RING_FULL_BYTES];
                 }
                 _ => {}

@@ -235,8 +235,8 @@ impl Head<'_> {
                         value: number.into(),
                     });
                 }
-                let sk = self.u64(address);
-                return Ok(Address::Unix { name, sk });
+                let client = self.u64(address);
+                return Ok(Address::Unix { name, client });
             }
             INET => IpAddr::V4(Ipv4Addr::from(self.bytes::<4>(address))),
             // One connection has one name, whether its socket speaks both families or not.
@@ -458,13 +458,19 @@ mod tests {
             offset_of!(Header, remote_port),
             &name.number().to_ne_bytes(),
         );
-        put(r, offset_of!(Header, local), &1u64.to_ne_bytes());
+        put(r, offset_of!(Header, local), &2u64.to_ne_bytes());
         put(r, offset_of!(Header, remote), &2u64.to_ne_bytes());
         let socket = decode(&record).unwrap().socket;
-        assert_eq!(socket.local, Address::Unix { name: None, sk: 1 });
+        assert_eq!(
+            socket.local,
+            Address::Unix {
+                name: None,
+                client: 2
+            }
+        );
         let server = Address::Unix {
             name: Some(name),
-            sk: 2,
+            client: 2,
         };
         assert_eq!(socket.remote, server);
         let unknown = u16::MAX.to_ne_bytes();

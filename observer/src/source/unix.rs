@@ -6,9 +6,10 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 
+use observer_ebpf::unix_start;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::event::{End, Event, EventKind, Nanos, SocketName};
+use super::event::{Address, Direction, End, Event, EventKind, Nanos, SocketName};
 use super::sockets::{inode, namespace, processes};
 use super::wait::monotonic;
 
@@ -86,11 +87,21 @@ impl Older {
 
     /// The establishment of the connection, if the event holds its first byte.
     pub(super) fn established<'a>(&self, event: &Event<'_>) -> Option<Event<'a>> {
-        let EventKind::Data(data) = &event.kind else {
+        let (EventKind::Data(data), Address::Unix { name, client }) =
+            (&event.kind, event.socket.local)
+        else {
             return None;
         };
-        let is_first =
-            event.socket.local.is_unix() && data.position == 0 && data.opposite == Some(0);
+        let (request, reply) = unix_start(client);
+        let (end, (send, receive)) = match name {
+            Some(_) => (End::Server, (reply, request)),
+            None => (End::Client, (request, reply)),
+        };
+        let first = match data.direction {
+            Direction::Send => (send, receive),
+            Direction::Receive => (receive, send),
+        };
+        let is_first = (data.position, data.opposite) == (first.0, Some(first.1));
         if !is_first || data.continued || data.started <= self.until {
             return None;
         }
@@ -99,12 +110,9 @@ impl Older {
             socket: event.socket,
             task: None,
             kind: EventKind::Established {
-                end: match event.socket.local.name() {
-                    Some(_) => End::Server,
-                    None => End::Client,
-                },
-                send_position: Some(0),
-                receive_position: Some(0),
+                end,
+                send_position: Some(send),
+                receive_position: Some(receive),
             },
         })
     }

@@ -2,8 +2,8 @@
 //!
 //! The client's end and the server's end see the same TCP sequence numbers: where a send begins that one makes, a receive of the
 //! other begins, unless it took several at once. A position in each direction is 64 bits that survive address translation and
-//! network namespaces. Where no such two were seen, the address pair decides, within one namespace. The ends
-//! of a unix socket have a `struct sock` each in place of an address.
+//! network namespaces. Where no such two were seen, the address pair decides, within one namespace. The addresses and positions of
+//! a unix socket are its connection's own.
 
 use std::collections::VecDeque;
 

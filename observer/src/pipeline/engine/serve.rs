@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::ends::{Extent, Fate, Served};
-use super::{Bound, Caller, Reporter};
+use super::{Bound, Caller, Reporter, leave_out};
 use crate::enrichment::{Endpoint, Observation};
 use crate::sinks::Sinks;
 use crate::source::event::{Clock, End, Nanos};
+use crate::telemetry::LeftOut;
 use crate::transaction::Exchange;
 
 impl Bound {
@@ -47,6 +48,7 @@ impl Reporter {
     /// Reports what a server's end tells whose client's end is reported, too. That end counts the commands: only their
     /// duration is recorded here.
     pub(super) fn serve(&mut self, caller: &Caller, exchange: Exchange) {
+        leave_out(LeftOut::Redundant, &exchange, &self.telemetry);
         let (Some(id), Some(bound)) = (caller.shared, &caller.bound) else {
             return;
         };

@@ -367,7 +367,7 @@ impl<'a> Fields<'a> {
                 Ok(SocketAddr::V6(SocketAddrV6::new(ip, port, 0, scope)).into())
             }
             family::UNIX => Ok(Address::Unix {
-                sk: self.u64("an address")?,
+                client: self.u64("an address")?,
                 name: self.name()?,
             }),
             _ => Err(Fault::Field("an address")),

@@ -93,10 +93,13 @@ fn frames() -> Vec<Frame<'static>> {
         Frame::Event(Event {
             time: 5,
             socket: SocketId {
-                local: Address::Unix { name: None, sk: 8 },
+                local: Address::Unix {
+                    name: None,
+                    client: 7,
+                },
                 remote: Address::Unix {
                     name: Some(name),
-                    sk: 7,
+                    client: 7,
                 },
                 ..socket()
             },

@@ -254,9 +254,9 @@ fn socket(socket: &SocketId, out: &mut Vec<u8>) {
 fn address(address: &Address, out: &mut Vec<u8>) {
     let inet = match address {
         Address::Inet(inet) => inet,
-        Address::Unix { name, sk } => {
+        Address::Unix { name, client } => {
             out.push(family::UNIX);
-            out.extend(sk.to_le_bytes());
+            out.extend(client.to_le_bytes());
             return self::name(*name, out);
         }
     };
