@@ -263,7 +263,10 @@ impl Live {
         let ring = ebpf
             .take_map(name::EVENTS)
             .ok_or(AttachError::Absent(name::EVENTS))?;
-        let ring = RingBuf::try_from(ring).map_err(map(name::EVENTS))?;
+        let ring = RingBuf::try_from(ring).map_err(|source| AttachError::Ring {
+            bytes: backend::ring_size(options.ring_bytes),
+            source: Box::new(source),
+        })?;
         let counters = ebpf
             .take_map(name::COUNTERS)
             .ok_or(AttachError::Absent(name::COUNTERS))?;
