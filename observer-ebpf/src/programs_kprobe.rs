@@ -24,7 +24,7 @@ fn key(lane: u32) -> u64 {
 /// A call begins; `None` where it is not watched. What is kept still is of a call whose return was not seen, which happens when
 /// more calls wait than the kernel can follow: this one's return must not be taken for its.
 #[inline(always)]
-fn enter(lane: u32, call: Option<Asked>) {
+pub(crate) fn enter(lane: u32, call: Option<Asked>) {
     let key = key(lane);
     // SAFETY: only this thread writes it, which is here.
     let stale = unsafe { CALLS.get(key) }.is_some();
@@ -40,7 +40,7 @@ fn enter(lane: u32, call: Option<Asked>) {
 
 /// A call ends: what its entry kept.
 #[inline(always)]
-fn leave(lane: u32) -> Option<Asked> {
+pub(crate) fn leave(lane: u32) -> Option<Asked> {
     let key = key(lane);
     // SAFETY: only this thread writes it, which is here.
     let call = unsafe { CALLS.get(key) }.copied()?;

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::hint::black_box;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -192,8 +193,8 @@ fn socket(number: u64) -> SocketId {
     SocketId {
         sk: 0xffff_8880_0000_0000 + number * 2_496,
         netns: 4_026_531_840,
-        local: ([127, 0, 0, 1], 40_000 + number as u16).into(),
-        remote: ([127, 0, 0, 1], 6379).into(),
+        local: SocketAddr::from(([127, 0, 0, 1], 40_000 + number as u16)).into(),
+        remote: SocketAddr::from(([127, 0, 0, 1], 6379)).into(),
     }
 }
 
@@ -241,6 +242,7 @@ fn observe(exchange: &Exchange) -> f64 {
                 payload: bytes,
                 uncaptured: None,
                 continued: false,
+                opening: false,
             });
             pipeline.event(black_box(&Event {
                 time,

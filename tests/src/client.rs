@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -22,19 +24,36 @@ pub enum Reply {
     Array(Vec<Reply>),
 }
 
+/// Bytes both ways.
+trait Stream: Read + Write + std::fmt::Debug + Send {}
+
+impl Stream for TcpStream {}
+impl Stream for UnixStream {}
+
+/// How long a reply may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A connection, shared by both clients.
 #[derive(Debug)]
 struct Connection {
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Box<dyn Stream>>,
 }
 
 impl Connection {
     fn connect(address: impl ToSocketAddrs) -> Result<Self> {
         let stream = TcpStream::connect(address).context("cannot connect")?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self {
-            reader: BufReader::new(stream),
+            reader: BufReader::new(Box::new(stream)),
+        })
+    }
+
+    fn connect_unix(path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path).context("cannot connect")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self {
+            reader: BufReader::new(Box::new(stream)),
         })
     }
 
@@ -83,6 +102,15 @@ impl Redis {
         Ok(Self(Connection::connect(address)?))
     }
 
+    /// Connects to a unix socket.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there.
+    pub fn connect_unix(path: &Path) -> Result<Self> {
+        Ok(Self(Connection::connect_unix(path)?))
+    }
+
     /// Sends one command and reads its reply.
     ///
     /// # Errors
@@ -100,6 +128,15 @@ impl Redis {
     /// When the connection has ended.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.0.send(bytes)
+    }
+
+    /// The connection itself, for reading what its reader must not hold back; the reader must have nothing read ahead.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left.
+    pub fn stream(&self) -> Result<TcpStream> {
+        Ok(self.0.reader.get_ref().try_clone()?)
     }
 
     /// Reads one RESP2 reply.
@@ -151,6 +188,15 @@ impl Memcached {
         Ok(Self(Connection::connect(address)?))
     }
 
+    /// Connects to a unix socket.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there.
+    pub fn connect_unix(path: &Path) -> Result<Self> {
+        Ok(Self(Connection::connect_unix(path)?))
+    }
+
     /// Sends bytes as they are.
     ///
     /// # Errors
@@ -158,6 +204,15 @@ impl Memcached {
     /// When the connection has ended.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.0.send(bytes)
+    }
+
+    /// The connection itself, for reading what its reader must not hold back; the reader must have nothing read ahead.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left.
+    pub fn stream(&self) -> Result<TcpStream> {
+        Ok(self.0.reader.get_ref().try_clone()?)
     }
 
     /// Sends a line and reads a line.

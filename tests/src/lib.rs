@@ -13,6 +13,7 @@ pub mod load;
 pub mod memcached;
 pub mod namespace;
 pub mod observer;
+pub mod pair;
 pub mod pool;
 pub mod process;
 pub mod prometheus;

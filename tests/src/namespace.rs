@@ -17,6 +17,9 @@ impl Pair {
     /// Addresses of the two ends.
     pub const ADDRESSES: [&str; 2] = ["10.231.7.1", "10.231.7.2"];
 
+    /// The same of IPv6.
+    pub const ADDRESSES_6: [&str; 2] = ["fd00:231:7::1", "fd00:231:7::2"];
+
     /// Makes both namespaces and the cable.
     ///
     /// # Errors
@@ -36,20 +39,29 @@ impl Pair {
         ip(&[
             "-n", a, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", b,
         ])?;
-        for (name, address) in pair.names.iter().zip(Self::ADDRESSES) {
-            ip(&[
-                "-n",
-                name,
-                "address",
-                "add",
-                &format!("{address}/24"),
-                "dev",
-                "cable",
-            ])?;
+        for (end, name) in pair.names.iter().enumerate() {
+            let (four, six) = (Self::ADDRESSES[end], Self::ADDRESSES_6[end]);
+            let [four, six] = [format!("{four}/24"), format!("{six}/64")];
+            ip(&["-n", name, "address", "add", &four, "dev", "cable"])?;
+            // No other has it: without the search for one it can be used at once.
+            ip(&["-n", name, "address", "add", &six, "dev", "cable", "nodad"])?;
             ip(&["-n", name, "link", "set", "cable", "up"])?;
             ip(&["-n", name, "link", "set", "lo", "up"])?;
         }
         Ok(pair)
+    }
+
+    /// Runs a shell script inside one of them, 0 or 1.
+    ///
+    /// # Errors
+    ///
+    /// When it fails.
+    pub fn shell(&self, end: usize, script: &str) -> Result<String> {
+        let script = format!("set -e\n{script}");
+        output(
+            "ip",
+            ["netns", "exec", &self.names[end], "sh", "-c", &script],
+        )
     }
 
     /// A program to be run inside one of them, 0 or 1.

@@ -147,8 +147,13 @@ impl Observer {
         }
         // Ports that are not named have defaults, which belong to others here.
         let named = |option: &str| options.arguments.iter().any(|argument| argument == option);
-        for (option, unused) in [("--redis-port", "1"), ("--memcached-port", "2")] {
-            // A file names both.
+        for (option, unused) in [
+            ("--redis-port", "1"),
+            ("--memcached-port", "2"),
+            ("--redis-socket", "none"),
+            ("--memcached-socket", "none"),
+        ] {
+            // A file names all.
             if !named(option) && !named("--config") {
                 command.args([option, unused]);
             }

@@ -40,6 +40,8 @@ pub struct Pool {
     /// It waits for a tick.
     pub(super) dirty: bool,
     now: Held,
+    /// What of `now` was added to `shared`.
+    told: Held,
     rules: Rules,
     histograms: Histograms,
 }
@@ -48,15 +50,15 @@ pub struct Pool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Held {
     /// Being opened, or set up.
-    opening: i64,
-    idle: i64,
-    used: i64,
+    opening: i32,
+    idle: i32,
+    used: i32,
     /// Used for their set-up.
-    setting_up: i64,
+    setting_up: i32,
     /// Requests behind another.
-    queued: i64,
+    queued: i32,
     /// Requests behind another that was sent earlier.
-    late: i64,
+    late: i32,
 }
 
 /// Bound when first written to.
@@ -82,6 +84,7 @@ impl Pool {
             delta: [0; Slot::COUNT],
             dirty: false,
             now: Held::default(),
+            told: Held::default(),
             rules,
             histograms: Histograms::default(),
         }
@@ -93,25 +96,14 @@ impl Pool {
 
     /// What a connection adds has changed.
     fn change(&mut self, old: Held, new: Held, time: Nanos) {
-        if old == new {
-            return;
-        }
-        for (slot, by, held) in [
-            (
-                Slot::Opening,
-                new.opening - old.opening,
-                &mut self.now.opening,
-            ),
-            (Slot::Idle, new.idle - old.idle, &mut self.now.idle),
-            (Slot::Used, new.used - old.used, &mut self.now.used),
-            (Slot::Queued, new.queued - old.queued, &mut self.now.queued),
-        ] {
-            *held += by;
-            self.delta[slot.index()] += by;
-        }
-        self.now.setting_up += new.setting_up - old.setting_up;
-        self.now.late += new.late - old.late;
-        self.rules.exhausted(self.now.is_exhausted(), time);
+        let now = &mut self.now;
+        now.opening += new.opening - old.opening;
+        now.idle += new.idle - old.idle;
+        now.used += new.used - old.used;
+        now.setting_up += new.setting_up - old.setting_up;
+        now.queued += new.queued - old.queued;
+        now.late += new.late - old.late;
+        self.rules.exhausted(now.is_exhausted(), time);
     }
 
     fn opened(&mut self) {
@@ -190,6 +182,16 @@ impl Pool {
         for (slot, n) in told {
             self.add(slot, n);
         }
+        let (told, now) = (self.told, self.now);
+        for (slot, told, now) in [
+            (Slot::Opening, told.opening, now.opening),
+            (Slot::Idle, told.idle, now.idle),
+            (Slot::Used, told.used, now.used),
+            (Slot::Queued, told.queued, now.queued),
+        ] {
+            self.add(slot, i64::from(now) - i64::from(told));
+        }
+        self.told = now;
         for (shared, delta) in self.shared.slots.iter().zip(&mut self.delta) {
             if *delta != 0 {
                 shared.fetch_add(*delta, std::sync::atomic::Ordering::Relaxed);

@@ -9,6 +9,7 @@ use clap::builder::Resettable;
 use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::export::ExportArguments;
+use super::sockets::SocketArgument;
 
 /// Observe Redis and Memcached traffic without touching any application.
 #[derive(Debug, Parser)]
@@ -102,12 +103,29 @@ pub struct PortArguments {
     pub memcached_port: Vec<u16>,
 }
 
+/// Unix sockets.
+#[derive(Debug, Args)]
+pub struct SocketArguments {
+    /// Unix sockets taken as Redis, named as the server binds them, `@` before abstract names; `auto`: those of redis-server,
+    /// valkey-server and keydb-server; `none`
+    #[arg(long, env = "CACHE_OBSERVER_REDIS_SOCKET", value_delimiter = ',', default_value = "auto",
+        value_parser = str::parse::<SocketArgument>, value_name = "PATH[,PATH…]")]
+    pub redis_socket: Vec<SocketArgument>,
+    /// Unix sockets taken as Memcached; `auto`: those of memcached
+    #[arg(long, env = "CACHE_OBSERVER_MEMCACHED_SOCKET", value_delimiter = ',', default_value = "auto",
+        value_parser = str::parse::<SocketArgument>, value_name = "PATH[,PATH…]")]
+    pub memcached_socket: Vec<SocketArgument>,
+}
+
 /// Options common to `run` and `replay`.
 #[derive(Debug, Args)]
 pub struct Common {
     /// Ports.
     #[command(flatten)]
     pub ports: PortArguments,
+    /// Unix sockets.
+    #[command(flatten)]
+    pub sockets: SocketArguments,
     /// Which end of a connection is reported; `auto`: the client's, the server's where the client is elsewhere
     #[arg(
         long,
@@ -170,7 +188,7 @@ pub enum RoleArgument {
     Client,
     /// Servers' ends only.
     Server,
-    /// Every end.
+    /// Every end; those of one connection as a pair.
     Both,
 }
 

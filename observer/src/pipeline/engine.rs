@@ -1,21 +1,23 @@
 //! The stages in a row: what is done with each flow, from segments to series and spans.
 
 mod datagrams;
+pub(super) mod ends;
 mod life;
+mod serve;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::info;
 
+use self::ends::{ConnectionId, Ends, Extent, Fate};
 use crate::aggregation::{Aggregator, Connection, Pool, SeriesId, fault_name};
 use crate::config::export::Export;
 use crate::config::rules::Rules;
-use crate::enrichment::{Endpoint, Enricher, Observation, Service, join};
+use crate::enrichment::{Endpoint, Enricher, Service, join};
 use crate::protocol::Protocol;
 use crate::sinks::{BudgetId, Policy, Sinks};
-use crate::source::event::{Clock, End, Nanos, SocketId, Task};
+use crate::source::event::{Address, Clock, End, Nanos, SocketId, SocketName, Task};
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
 use crate::stream::{Content, Ports, Segment};
 use crate::telemetry::names::value;
@@ -34,7 +36,7 @@ const MAX_TOLD: usize = 1_024;
 pub(super) struct Engine {
     memcached: Ports,
     telemetry: Arc<Telemetry>,
-    told: HashSet<(SocketAddr, Skipped)>,
+    told: HashSet<(Address, Skipped)>,
     reporter: Reporter,
     /// Exchanges of connections that are not decided.
     undecided: usize,
@@ -52,6 +54,8 @@ pub(super) struct Reporter {
     pub(super) epoch: u32,
     pub(super) policy: Policy,
     pub(super) clock: Clock,
+    /// Connections that are reported from both ends.
+    pub(super) ends: Ends,
     pub(super) telemetry: Arc<Telemetry>,
 }
 
@@ -72,6 +76,8 @@ pub(super) struct Caller {
     bound: Option<Bound>,
     /// Its part in a pool, of a client's end.
     connection: Option<Connection>,
+    /// What it shares with its other end, where both are reported.
+    shared: Option<ConnectionId>,
 }
 
 /// Resolved once per connection and process, and again when the rules change.
@@ -127,6 +133,11 @@ impl Engine {
         self.reporter.epoch = self.reporter.epoch.wrapping_add(1);
     }
 
+    /// A Memcached server is expected at this unix socket, too.
+    pub(super) fn add_memcached(&mut self, name: SocketName) {
+        self.memcached.add(name);
+    }
+
     fn count_ignored(&self, caller: &Caller, segment: &Segment<'_>) {
         if caller.ignored
             && let Content::Bytes(bytes) = segment.content
@@ -144,10 +155,11 @@ impl Engine {
     /// Time has passed on the source's clock.
     pub(super) fn tick(&mut self, now: Nanos) {
         self.reporter.aggregator.tick(now);
+        self.reporter.ends.tick(now);
     }
 
-    fn protocol(&self, server: SocketAddr) -> Protocol {
-        if self.memcached.contains(server.port()) {
+    fn protocol(&self, server: Address) -> Protocol {
+        if self.memcached.expects(server) {
             Protocol::Memcached
         } else {
             Protocol::Redis
@@ -239,7 +251,7 @@ fn leave_out(reason: LeftOut, exchange: &Exchange, telemetry: &Telemetry) {
 }
 
 /// Says once for each server that, and why, what it is sent is not decoded.
-fn tell(told: &mut HashSet<(SocketAddr, Skipped)>, caller: &Caller, reason: Skipped) {
+fn tell(told: &mut HashSet<(Address, Skipped)>, caller: &Caller, reason: Skipped) {
     let server = caller.endpoint.server;
     if told.len() < MAX_TOLD && told.insert((server, reason)) {
         let protocol = caller.protocol.name();
@@ -267,6 +279,7 @@ impl Reporter {
             endpoint: Arc::new(endpoint),
             bound: None,
             connection,
+            shared: None,
         }
     }
 
@@ -349,10 +362,11 @@ impl Reporter {
             // What was there at the end is what is told last.
             (Close::Over | Close::Abandoned, _) => {}
         });
+        self.close_end(&caller, time);
         self.release(caller.bound);
     }
 
-    fn report(&mut self, caller: &mut Caller, mut exchange: Exchange) {
+    fn report(&mut self, caller: &mut Caller, exchange: Exchange) {
         let Some(first) = exchange.transactions().first() else {
             return;
         };
@@ -366,8 +380,12 @@ impl Reporter {
         self.bind(caller, task.as_ref(), end);
         let Some(bound) = &caller.bound else { return };
         let Some((series, budget)) = bound.accounts else {
+            self.hush(caller);
             return leave_out(LeftOut::Rule, &exchange, &self.telemetry);
         };
+        if caller.shared.is_some() && caller.endpoint.end == End::Server {
+            return self.serve(caller, exchange);
+        }
         let mut slow = false;
         for transaction in exchange.transactions() {
             slow |= self.aggregator.record(series, transaction, self.clock);
@@ -375,32 +393,20 @@ impl Reporter {
         if !self.sinks.wants_spans() {
             return;
         }
+        let extent = caller.shared.and_then(|id| Extent::of(id, &exchange));
         let Some(sample) = self.policy.decide(budget, &exchange, slow) else {
             self.sinks.leave_out(&exchange, &bound.export);
-            return;
+            return self.tell(extent, Fate::LeftOut);
         };
-        let redaction = &bound.export.redaction;
-        if !redaction.commands.is_empty() {
-            for transaction in exchange.transactions_mut() {
-                if redaction.hides(transaction.request.operation.name()) {
-                    transaction.request.detail = None;
-                }
-            }
-        }
-        let observation = Observation {
-            exchange,
-            endpoint: Arc::clone(&caller.endpoint),
-            service: Arc::clone(&bound.service),
-            export: Arc::clone(&bound.export),
-            clock: self.clock,
-        };
+        let observation = bound.observation(&caller.endpoint, exchange, self.clock);
         let Some(submitted) = self.sinks.submit(observation, sample) else {
-            return;
+            return self.tell(extent, Fate::Dropped);
         };
         for transaction in submitted.transactions() {
             self.aggregator
                 .point(series, transaction, self.clock, submitted.span());
         }
+        self.tell(extent, Fate::Child(submitted.span(), sample));
     }
 }
 
@@ -445,6 +451,7 @@ impl Handler for Engine {
             None => Some(Connection::default()),
         }
         .filter(|_| pooled);
+        caller.shared = flow.shared.map(|shared| self.reporter.ends.open(shared));
         self.reporter.pooled(&mut caller, |connection, pool| {
             connection.open(pool, flow.from_start, time);
         });
@@ -503,6 +510,9 @@ impl Handler for Engine {
     }
 
     fn decided(&mut self, flow: &Flow, session: &mut Session) {
+        if let (Some(shared), None) = (flow.shared, session.caller.shared) {
+            session.caller.shared = self.reporter.ends.meet(shared);
+        }
         for exchange in std::mem::take(&mut session.undecided) {
             self.undecided -= 1;
             match flow.verdict {

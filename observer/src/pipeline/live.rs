@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
+use super::sockets::Sockets;
 use super::{Exporting, Failure, Pipeline, Watched, watched};
 use crate::config::cli::{BackendArgument, RoleArgument};
 use crate::config::export::SpanPolicy;
@@ -44,7 +45,7 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
         .map_err(|error| Failure::Runtime(error.to_string()))?;
     let exporting = Exporting::start(config, Overflow::Drop, Some(live))?;
     let ports = config.ports();
-    let source = Live::start(
+    let mut source = Live::start(
         &Options {
             backend: match live.backend {
                 BackendArgument::Auto => BackendChoice::Auto,
@@ -56,12 +57,17 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
             max_bytes: config.tables.limits.capture_bytes,
             ring_bytes: config.tables.limits.ring_bytes,
             skip_local_server: config.role == RoleArgument::Auto,
+            unix: !(config.redis_sockets.is_none() && config.memcached_sockets.is_none()),
         },
         &exporting.telemetry,
     )?;
     if !live.unconfined {
         confine(&source);
     }
+    let mut pipeline =
+        exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
+    // Before it is said that all is observed: connections that are made from then on are seen whole.
+    let sockets = Sockets::start(config, &mut source, &mut pipeline)?;
     info!(
         backend = %source.backend(),
         ports = watched(config),
@@ -70,10 +76,9 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
     );
     let health = &exporting.telemetry.health;
     health.enter(Phase::Observing);
-    let mut pipeline =
-        exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
     let older =
         Older::look(ports, &mut pipeline).map_err(|error| Failure::Runtime(error.to_string()))?;
+    let searches = (older, sockets);
     let stop = Arc::new(AtomicBool::new(false));
     let (changes, changed) = mpsc::channel();
     let observer = {
@@ -81,7 +86,7 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
         let telemetry = Arc::clone(&exporting.telemetry);
         thread::Builder::new()
             .name("observer".to_owned())
-            .spawn(move || observe(source, pipeline, older, &telemetry, &changed, &stop))
+            .spawn(move || observe(source, pipeline, searches, &telemetry, &changed, &stop))
             .map_err(|error| Failure::Runtime(error.to_string()))?
     };
     let reload = Reload {
@@ -180,7 +185,7 @@ impl Older {
 fn observe(
     mut source: Live,
     mut pipeline: Pipeline,
-    mut older: Older,
+    (mut older, mut sockets): (Older, Sockets),
     telemetry: &crate::telemetry::Telemetry,
     changed: &Receiver<Change>,
     stop: &AtomicBool,
@@ -189,6 +194,7 @@ fn observe(
     let mut result = Ok(());
     while !stop.load(Ordering::Relaxed) {
         older.adopt(&mut pipeline);
+        sockets.adopt(&mut source, &mut pipeline);
         match source.poll(POLL, &mut |event| pipeline.event(&event)) {
             // Only when the ring is empty is it later than the last event says.
             Ok(seen) if seen < Live::BATCH => pipeline.tick(monotonic()),

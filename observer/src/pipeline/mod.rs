@@ -9,6 +9,7 @@
 mod doctor;
 mod engine;
 mod live;
+mod sockets;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,14 +26,18 @@ use crate::config::export::Naming;
 use crate::config::rules::Rules;
 use crate::config::{Config, ConfigError, LiveConfig};
 use crate::enrichment::{Enricher, host_name};
+use crate::protocol::Protocol;
 use crate::sinks::{self, Overflow, Policy, SinkError, SinkOptions, Sinks};
-use crate::source::event::{Clock, Direction, Event, EventKind, Nanos, SocketId, Task};
+use crate::source::event::{
+    Address, Clock, Direction, Event, EventKind, Nanos, SocketId, SocketName, Task,
+};
 use crate::source::live::StartError;
 use crate::source::replay::{self, ReplayError, Totals};
 use crate::stream::datagram::{self, Datagrams};
 use crate::stream::flows::{Close, Flows, Options, Ports, Role};
 use crate::stream::reassembly::Limits;
 use crate::telemetry::Telemetry;
+use engine::ends::Ends;
 use engine::{Caller, Datagrams as Exchange, Engine, Reporter};
 
 /// How long exporters get to send what is queued at the end.
@@ -156,6 +161,7 @@ impl Pipeline {
             epoch: 0,
             policy: Policy::new(parts.spans_per_second),
             clock: parts.clock,
+            ends: Ends::new(Arc::clone(&parts.telemetry)),
             telemetry: Arc::clone(&parts.telemetry),
         };
         Self {
@@ -210,12 +216,25 @@ impl Pipeline {
     pub fn reconfigure(&mut self, watched: Watched, rules: Rules, now: Nanos) {
         let Watched { all, memcached } = watched;
         let before = self.engine.memcached().clone();
-        let given_up =
-            |port| !all.contains(port) || before.contains(port) != memcached.contains(port);
+        let memcached = memcached.with_sockets_of(&before);
+        // Unix sockets stay as they are.
+        let given_up = |server: Address| {
+            server.port().is_some_and(|port| {
+                !all.contains(port) || before.contains(port) != memcached.contains(port)
+            })
+        };
         self.flows.give_up(given_up, now, &mut self.engine);
         self.flows.watch(all);
         self.datagrams.watch(memcached.clone());
         self.engine.reconfigure(memcached, rules, now);
+    }
+
+    /// This unix socket is watched, too, for Memcached or for Redis. To be called before its first event comes.
+    pub fn watch_socket(&mut self, name: SocketName, protocol: Protocol) {
+        self.flows.watch_socket(name);
+        if protocol == Protocol::Memcached {
+            self.engine.add_memcached(name);
+        }
     }
 
     /// Connections from before the observation will be told by [`Self::adopt`].

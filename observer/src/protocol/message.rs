@@ -507,7 +507,7 @@ pub enum ReplyValues {
 }
 
 /// What a reply says, as far as its request's meaning goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outcome {
     /// Keys or fields found.
     pub hits: u32,
@@ -532,12 +532,9 @@ pub struct Outcome {
     pub queued: bool,
 }
 
-/// The target of MOVED or ASK.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Redirect {
-    length: u8,
-    bytes: [u8; Redirect::CAPACITY],
-}
+/// The target of MOVED or ASK. Rare, and so kept apart from the outcomes, which are moved often.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Redirect(Box<str>);
 
 impl Redirect {
     /// Most bytes of `host:port` kept: enough for the names of pods (`cluster-announce-hostname`), which are about 70
@@ -550,19 +547,14 @@ impl Redirect {
         if !target.iter().all(u8::is_ascii_graphic) {
             return None;
         }
-        let length = target.len().min(Self::CAPACITY);
-        let mut bytes = [0; Self::CAPACITY];
-        bytes[..length].copy_from_slice(&target[..length]);
-        Some(Self {
-            length: length as u8,
-            bytes,
-        })
+        let kept = &target[..target.len().min(Self::CAPACITY)];
+        Some(Self(std::str::from_utf8(kept).ok()?.into()))
     }
 
     /// `host:port`.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or("?")
+        &self.0
     }
 }
 

@@ -29,7 +29,7 @@ pub enum ReplyKind {
 }
 
 /// One reply. Holds no values: [`Reply::word`] is a status or the kind of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reply {
     /// Its shape.
     pub kind: ReplyKind,
@@ -72,7 +72,7 @@ pub fn outcome(request: &Request, reply: &Reply) -> Outcome {
     match reply.kind {
         ReplyKind::Error => {
             outcome.error = reply.error;
-            outcome.redirect = reply.redirect;
+            outcome.redirect.clone_from(&reply.redirect);
             return outcome;
         }
         ReplyKind::Simple if reply.word.as_bytes() == b"QUEUED" => {

@@ -38,7 +38,7 @@ pub(super) fn reply(protocol: Protocol, wire: &[u8]) -> Reply {
         let (mut head, mut tail) = wire.split_at(cut);
         assert_eq!(decoder.decode(&mut head), Ok(None), "{shown} at {cut}");
         assert_eq!(head, b"");
-        assert_eq!(decoder.decode(&mut tail), Ok(Some(whole)));
+        assert_eq!(decoder.decode(&mut tail), Ok(Some(whole.clone())));
         assert_eq!((tail, decoder.at_boundary()), (&b""[..], true));
     }
     whole

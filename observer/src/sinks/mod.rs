@@ -292,13 +292,24 @@ impl Sinks {
     /// Hands over an observation to be exported as a span; `None` when no exporter takes it. Never blocks with
     /// [`Overflow::Drop`].
     pub fn submit(&self, observation: Observation, sample: Sample) -> Option<Submitted> {
+        self.put(observation, Ids::new(sample))
+    }
+
+    /// Hands over what the server did of a client's span, which was submitted with `sample`: it becomes a child of it.
+    pub fn submit_served(
+        &self,
+        observation: Observation,
+        client: SpanReference,
+        sample: Sample,
+    ) -> Option<Submitted> {
+        self.put(observation, Ids::served(client, sample))
+    }
+
+    fn put(&self, observation: Observation, ids: Ids) -> Option<Submitted> {
         if self.queues.is_empty() {
             return None;
         }
-        let item = Arc::new(Item {
-            observation,
-            ids: Ids::new(sample),
-        });
+        let item = Arc::new(Item { observation, ids });
         let exchange = &item.observation.exchange;
         let commands = exchange.transactions().len();
         // With long keys it takes the place of several.
@@ -331,6 +342,14 @@ impl Sinks {
     fn due(&self, spans: usize) {
         let due = spans * self.queues.len();
         self.telemetry.ledger.spans_due.add(due as u64);
+    }
+
+    /// Counts the spans of an exchange whose client's span found no room.
+    pub fn drop_served(&self, exchange: &Exchange, export: &Export) {
+        self.due(Span::count(exchange, export));
+        for _ in &self.queues {
+            self.count(SpanOutcome::Dropped, exchange, export);
+        }
     }
 
     fn count(&self, outcome: SpanOutcome, exchange: &Exchange, export: &Export) {

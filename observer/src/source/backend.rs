@@ -14,6 +14,7 @@ use observer_ebpf::{PORT_WORDS, config, direction, name};
 use tracing::warn;
 
 use super::btf::{Btf, BtfError};
+use super::hooks_unix as unix;
 use super::kprobe::{self, Returns};
 use super::layout::Config;
 use super::wait::page_size;
@@ -68,7 +69,7 @@ pub enum AttachError {
     #[error(transparent)]
     Btf(#[from] BtfError),
     /// The object with the programs could not be loaded, or a map not created.
-    #[error("creating the maps failed: {}", causes(.0.as_ref()))]
+    #[error("creating the maps failed: {}", causes(&**.0))]
     Object(#[source] Box<EbpfError>),
     /// The kernel refused a program.
     #[error("{}", refusal(program, source))]
@@ -126,6 +127,8 @@ pub(crate) struct Limits<'a> {
     pub(crate) max_bytes: u32,
     pub(crate) ring_bytes: u32,
     pub(crate) skip_local_server: bool,
+    /// Unix sockets are observed, too.
+    pub(crate) unix: bool,
 }
 
 /// The ring's size must be a power of two and whole pages.
@@ -139,6 +142,8 @@ pub(crate) struct Attached {
     pub(crate) ebpf: Ebpf,
     /// Their names.
     pub(crate) programs: Vec<&'static str>,
+    /// Whether they see unix sockets.
+    pub(crate) unix: bool,
     _returns: Option<Returns>,
 }
 
@@ -159,6 +164,7 @@ pub(crate) fn attach(
         }
         Backend::Tracepoint => config.registers(btf)?,
     }
+    let unix = limits.unix && unix::is_known(btf, &mut config);
     let calls = match backend {
         Backend::Kprobe => kprobe::CALLS,
         Backend::Fentry | Backend::Tracepoint => 1,
@@ -170,7 +176,7 @@ pub(crate) fn attach(
         .load(OBJECT)
         .map_err(|error| AttachError::Object(Box::new(error)))?;
     tracepoint(&mut ebpf, name::SET_STATE, "inet_sock_set_state")?;
-    let (programs, returns) = match backend {
+    let (mut programs, mut returns) = match backend {
         Backend::Fentry => (fentry(&mut ebpf, btf)?, None),
         Backend::Kprobe => {
             let (programs, returns) = kprobe::attach(&mut ebpf, btf)?;
@@ -178,16 +184,27 @@ pub(crate) fn attach(
         }
         Backend::Tracepoint => {
             datagrams(&mut ebpf)?;
+            if unix {
+                unix::tracepoints(&mut ebpf)?;
+            }
             tracepoint(&mut ebpf, name::RECEIVE_LENGTH, "sock_recv_length")?;
             tracepoint(&mut ebpf, name::SEND_LENGTH, "sock_send_length")?;
             (vec![name::RECEIVE_LENGTH, name::SEND_LENGTH], None)
         }
     };
+    if unix {
+        programs.extend(match &mut returns {
+            Some(returns) => unix::kprobes(&mut ebpf, btf, returns)?,
+            None if backend == Backend::Fentry => unix::fentry(&mut ebpf, btf)?,
+            None => Vec::new(),
+        });
+    }
     // Last: until a port is watched all hooks see nothing, from then on none misses what another sees.
     watch(&mut ebpf, limits.ports)?;
     Ok(Attached {
         ebpf,
         programs: [vec![name::SET_STATE], programs].concat(),
+        unix,
         _returns: returns,
     })
 }
@@ -286,30 +303,38 @@ fn fentry(ebpf: &mut Ebpf, btf: &Btf) -> Result<Vec<&'static str>, AttachError> 
 /// Loads the programs that the tracepoints' hand datagrams to. Those that tell who sent a datagram to an unconnected socket
 /// need a cgroup hierarchy of version 2; without it such datagrams are counted, not read.
 fn datagrams(ebpf: &mut Ebpf) -> Result<(), AttachError> {
-    for (index, program) in [
+    for (way, program) in [
         (direction::SEND, name::SEND_DATAGRAM),
         (direction::RECEIVE, name::RECEIVE_DATAGRAM),
     ] {
-        let loaded: &mut RawTracePoint = self::program(ebpf, program)?;
-        loaded.load().map_err(refused(program))?;
-        let fd = loaded
-            .fd()
-            .and_then(|fd| Ok(fd.try_clone()?))
-            .map_err(refused(program))?;
-        let failed = |source| AttachError::Map {
-            map: name::DATAGRAMS,
-            source: Box::new(source),
-        };
-        let map = ebpf
-            .map_mut(name::DATAGRAMS)
-            .ok_or(AttachError::Absent(name::DATAGRAMS))?;
-        let mut map = ProgramArray::try_from(map).map_err(failed)?;
-        map.set(index.into(), &fd, 0).map_err(failed)?;
+        hand_on(ebpf, name::DATAGRAMS, way, program)?;
     }
     if let Err(error) = senders(ebpf) {
         warn!("who sends datagrams to unconnected sockets is not seen: {error}");
     }
     Ok(())
+}
+
+/// Loads a program, and has the one that is attached to a tracepoint hand on to it by an array of programs.
+pub(crate) fn hand_on(
+    ebpf: &mut Ebpf,
+    array: &'static str,
+    way: u8,
+    program: &'static str,
+) -> Result<(), AttachError> {
+    let loaded: &mut RawTracePoint = self::program(ebpf, program)?;
+    loaded.load().map_err(refused(program))?;
+    let fd = loaded
+        .fd()
+        .and_then(|fd| Ok(fd.try_clone()?))
+        .map_err(refused(program))?;
+    let failed = |source| AttachError::Map {
+        map: array,
+        source: Box::new(source),
+    };
+    let map = ebpf.map_mut(array).ok_or(AttachError::Absent(array))?;
+    let mut map = ProgramArray::try_from(map).map_err(failed)?;
+    map.set(way.into(), &fd, 0).map_err(failed)
 }
 
 /// Attaches the programs that note who sent a datagram, to the root of the cgroup hierarchy.
@@ -377,9 +402,9 @@ fn object(error: EbpfError) -> AttachError {
 }
 
 /// What went wrong and why, each without the kernel's many lines of explanation.
-fn causes(error: &dyn Error) -> String {
+fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
-    let mut next: Option<&dyn Error> = Some(error);
+    let mut next = Some(error);
     while let Some(error) = next {
         let cause = error.to_string();
         let line = cause.lines().next().unwrap_or_default();
@@ -420,7 +445,7 @@ fn refusal(program: &str, error: &ProgramError) -> String {
                 error.call, error.io_error
             )
         }
-        other => format!("{program}: {other}"),
+        other => format!("the kernel refused to attach {program}: {}", causes(other)),
     }
 }
 

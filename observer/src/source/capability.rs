@@ -15,6 +15,8 @@ pub enum Capability {
     SysAdmin,
     /// Attaching programs to a cgroup's sockets.
     NetAdmin,
+    /// Writing root's files: tracefs.
+    DacOverride,
     /// Looking into other users' processes: their environment and executable.
     SysPtrace,
     /// Reading files whatever their permissions.
@@ -23,11 +25,12 @@ pub enum Capability {
 
 impl Capability {
     /// All of them, the needed ones first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Bpf,
         Self::Perfmon,
         Self::SysAdmin,
         Self::NetAdmin,
+        Self::DacOverride,
         Self::SysPtrace,
         Self::DacReadSearch,
     ];
@@ -40,6 +43,7 @@ impl Capability {
             Self::Perfmon => "CAP_PERFMON",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::DacOverride => "CAP_DAC_OVERRIDE",
             Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
         }
@@ -53,6 +57,9 @@ impl Capability {
             Self::Perfmon => "needed: let them read what applications send and receive",
             Self::SysAdmin => "not needed beside CAP_BPF and CAP_PERFMON, which it includes",
             Self::NetAdmin => "for UDP with the tracepoint backend: tell who sent a datagram",
+            Self::DacOverride => {
+                "for the kprobe backend, if not root: write the list of events in tracefs"
+            }
             Self::SysPtrace => "for service names: read other users' processes in /proc",
             Self::DacReadSearch => "for service names: read files of other users in /proc",
         }
@@ -65,6 +72,7 @@ impl Capability {
             Self::Perfmon => CapabilitySet::PERFMON,
             Self::SysAdmin => CapabilitySet::SYS_ADMIN,
             Self::NetAdmin => CapabilitySet::NET_ADMIN,
+            Self::DacOverride => CapabilitySet::DAC_OVERRIDE,
             Self::SysPtrace => CapabilitySet::SYS_PTRACE,
             Self::DacReadSearch => CapabilitySet::DAC_READ_SEARCH,
         }

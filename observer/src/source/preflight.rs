@@ -92,6 +92,7 @@ fn attempt(backend: Backend, btf: &Btf, config: &Config) -> BackendReport {
         max_bytes: super::live::Options::MAX_BYTES,
         ring_bytes: 0,
         skip_local_server: false,
+        unix: true,
     };
     let result = backend::attach(backend, &limits, btf, config.clone()).map(drop);
     BackendReport { backend, result }

@@ -74,19 +74,27 @@ pub struct Pair {
     pub socket: SocketId,
     /// Which end the socket is.
     pub end: End,
+    local: SocketAddr,
+    remote: SocketAddr,
 }
 
 impl Pair {
     /// The server's address; unspecified at its own end when it is bound to none.
     #[must_use]
     pub fn server(&self) -> SocketAddr {
-        self.socket.server(self.end)
+        match self.end {
+            End::Client => self.remote,
+            End::Server => self.local,
+        }
     }
 
     /// The client's address; unspecified at its own end when it is bound to none.
     #[must_use]
     pub fn client(&self) -> SocketAddr {
-        self.socket.client(self.end)
+        match self.end {
+            End::Client => self.local,
+            End::Server => self.remote,
+        }
     }
 }
 
@@ -293,12 +301,15 @@ impl<P, E> Datagrams<P, E> {
             telemetry.lost_bytes.add(whole.total);
         };
         let socket = whole.socket;
-        if socket.remote.port() == 0 {
+        let (Some(local), Some(remote)) = (socket.local.inet(), socket.remote.inet()) else {
+            return;
+        };
+        if remote.port() == 0 {
             return skip(Skipped::Peer);
         }
         let end = match (
-            self.options.ports.contains(socket.local.port()),
-            self.options.ports.contains(socket.remote.port()),
+            self.options.ports.contains(local.port()),
+            self.options.ports.contains(remote.port()),
         ) {
             (true, false) => End::Server,
             (false, true) => End::Client,
@@ -308,7 +319,7 @@ impl<P, E> Datagrams<P, E> {
                 return telemetry.skipped(Skipped::Unwatched).add(whole.total);
             }
         };
-        let verdict = verdict(self.options.role, end, &socket);
+        let verdict = verdict(self.options.role, end, local.ip(), remote.ip());
         if verdict == Verdict::Redundant {
             return telemetry.skipped(Skipped::Redundant).add(whole.total);
         }
@@ -329,7 +340,12 @@ impl<P, E> Datagrams<P, E> {
         let index = match self.by_socket.get(&socket) {
             Some(&index) => index,
             None => self.open(
-                Pair { socket, end },
+                Pair {
+                    socket,
+                    end,
+                    local,
+                    remote,
+                },
                 verdict,
                 whole.time,
                 handler,
@@ -514,18 +530,14 @@ fn bytes<'a>(held: impl Iterator<Item = &'a Held>) -> usize {
 }
 
 /// What can be said of a pair of endpoints when it is met.
-fn verdict(role: Role, end: End, socket: &SocketId) -> Verdict {
+fn verdict(role: Role, end: End, local: IpAddr, remote: IpAddr) -> Verdict {
     match (role, end) {
         (Role::Both, _)
         | (Role::Client | Role::Auto, End::Client)
         | (Role::Server, End::Server) => Verdict::Reported,
         (Role::Client, End::Server) | (Role::Server, End::Client) => Verdict::Redundant,
         // Only a process of the same network namespace sends from such an address.
-        (Role::Auto, End::Server)
-            if socket.remote.ip().is_loopback() || socket.remote.ip() == socket.local.ip() =>
-        {
-            Verdict::Redundant
-        }
+        (Role::Auto, End::Server) if remote.is_loopback() || remote == local => Verdict::Redundant,
         (Role::Auto, End::Server) => Verdict::Undecided,
     }
 }

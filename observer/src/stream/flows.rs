@@ -1,19 +1,22 @@
 //! The table of sockets: their roles, their beginning and end, and which of them is reported.
 
+mod decision;
+mod ends;
 mod older;
 mod room;
 
-use std::net::SocketAddr;
-
 use rustc_hash::FxHashMap;
 
+use super::Segment;
 use super::early::EarlySockets;
-use super::pairing::{Pairing, Positions, Registration};
-use super::reassembly::{Limits, Reassembler};
+use super::lanes::{Closing, LINGER, Lanes};
+use super::pairing::{Pairing, Positions, Registration, Sightings};
+use super::reassembly::Limits;
 use super::role::verdict;
 pub use super::role::{Ports, Role, Verdict};
-use super::{Segment, Side};
-use crate::source::event::{Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, Task};
+use crate::source::event::{
+    Address, Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, SocketName, Task,
+};
 use crate::telemetry::{Limit, Skipped, Telemetry, work};
 
 /// How flows are kept.
@@ -47,25 +50,30 @@ pub struct Flow {
     pub from_start: bool,
     /// Whether it is reported.
     pub verdict: Verdict,
+    /// Under [`Role::Both`]: the number that the two ends of a connection share. A server's end has one when its client's end was
+    /// found on this host.
+    pub shared: Option<u64>,
     number: u64,
     since: Nanos,
     last: Nanos,
     registration: Registration,
     /// Positions that a server's end has seen, looked up again when its grace ends.
-    seen: Vec<Positions>,
+    seen: Sightings,
     attended: bool,
+    /// Joined before it was established, by what was sent with the SYN.
+    opening: bool,
 }
 
 impl Flow {
     /// The server's address.
     #[must_use]
-    pub fn server(&self) -> SocketAddr {
+    pub fn server(&self) -> Address {
         self.socket.server(self.end)
     }
 
     /// The client's address.
     #[must_use]
-    pub fn client(&self) -> SocketAddr {
+    pub fn client(&self) -> Address {
         self.socket.client(self.end)
     }
 }
@@ -108,7 +116,7 @@ pub trait Handler {
     fn relieve(&mut self, flow: &Flow, session: &mut Self::Session, now: Nanos);
     /// Time has passed. Answers whether to be called again.
     fn tick(&mut self, flow: &Flow, session: &mut Self::Session, now: Nanos) -> bool;
-    /// A flow that was [`Verdict::Undecided`] is decided.
+    /// A flow that was [`Verdict::Undecided`] is decided; or its other end was found later.
     fn decided(&mut self, flow: &Flow, session: &mut Self::Session);
     /// A flow ends.
     fn close(&mut self, flow: &Flow, session: Self::Session, close: Close, time: Nanos);
@@ -118,32 +126,11 @@ struct Slot<S> {
     flow: Flow,
     lanes: Lanes,
     session: S,
+    closing: Option<Closing>,
     /// Bytes that it held when it was last looked at.
     held: usize,
     /// Where it stands among those that hold something.
     place: usize,
-}
-
-/// The two directions of a socket.
-struct Lanes {
-    send: Reassembler,
-    receive: Reassembler,
-}
-
-impl Lanes {
-    fn get_mut(&mut self, direction: Direction) -> &mut Reassembler {
-        match direction {
-            Direction::Send => &mut self.send,
-            Direction::Receive => &mut self.receive,
-        }
-    }
-
-    fn get(&self, direction: Direction) -> &Reassembler {
-        match direction {
-            Direction::Send => &self.send,
-            Direction::Receive => &self.receive,
-        }
-    }
 }
 
 /// The table of sockets.
@@ -207,7 +194,7 @@ impl<H: Handler> Flows<H> {
             }
             EventKind::Connecting => {
                 let socket = &event.socket;
-                if !self.options.ports.contains(socket.remote.port())
+                if !self.options.ports.expects(socket.remote)
                     || verdict(self.options.role, End::Client, socket) != Verdict::Reported
                 {
                     return;
@@ -216,7 +203,7 @@ impl<H: Handler> Flows<H> {
                     telemetry.exceeded(Limit::Connections).add(1);
                 } else {
                     let early = handler.connecting(socket, event.task.as_ref(), event.time);
-                    let early = (socket.remote.port(), early);
+                    let early = (socket.remote, early);
                     if let Some((_, lost)) = self.early.connecting.insert(socket.sk, early) {
                         handler.vanish(lost, Close::Abandoned, event.time);
                     }
@@ -229,12 +216,15 @@ impl<H: Handler> Flows<H> {
                 send_position,
                 receive_position,
             } => {
+                if self.goes_on(event, (*send_position, *receive_position)) {
+                    return;
+                }
                 self.close_sk(event.socket.sk, event.time, Close::Closed(None), handler);
                 let server = match end {
                     End::Client => event.socket.remote,
                     End::Server => event.socket.local,
                 };
-                if self.options.ports.contains(server.port()) {
+                if self.options.ports.expects(server) {
                     let index = self.open(
                         event,
                         *end,
@@ -251,9 +241,13 @@ impl<H: Handler> Flows<H> {
                     }
                 }
             }
-            EventKind::Closed { fault } => {
+            EventKind::Closed { fault, rest } => {
                 let close = Close::Closed(*fault);
-                self.close_sk(event.socket.sk, event.time, close, handler);
+                let (sk, time) = (event.socket.sk, event.time);
+                let closing = rest.map(|rest| Closing { time, close, rest });
+                if !self.lingers(sk, closing) {
+                    self.close_sk(sk, time, close, handler);
+                }
                 if let Some(early) = self.early.closed(&event.socket, self.options.max_flows) {
                     handler.vanish(early, close, event.time);
                 }
@@ -266,6 +260,7 @@ impl<H: Handler> Flows<H> {
     pub fn tick(&mut self, now: Nanos, handler: &mut H) {
         self.pairing.tick(now);
         let mut attention = std::mem::take(&mut self.attention);
+        let mut over = Vec::new();
         attention.retain(|&(index, number)| {
             work::add(1);
             let slot = self.slots.get_mut(index).and_then(Option::as_mut);
@@ -276,6 +271,7 @@ impl<H: Handler> Flows<H> {
                 flow,
                 lanes,
                 session,
+                closing,
                 ..
             } = slot;
             let mut wanted = false;
@@ -288,14 +284,18 @@ impl<H: Handler> Flows<H> {
             }
             wanted |= handler.tick(flow, session, now);
             if flow.verdict == Verdict::Undecided {
-                if is_paired(&self.pairing, flow) {
-                    flow.verdict = Verdict::Redundant;
-                    handler.decided(flow, session);
-                } else if now.saturating_sub(flow.since) >= GRACE {
-                    flow.verdict = Verdict::Reported;
+                let peer = flow.peer(&self.pairing);
+                if peer.is_some() || now.saturating_sub(flow.since) >= GRACE {
+                    flow.decide(self.options.role, peer);
                     handler.decided(flow, session);
                 } else {
                     wanted = true;
+                }
+            }
+            if let Some(closing) = closing {
+                wanted = true;
+                if closing.is_complete(lanes) || now.saturating_sub(closing.time) >= LINGER {
+                    over.push(flow.socket.sk);
                 }
             }
             flow.attended = wanted;
@@ -303,18 +303,26 @@ impl<H: Handler> Flows<H> {
         });
         // Handlers open no flows, so nothing was added meanwhile.
         self.attention = attention;
+        for sk in over {
+            self.close_sk(sk, now, Close::Abandoned, handler);
+        }
     }
 
-    /// Servers are expected on other ports from now on.
+    /// Servers are expected on other ports from now on, and at the same unix sockets.
     pub fn watch(&mut self, ports: Ports) {
-        self.options.ports = ports;
+        self.options.ports = ports.with_sockets_of(&self.options.ports);
     }
 
-    /// Gives up the connections to servers on ports that `which` names.
-    pub fn give_up(&mut self, which: impl Fn(u16) -> bool, time: Nanos, handler: &mut H) {
+    /// A server is expected at this unix socket, too.
+    pub fn watch_socket(&mut self, name: SocketName) {
+        self.options.ports.add(name);
+    }
+
+    /// Gives up the connections to servers that `which` names.
+    pub fn give_up(&mut self, which: impl Fn(Address) -> bool, time: Nanos, handler: &mut H) {
         let slots = self.slots.iter().flatten();
         let mut all: Vec<_> = slots
-            .filter(|slot| which(slot.flow.server().port()))
+            .filter(|slot| which(slot.flow.server()))
             .map(|slot| slot.flow.socket.sk)
             .collect();
         all.sort_unstable();
@@ -349,15 +357,20 @@ impl<H: Handler> Flows<H> {
             && let Some(slot) = &self.slots[index]
         {
             let lane = slot.lanes.get(data.direction);
-            if slot.flow.socket == event.socket && !lane.is_discontinuous(data.position) {
+            let same = slot.flow.socket == event.socket || is_behind(slot, event);
+            if same && !lane.is_discontinuous(data.position) {
                 return Some(index);
             }
             // The kernel has reused the `sock` and its close was lost.
             self.close_sk(event.socket.sk, event.time, Close::Abandoned, handler);
         }
+        if event.socket.local.port() == Some(0) {
+            // Taken long after the connection's end, with which it was counted.
+            return None;
+        }
         let end = match (
-            self.options.ports.contains(event.socket.local.port()),
-            self.options.ports.contains(event.socket.remote.port()),
+            self.options.ports.expects(event.socket.local),
+            self.options.ports.expects(event.socket.remote),
         ) {
             (true, false) => End::Server,
             (false, true) => End::Client,
@@ -374,7 +387,14 @@ impl<H: Handler> Flows<H> {
                 return None;
             }
         };
-        Some(self.open(event, end, None, handler, telemetry))
+        // While it connects, a client can send once: what goes with the SYN.
+        let first = data.opening && self.early.connecting.contains_key(&event.socket.sk);
+        let start = first.then_some((Some(data.position), None));
+        let index = self.open(event, end, start, handler, telemetry);
+        if let Some(slot) = &mut self.slots[index] {
+            slot.flow.opening = data.opening;
+        }
+        Some(index)
     }
 
     fn open(
@@ -390,32 +410,31 @@ impl<H: Handler> Flows<H> {
             self.evict(event.time, handler);
         }
         let (send, receive) = start.unwrap_or_default();
-        let (send_side, receive_side) = match end {
-            End::Client => (Side::Request, Side::Reply),
-            End::Server => (Side::Reply, Side::Request),
-        };
         self.opened += 1;
         let mut flow = Flow {
             socket: event.socket,
             end,
             from_start: start.is_some(),
             verdict: verdict(self.options.role, end, &event.socket),
+            shared: (self.options.role == Role::Both && end == End::Client).then_some(self.opened),
             number: self.opened,
             since: event.time,
             last: event.time,
             registration: Registration::default(),
-            seen: Vec::new(),
+            seen: Sightings::default(),
             attended: false,
+            opening: false,
         };
-        let lanes = Lanes {
-            send: Reassembler::new(send_side, send),
-            receive: Reassembler::new(receive_side, receive),
-        };
-        if self.options.role == Role::Auto && end == End::Client {
+        let lanes = Lanes::new(end, send, receive);
+        if self.options.role.pairs() && end == End::Client {
             self.pairing
                 .register_addresses(flow.number, &flow.socket, &mut flow.registration);
         }
-        if flow.verdict == Verdict::Undecided && self.pairing.has_peer_of(&flow.socket) {
+        // Not for `both`, which wants to know which: the addresses may be those of a connection that was closed just now.
+        if self.options.role == Role::Auto
+            && flow.verdict == Verdict::Undecided
+            && self.pairing.peer_of(&flow.socket).is_some()
+        {
             flow.verdict = Verdict::Redundant;
         }
         if flow.verdict != Verdict::Redundant {
@@ -439,6 +458,7 @@ impl<H: Handler> Flows<H> {
             flow,
             lanes,
             session,
+            closing: None,
             held: 0,
             place: 0,
         });
@@ -465,16 +485,20 @@ impl<H: Handler> Flows<H> {
         if slot.flow.verdict == Verdict::Redundant {
             return redundant();
         }
-        if self.options.role == Role::Auto
+        let role = self.options.role;
+        if role.pairs()
             && let Some(opposite) = data.opposite
         {
-            let wanted = match (slot.flow.end, data.direction) {
-                (End::Client, Direction::Send) => !slot.flow.registration.is_full(),
-                (End::Server, Direction::Receive) => slot.flow.verdict == Verdict::Undecided,
-                _ => false,
+            let (wanted, towards) = match slot.flow.end {
+                End::Client => (!slot.flow.registration.is_full(), Direction::Send),
+                End::Server => (slot.flow.is_alone(role), Direction::Receive),
             };
             if wanted {
-                self.pair(index, (data.position, opposite), handler);
+                let positions = match data.direction == towards {
+                    true => (data.position, opposite),
+                    false => (opposite, data.position),
+                };
+                self.pair(index, positions, handler);
             }
         }
         let Some(Slot {
@@ -521,18 +545,19 @@ impl<H: Handler> Flows<H> {
                 self.pairing
                     .register_positions(flow.number, positions, &mut flow.registration);
             }
-            End::Server if flow.verdict == Verdict::Undecided => {
-                if self.pairing.has_positions(positions) {
-                    flow.verdict = Verdict::Redundant;
+            End::Server if flow.is_alone(self.options.role) => {
+                if flow.seen.add(positions)
+                    && let Some(peer) = self.pairing.find(&flow.seen)
+                {
+                    flow.decide(self.options.role, Some(peer));
                     handler.decided(flow, session);
-                } else if flow.seen.len() < Registration::MAX_POSITIONS {
-                    flow.seen.push(positions);
                 }
             }
             End::Server => {}
         }
     }
 
+    /// Ends a flow; one that lingers as its socket did.
     fn close_sk(&mut self, sk: u64, time: Nanos, close: Close, handler: &mut H) {
         let Some(index) = self.by_sk.remove(&sk) else {
             return;
@@ -542,23 +567,20 @@ impl<H: Handler> Flows<H> {
             mut flow,
             mut lanes,
             mut session,
+            closing,
             ..
         }) = self.slots[index].take()
         else {
             return;
         };
         self.free.push(index);
-        for direction in [Direction::Send, Direction::Receive] {
-            lanes.get_mut(direction).finish(&mut |segment| {
-                handler.segment(&flow, &mut session, &segment);
-            });
-        }
+        let (time, close) = closing.map_or((time, close), |closing| (closing.time, closing.close));
+        lanes.finish(closing, &mut |segment| {
+            handler.segment(&flow, &mut session, &segment);
+        });
         if flow.verdict == Verdict::Undecided {
-            flow.verdict = if is_paired(&self.pairing, &flow) {
-                Verdict::Redundant
-            } else {
-                Verdict::Reported
-            };
+            let peer = flow.peer(&self.pairing);
+            flow.decide(self.options.role, peer);
             handler.decided(&flow, &mut session);
         }
         self.pairing
@@ -567,8 +589,9 @@ impl<H: Handler> Flows<H> {
     }
 }
 
-/// Whether the client's end of this server's socket is on this host.
-fn is_paired(pairing: &Pairing, flow: &Flow) -> bool {
-    let seen = |positions: &Positions| pairing.has_positions(*positions);
-    flow.seen.iter().any(seen) || pairing.has_peer_of(&flow.socket)
+/// Whether an event is of the socket of a flow that lingers: the kernel has taken its port away.
+fn is_behind<S>(slot: &Slot<S>, event: &Event<'_>) -> bool {
+    slot.closing.is_some()
+        && event.socket.local.port() == Some(0)
+        && slot.flow.socket.remote == event.socket.remote
 }

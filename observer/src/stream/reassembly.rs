@@ -210,6 +210,37 @@ impl Reassembler {
         Some(first)
     }
 
+    /// Whether what lies before `end` was not all handed on yet.
+    #[must_use]
+    pub fn lags(&self, end: u32) -> bool {
+        self.is_waiting() || self.next.is_some_and(|next| distance(next, end) > 0)
+    }
+
+    /// The stream has ended at `end`: what nobody told of is a gap.
+    pub fn end_at(&mut self, end: u32, time: Nanos, out: &mut dyn FnMut(Segment<'_>)) {
+        if !self.lags(end) {
+            return;
+        }
+        let next = self.next.replace(end).unwrap_or(end);
+        out(self.missing(end.wrapping_sub(next), next, time, time));
+    }
+
+    /// Bytes that nobody told of.
+    fn missing(&self, length: u32, position: u32, started: Nanos, time: Nanos) -> Segment<'static> {
+        Segment {
+            side: self.side,
+            started,
+            time,
+            task: None,
+            call_start: false,
+            position,
+            content: Content::Gap {
+                length: length.into(),
+                reason: Skipped::Missing,
+            },
+        }
+    }
+
     /// Delivers the first held piece, and the hole before it, if any, as a gap.
     fn deliver_first(&mut self, out: &mut dyn FnMut(Segment<'_>)) {
         let Some(first) = self.pop() else {
@@ -219,20 +250,16 @@ impl Reassembler {
             .next
             .map_or(0, |next| first.position.wrapping_sub(next));
         if hole > 0 {
-            out(Segment {
-                side: self.side,
-                started: first.started,
-                time: first.time,
-                task: None,
-                call_start: false,
-                content: Content::Gap {
-                    length: hole.into(),
-                    reason: Skipped::Missing,
-                },
-            });
+            out(self.missing(
+                hole,
+                first.position.wrapping_sub(hole),
+                first.started,
+                first.time,
+            ));
         }
         let data = Data {
             direction: crate::source::event::Direction::Send,
+            opening: false,
             started: first.started,
             position: first.position,
             opposite: None,
@@ -259,6 +286,7 @@ impl Reassembler {
                 time,
                 task: None,
                 call_start: false,
+                position: self.next.unwrap_or(0),
                 content: Content::Dropped {
                     length: length.into(),
                     reason,
@@ -276,16 +304,18 @@ impl Reassembler {
         out: &mut dyn FnMut(Segment<'_>),
     ) {
         self.next = Some(data.position.wrapping_add(data.length));
-        let segment = |call_start, content| Segment {
+        let segment = |call_start, position, content| Segment {
             side: self.side,
             started: data.started,
             time,
             task,
             call_start,
+            position,
             content,
         };
         if !data.payload.is_empty() {
-            out(segment(!data.continued, Content::Bytes(data.payload)));
+            let content = Content::Bytes(data.payload);
+            out(segment(!data.continued, data.position, content));
         }
         let missing = u64::from(data.length).saturating_sub(data.payload.len() as u64);
         if missing > 0 {
@@ -296,6 +326,7 @@ impl Reassembler {
             };
             out(segment(
                 data.payload.is_empty() && !data.continued,
+                data.position.wrapping_add(data.payload.len() as u32),
                 Content::Gap {
                     length: missing,
                     reason,
@@ -425,15 +456,8 @@ impl Reassembler {
         self.give_up(time, end, out);
     }
 
+    /// Goes on at `end`, without what is held before.
     fn give_up(&mut self, time: Nanos, end: u32, out: &mut dyn FnMut(Segment<'_>)) {
-        out(Segment {
-            side: self.side,
-            started: time,
-            time,
-            task: None,
-            call_start: false,
-            content: Content::Break,
-        });
         // What is held beyond `end` stays held, behind an ordinary hole; what is before it is part of the break.
         self.next = Some(end);
         while let Some(first) = self.held.front() {
@@ -444,6 +468,15 @@ impl Reassembler {
             self.pop();
             self.drop_bytes(time, length, Skipped::Race, out);
         }
+        out(Segment {
+            side: self.side,
+            started: time,
+            time,
+            task: None,
+            call_start: false,
+            position: end,
+            content: Content::Break,
+        });
     }
 }
 

@@ -136,7 +136,7 @@ reasons! {
 }
 
 reasons! {
-    /// Which of the limits of the configuration was met: `observer.limits.exceeded`.
+    /// Which limit was met, those of the configuration by their names there: `observer.limits.exceeded`.
     Limit {
         /// A process whose metrics went to the service that all beyond the limit share.
         Services = "services",
@@ -149,6 +149,8 @@ reasons! {
         /// A connection held too much of messages that are not complete, or all together did and it was silent longest: that was
         /// given up.
         PendingBytes = "pending-bytes",
+        /// A command of a server's end, or a span of its client's end, did not wait for the other any longer, to make room.
+        Ends = "ends",
     }
 }
 
@@ -159,6 +161,8 @@ reasons! {
         Rule = "rule",
         /// The other end of the connection tells it.
         Redundant = "redundant",
+        /// Of a server's end whose client's end is reported, too, and counts it.
+        Served = "served",
         /// It made the connection the link of a replica, or was sent on one.
         Replication = "replication",
     }

@@ -21,12 +21,12 @@ use super::batch::Call;
 use super::matcher::Matcher;
 use super::probation::{Probation, QUIET};
 use super::setup::Setup;
-use super::{Ending, Exchange};
+use super::{Ending, Exchange, Origin};
 #[cfg(any(test, fuzzing))]
 use crate::protocol::Operation;
 use crate::protocol::detect::{Detected, detect};
 use crate::protocol::{Effect, Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
-use crate::source::event::{End, Nanos, Task};
+use crate::source::event::{End, Nanos};
 use crate::stream::{Content, Segment, Side};
 use crate::telemetry::{LeftOut, Resync, Skipped, Telemetry};
 
@@ -73,7 +73,7 @@ pub struct Conversation {
     requests: RequestDecoder,
     replies: ReplyDecoder,
     matcher: Matcher,
-    began: (Nanos, Option<Task>),
+    began: (Nanos, Origin),
     /// The send that is being decoded began in the middle of a request.
     continues: bool,
     last: Option<(Side, Nanos)>,
@@ -103,7 +103,7 @@ impl Conversation {
             requests: RequestDecoder::new(protocol, settings.keep_detail),
             replies: ReplyDecoder::new(protocol),
             matcher: Matcher::new(protocol, settings.from_start, settings.keep_detail),
-            began: (0, None),
+            began: (0, Origin::default()),
             continues: false,
             last: None,
             probation: None,
@@ -147,6 +147,10 @@ impl Conversation {
     ) -> bool {
         if let Content::Dropped { length, reason } = segment.content {
             telemetry.skipped(reason).add(length);
+            // What comes again was decoded before.
+            if reason == Skipped::Race && self.ignored().is_none() {
+                telemetry.lost_bytes.add(length);
+            }
             return self.wants_tick();
         }
         if segment.side == Side::Request {
@@ -253,7 +257,7 @@ impl Conversation {
                     return self.decode(bytes, segment, telemetry, out);
                 }
                 if head.is_empty() {
-                    self.began = (segment.started, segment.task.copied());
+                    self.began = began(segment, segment.position);
                 }
                 // Nearly always the first send tells, and nothing is copied.
                 let joined = if head.is_empty() {
@@ -367,6 +371,10 @@ impl Conversation {
         if segment.side == Side::Request && segment.call_start {
             self.continues = !self.requests.at_boundary();
         }
+        let end = match segment.content {
+            Content::Bytes(bytes) => segment.position.wrapping_add(bytes.len() as u32),
+            Content::Gap { .. } | Content::Break | Content::Dropped { .. } => segment.position,
+        };
         while !input.is_empty() {
             if let Some(stream) = self.matcher.stream() {
                 // What is outstanding has its replies somewhere in the stream.
@@ -376,7 +384,12 @@ impl Conversation {
             let step = match segment.side {
                 Side::Request => {
                     if self.requests.at_boundary() {
-                        self.began = (segment.started, segment.task.copied());
+                        if self.ends_value(input) {
+                            pass_over(input.len() as u64, telemetry);
+                            let reason = Resync::Malformed;
+                            return self.resynchronize(reason, segment.time, telemetry, out);
+                        }
+                        self.began = began(segment, end.wrapping_sub(input.len() as u32));
                     }
                     match self.requests.decode(input) {
                         Ok(Some(request)) => self.request(request, segment.time, telemetry, out),
@@ -423,7 +436,7 @@ impl Conversation {
         } else {
             self.details += request.detail_memory();
         }
-        let (started, task) = self.began;
+        let (started, origin) = self.began;
         let setting_up = match &mut self.setup {
             Some(setup) => setup.request(&request, started),
             None => false,
@@ -435,16 +448,16 @@ impl Conversation {
         }
         let call = Call {
             started,
-            tid: task.map_or(0, |task| task.tid),
+            tid: origin.task.map_or(0, |task| task.tid),
             continues: self.continues,
         };
         let matcher = &mut self.matcher;
         let result = match &mut self.probation {
-            None => matcher.request(request, call, now, task, out),
+            None => matcher.request(request, call, now, origin, out),
             Some(probation) => {
                 let withhold = &mut |exchange| probation.withhold(exchange);
                 matcher
-                    .request(request, call, now, task, withhold)
+                    .request(request, call, now, origin, withhold)
                     .and_then(|()| probation.look(matcher, now))
             }
         };
@@ -563,6 +576,12 @@ impl Conversation {
         };
         telemetry.orphaned.add(orphans);
     }
+}
+
+/// A request whose first byte, in this segment, is at `position`.
+fn began(segment: &Segment<'_>, position: u32) -> (Nanos, Origin) {
+    let task = segment.task.copied();
+    (segment.started, Origin { position, task })
 }
 
 /// Counts bytes that are not decoded while the boundary is not known.

@@ -47,7 +47,8 @@ pub fn matcher(data: &[u8]) {
         let mut bytes = Run::new(settings, true);
         bytes.play(choices);
         let told = |run: &Run| -> Vec<(Operation, Ending, Outcome, Option<u32>)> {
-            let each = |t: &Transaction| (t.request.operation, t.ending, t.outcome, t.database);
+            let each =
+                |t: &Transaction| (t.request.operation, t.ending, t.outcome.clone(), t.database);
             run.out.iter().map(each).collect()
         };
         assert_eq!(told(&whole), told(&bytes), "one byte at a time");
@@ -165,6 +166,7 @@ impl Run {
             time: self.now + STEP / 10,
             task: None,
             call_start,
+            position: 0,
             content,
         };
         self.conversation.segment(

@@ -13,12 +13,12 @@ use super::batch::{Call, GroupId, Groups};
 use super::quiet::{Doubt, Fate, Placed, Quiets};
 use super::reply_mode::ReplyMode;
 use super::subscribed::{Subscribed, is_confirmation, is_message};
-use super::{Ending, Exchange, Transaction};
+use super::{Ending, Exchange, Origin, Transaction};
 use crate::protocol::reply::{contradicts, silent};
 use crate::protocol::{
     Answer, Client, Effect, Outcome, Protocol, Reply, ReplyKind, Request, outcome,
 };
-use crate::source::event::{Nanos, Task};
+use crate::source::event::Nanos;
 use crate::telemetry::{Resync, Skipped};
 
 /// Most requests outstanding on one connection. Deeper pipelines exist only in bulk loading; a `Pending` takes some
@@ -36,7 +36,7 @@ pub const EARLY_HOLD: Nanos = 20_000_000;
 pub(super) struct Pending {
     pub(super) request: Request,
     pub(super) start: Nanos,
-    task: Option<Task>,
+    origin: Origin,
     /// `None` for a replica's: it is not handed on.
     group: Option<GroupId>,
     /// Confirmations still to come ([`Answer::Subscriptions`]).
@@ -190,7 +190,7 @@ impl Matcher {
         request: Request,
         call: Call,
         now: Nanos,
-        task: Option<Task>,
+        origin: Origin,
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
         let start = call.started;
@@ -219,7 +219,7 @@ impl Matcher {
                 self.stream = Some(Skipped::Replication);
             }
             if let Some(group) = group {
-                let ended = self.transaction(request, start, start, task, Ending::NoReply);
+                let ended = self.transaction(request, start, start, origin, Ending::NoReply);
                 self.groups.ended(group, ended, out);
             }
             return Ok(());
@@ -235,7 +235,7 @@ impl Matcher {
         self.pending.push_back(Pending {
             request,
             start,
-            task,
+            origin,
             group,
             confirmations,
             doubtful: self.doubt.added(),
@@ -332,9 +332,9 @@ impl Matcher {
             return self.place(reply, time, out);
         }
         let Some(front) = self.pending.front() else {
-            self.hold(reply, time)?;
             // Silence was refused: what was taken to have no reply has one.
             let refused = self.hushed && reply.kind == ReplyKind::Error;
+            self.hold(reply, time)?;
             return if refused { Err(Resync::Orphan) } else { Ok(()) };
         };
         let outcome = outcome(&front.request, &reply);
@@ -380,7 +380,7 @@ impl Matcher {
     ) -> Result<(), Resync> {
         match self.quiets.place(&self.pending, reply, time) {
             Placed::Later => {}
-            Placed::Unseen => return self.hold(reply, time),
+            Placed::Unseen(reply) => return self.hold(reply, time),
             Placed::Never => return Err(Resync::Mismatch),
             Placed::Budget => return Err(Resync::Budget),
             Placed::Told(fates) => self.told(fates, time, Ending::Unresolved, out),
@@ -509,7 +509,8 @@ impl Matcher {
             return;
         };
         let end = time.max(pending.start);
-        let mut ended = self.transaction(pending.request, pending.start, end, pending.task, ending);
+        let mut ended =
+            self.transaction(pending.request, pending.start, end, pending.origin, ending);
         ended.outcome = outcome;
         ended.alone = pending.alone;
         self.groups.ended(group, ended, out);
@@ -570,7 +571,7 @@ impl Matcher {
         request: Request,
         start: Nanos,
         end: Nanos,
-        task: Option<Task>,
+        Origin { position, task }: Origin,
         ending: Ending,
     ) -> Transaction {
         Transaction {
@@ -581,6 +582,7 @@ impl Matcher {
             start,
             end,
             database: self.database,
+            position,
             client: self.client.clone(),
             task,
             alone: false,

@@ -57,6 +57,15 @@ impl Ending {
     }
 }
 
+/// Where a request's first byte is in the stream, and the thread that moved it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// TCP sequence number.
+    pub position: u32,
+    /// `None` for captures.
+    pub task: Option<Task>,
+}
+
 /// A request and how it ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transaction {
@@ -74,6 +83,8 @@ pub struct Transaction {
     pub end: Nanos,
     /// The Redis database it ran in, when known.
     pub database: Option<u32>,
+    /// TCP sequence number of the request's first byte: tells, of two ends of one connection, which transactions are the same.
+    pub position: u32,
     /// What the client had said of itself by then, where it is kept.
     pub client: Option<Arc<Client>>,
     /// The thread at this end that moved the request's first byte; `None` for captures.

@@ -37,7 +37,7 @@ pub(super) enum Placed {
     /// Told by a later one.
     Later,
     /// To no request that is outstanding, maybe to one that is not seen yet.
-    Unseen,
+    Unseen(Reply),
     /// To none.
     Never,
     /// Too many requests could be its own.
@@ -167,7 +167,7 @@ impl Quiets {
         match (&*places, open) {
             // It is tried anew with each request that comes.
             ([], true) if self.work > MAX_WORK => return Placed::Budget,
-            ([], true) => return Placed::Unseen,
+            ([], true) => return Placed::Unseen(reply),
             ([], false) => return Placed::Never,
             _ => {}
         }

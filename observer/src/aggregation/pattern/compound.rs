@@ -1,6 +1,6 @@
 //! What is several tokens and one thing: addresses, dates, UUIDs, ids with `-` and `_`.
 
-use super::{Kind, is_plain, kind, token_end};
+use super::{CUT, Kind, is_plain, kind, token_end};
 
 /// Longest id of the URL-safe alphabet: 96 bytes of entropy.
 const MAX_ID: usize = 128;
@@ -23,6 +23,11 @@ fn ends_at(bytes: &[u8], at: usize) -> bool {
     bytes
         .get(at)
         .is_none_or(|byte| !byte.is_ascii_alphanumeric())
+}
+
+/// Whether a token holds a digit and does not stay as it is.
+fn varies(token: &[u8]) -> bool {
+    token.iter().any(u8::is_ascii_digit) && kind(token) != Kind::Word
 }
 
 /// `8-4-4-4-12` hexadecimal digits.
@@ -126,12 +131,13 @@ fn mac(bytes: &[u8]) -> Option<usize> {
             2 => *byte == between,
             _ => byte.is_ascii_hexdigit(),
         });
-    let mixed = text.iter().any(u8::is_ascii_digit) && text.iter().any(u8::is_ascii_alphabetic);
+    let mixed =
+        text.split(|byte| *byte == between).any(varies) && text.iter().any(u8::is_ascii_alphabetic);
     (fits && mixed && ends_at(bytes, LENGTH)).then_some(LENGTH)
 }
 
 /// Groups of at most four hexadecimal digits: three or more with `::` among them, or eight. Stricter than the address format, since
-/// `:` separates elsewhere: the first group holds a digit, and some group a letter.
+/// `:` separates elsewhere: the first group holds a digit and is no term, and some group holds a letter.
 fn ipv6(bytes: &[u8]) -> Option<usize> {
     let (mut at, mut groups, mut digits) = (0, 0, 0);
     let (mut double, mut letter) = (false, false);
@@ -143,7 +149,7 @@ fn ipv6(bytes: &[u8]) -> Option<usize> {
             .take_while(|byte| byte.is_ascii_hexdigit())
             .count();
         let group = &group[..length];
-        if !(1..=4).contains(&length) || (groups == 0 && !group.iter().any(u8::is_ascii_digit)) {
+        if !(1..=4).contains(&length) || (groups == 0 && !varies(group)) {
             return None;
         }
         letter |= group.iter().any(u8::is_ascii_alphabetic);
@@ -224,6 +230,7 @@ pub(super) fn mail_address(bytes: &[u8], at: usize) -> Option<usize> {
     let name = &bytes[domain..domain + length];
     let dot = name.iter().rposition(|byte| *byte == b'.')?;
     // What a pattern has cut short is no domain.
-    let whole = bytes.get(domain + length) != Some(&b'*');
+    let after = &bytes[domain + length..];
+    let whole = !after.starts_with(b"*") && !after.starts_with(CUT.as_bytes());
     (dot > 0 && name.len() - dot > 2 && whole).then_some(domain + length)
 }

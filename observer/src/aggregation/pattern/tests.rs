@@ -169,6 +169,10 @@ fn keys_of_the_world() {
             "gitlab:cache:project/*/readme",
         ),
         ("user:*:profile", "user:*:profile"),
+        // A term is no part of an address that has no other digits: in the pattern the rest may look like one.
+        ("2d::a:a0000", "2d::a:a*"),
+        ("2d:ab:cd:ef:ab:cd00000000", "2d:ab:cd:ef:ab:*"),
+        ("2d:ab:cd:ef:ab:cd", "2d:ab:cd:ef:ab:cd"),
     ] {
         assert_eq!(pattern(key), expected, "{key}");
         assert_eq!(pattern(expected), expected, "again: {key}");
@@ -182,6 +186,9 @@ fn long_keys_are_cut() {
     assert_eq!(cut.matches("part").count(), MAX_SEGMENTS);
     assert!(cut.ends_with('…'));
     assert_eq!(pattern(&cut), cut);
+    let address = pattern(&format!("{}a@-.a-a0.0.0.0", "0:".repeat(14)));
+    assert!(address.ends_with("a@-.a-…"), "{address}");
+    assert_eq!(pattern(&address), address);
     let separators = pattern(&"-".repeat(1000));
     assert_eq!(separators.len(), MAX_BYTES);
     assert_eq!(pattern(&separators), separators);

@@ -238,7 +238,7 @@ impl Connection {
         }
     }
 
-    /// What it adds to its pool.
+    /// What it adds to its pool. Requests outstanding are far fewer than an `i32` holds.
     fn held(&self) -> Held {
         if self.stage == Stage::Connecting {
             return Held {
@@ -251,8 +251,8 @@ impl Connection {
             idle: (!self.used).into(),
             used: self.used.into(),
             setting_up: self.load.setting_up.into(),
-            queued: self.load.waiting.saturating_sub(1).into(),
-            late: self.late.into(),
+            queued: self.load.waiting.saturating_sub(1) as i32,
+            late: self.late as i32,
         }
     }
 }

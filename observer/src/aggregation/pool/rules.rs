@@ -80,7 +80,11 @@ impl Rules {
     }
 
     /// Whether the pool has none idle and needs one, from now on.
+    #[inline]
     pub(super) fn exhausted(&mut self, is: bool, now: Nanos) {
+        if !is && self.since.is_none() {
+            return;
+        }
         if self.since.is_some() {
             self.count(now);
         }

@@ -457,7 +457,10 @@ fn many_gaps<D: Decoder>(make: &impl Fn() -> D, stream: &[u8], random: &mut Rand
 /// The parts of an unfolded reply add up to the reply, and nothing else changes.
 fn check_unfolded(whole: &Told<Reply>, parts: &Told<Reply>) {
     let replies = |told: &Told<Reply>| -> Vec<Reply> {
-        told.messages.iter().map(|(reply, _)| *reply).collect()
+        told.messages
+            .iter()
+            .map(|(reply, _)| reply.clone())
+            .collect()
     };
     let (whole, parts) = (replies(whole), replies(parts));
     let Some(at) = whole.iter().position(|reply| reply.kind != ReplyKind::Push) else {
@@ -466,7 +469,7 @@ fn check_unfolded(whole: &Told<Reply>, parts: &Told<Reply>) {
     if whole == parts {
         return;
     }
-    let (reply, rest) = (whole[at], &whole[at + 1..]);
+    let (reply, rest) = (&whole[at], &whole[at + 1..]);
     assert_eq!(whole[..at], parts[..at]);
     assert_eq!(
         (parts[at].kind, parts[at].elements),

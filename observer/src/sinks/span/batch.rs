@@ -142,7 +142,7 @@ fn text(observation: &Observation, batch: &Batch) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{Ids, Sample, Span, SpanLimits};
+    use super::super::{Ids, Parent, Sample, Span, SpanLimits};
     use super::*;
     use crate::aggregation::testing::{observation, transaction};
     use crate::config::export::{Export, SpanPolicy, SpansPipeline};
@@ -233,7 +233,8 @@ mod tests {
         assert_eq!(text(parent, "error.type"), "OOM");
         assert!(parent.failed);
         for child in &spans[1..] {
-            assert_eq!(child.parent, Some(parent.ids.span));
+            let (span, remote) = (parent.ids.span, false);
+            assert_eq!(child.ids.parent, Some(Parent { span, remote }));
             assert_eq!(child.ids.trace, parent.ids.trace);
             assert_ne!(child.ids.span, parent.ids.span);
         }

@@ -126,8 +126,8 @@ fn datagram(
         socket: SocketId {
             sk: 0,
             netns: 0,
-            local,
-            remote,
+            local: local.into(),
+            remote: remote.into(),
         },
         task: None,
         kind: EventKind::Datagram(Datagram {

@@ -304,6 +304,7 @@ fn deliver<H: Handler>(
         time: datagram.time,
         task: datagram.task.as_ref(),
         call_start,
+        position: 0,
         content,
     };
     let mut complete = false;

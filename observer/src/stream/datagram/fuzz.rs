@@ -149,8 +149,8 @@ impl Table {
                 socket: SocketId {
                     sk: u64::from(step.netns),
                     netns: step.netns,
-                    local: step.local,
-                    remote: step.remote,
+                    local: step.local.into(),
+                    remote: step.remote.into(),
                 },
                 task: None,
                 kind: EventKind::Datagram(datagram),

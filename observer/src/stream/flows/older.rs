@@ -26,8 +26,8 @@ impl<H: Handler> Flows<H> {
         };
         for (socket, task) in found {
             let key = early::key(socket);
-            let wanted = self.options.ports.contains(socket.remote.port())
-                && !self.options.ports.contains(socket.local.port())
+            let wanted = self.options.ports.expects(socket.remote)
+                && !self.options.ports.expects(socket.local)
                 && verdict(self.options.role, End::Client, socket) == Verdict::Reported;
             if wanted
                 && !known.contains(&key)

@@ -19,8 +19,7 @@ impl<H: Handler> Flows<H> {
         let Some(slot) = &self.slots[index] else {
             return;
         };
-        let held =
-            slot.lanes.send.memory() + slot.lanes.receive.memory() + handler.memory(&slot.session);
+        let held = slot.lanes.memory() + handler.memory(&slot.session);
         self.set_held(index, held);
         if held > self.options.max_held / 4 * 3 {
             self.relieve(index, now, handler);

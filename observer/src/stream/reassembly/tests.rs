@@ -14,6 +14,7 @@ fn data(position: u32, payload: &[u8]) -> Data<'_> {
         payload,
         uncaptured: None,
         continued: false,
+        opening: false,
     }
 }
 

@@ -1,12 +1,12 @@
-//! Boundaries that are likely, and how they are proven or refuted.
+//! A boundary that is likely: where it may be, and what proves or refutes it.
 
-use super::super::Exchange;
-use super::super::probation::{Probation, QUIET};
-use super::{Conversation, Phase};
+use super::{Conversation, Phase, Side};
 use crate::protocol::detect::begins_request;
 use crate::source::event::Nanos;
-use crate::stream::{Segment, Side};
+use crate::stream::Segment;
 use crate::telemetry::{Skipped, Telemetry};
+use crate::transaction::Exchange;
+use crate::transaction::probation::{Probation, QUIET};
 
 impl Conversation {
     /// Whether a sure boundary may be here: a send that starts a request, after a reply or after a silence.
@@ -69,5 +69,11 @@ impl Conversation {
             let replies = probation.refute(time, out);
             telemetry.orphaned.add(replies);
         }
+    }
+
+    /// Whether what comes where a request would begin is the end of a value: then the requests before it were a part of it. No client
+    /// sends an empty line.
+    pub(super) fn ends_value(&self, input: &[u8]) -> bool {
+        self.probation.is_some() && input.first() == Some(&b'\r')
     }
 }

@@ -264,7 +264,7 @@ proptest! {
             prop_assert!(told.insert(key.clone(), transaction.ending).is_none(), "{} twice", key);
             if transaction.ending == Ending::Replied {
                 let text = &transaction.request.detail.as_ref().unwrap().text;
-                prop_assert_eq!(transaction.outcome, truth[&key], "{}", text);
+                prop_assert_eq!(&transaction.outcome, &truth[&key], "{}", text);
             }
         }
         if matches!(sight, Sight::Whole | Sight::Swapped) {

@@ -489,7 +489,7 @@ proptest! {
             prop_assert!(told.insert(key.clone(), one.ending).is_none(), "{} twice", key);
             let says = one.ending == Ending::Replied || one.outcome != Outcome::default();
             if says {
-                prop_assert_eq!(&(one.ending, one.outcome), &truth[&key], "{}", text);
+                prop_assert_eq!(&(one.ending, one.outcome.clone()), &truth[&key], "{}", text);
             }
             if one.ending == Ending::NoReply {
                 prop_assert_eq!(truth[&key].0, Ending::NoReply, "{}", text);

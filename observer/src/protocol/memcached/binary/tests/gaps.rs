@@ -103,7 +103,11 @@ fn a_gap_inside_a_value_is_bridged() {
                 let skipped = decoder.skip((end - start) as u64).unwrap();
                 let mut rest = &wire[end..];
                 let reply = skipped.or_else(|| decoder.decode(&mut rest).unwrap());
-                assert_eq!((reply, rest), (Some(whole), &b""[..]), "{start}..{end}");
+                assert_eq!(
+                    (reply, rest),
+                    (Some(whole.clone()), &b""[..]),
+                    "{start}..{end}"
+                );
                 assert!(decoder.at_boundary());
             }
         }
