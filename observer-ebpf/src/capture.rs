@@ -259,16 +259,20 @@ fn lost(lane: u32, length: u32) {
     count_two(lane, counter::RING_FULL, 1, u64::from(length));
 }
 
-/// Sends a record without payload, whose header `write` writes.
+/// Sends a change of state, whose header `write` writes.
 #[inline(always)]
-pub(crate) fn bare(lane: u32, length: u32, write: impl FnOnce(&mut Header)) {
+pub(crate) fn bare(lane: u32, write: impl FnOnce(&mut Header)) {
+    count(lane, counter::STATES, 1);
     match EVENTS.reserve::<Header>(0) {
         Some(mut entry) => {
             // SAFETY: any bytes are a header, and `write` replaces them.
             write(unsafe { &mut *entry.as_mut_ptr() });
             entry.submit(wakeup());
         }
-        None => lost(lane, length),
+        None => {
+            lost(lane, 0);
+            count(lane, counter::STATES_LOST, 1);
+        }
     }
 }
 

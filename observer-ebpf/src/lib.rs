@@ -161,8 +161,10 @@ pub mod counter {
     pub const MISSED: usize = 9;
     /// Changes of state of connections of watched ports.
     pub const STATES: usize = 10;
+    /// Those of them that found the ring full.
+    pub const STATES_LOST: usize = 11;
     /// How many there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
 }
 
 /// Sets of counters: one for each program that can run at the same time as another on a CPU.

@@ -233,8 +233,7 @@ fn state(ctx: &RawTracePointContext) -> Option<()> {
     }
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
-    count(lane::STATE, counter::STATES, 1);
-    capture::bare(lane::STATE, 0, |header| {
+    capture::bare(lane::STATE, |header| {
         capture::head(header, kind, time);
         identify(sk, &common, &ports, header);
         (header.position, header.opposite) = (position, opposite);

@@ -273,9 +273,7 @@ pub(crate) fn ended(sk: u64) -> Option<()> {
 fn closed(streams: &Streams) {
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
-    // With tracepoints, too, which run one at a time on a CPU: so what is lost of these is known.
-    count(lane::RELEASE_UNIX, counter::STATES, 1);
-    capture::bare(lane::RELEASE_UNIX, 0, |header| {
+    capture::bare(lane::RELEASE_UNIX, |header| {
         capture::head(header, kind::CLOSED, time);
         header.family = UNIX;
         (header.local_port, header.remote_port) = (0, 0);

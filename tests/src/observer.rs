@@ -445,5 +445,8 @@ pub fn replay(file: &Path, arguments: &[&str]) -> Result<(Output, Vec<Value>, Op
         false => Vec::new(),
     };
     let summary = Summary::from_lines(&String::from_utf8_lossy(&output.stdout)).ok();
+    if let Some(summary) = &summary {
+        summary.closes()?;
+    }
     Ok((output, spans, summary))
 }

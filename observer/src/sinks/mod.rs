@@ -338,17 +338,18 @@ impl Sinks {
         }
     }
 
-    /// Counts the spans of an exchange whose client's span found no room.
-    pub fn drop_served(&self, exchange: &Exchange, export: &Export) {
-        for _ in &self.queues {
-            self.count(SpanOutcome::Dropped, exchange, export);
-        }
-    }
-
     /// Each queue is to have so many spans.
     fn due(&self, spans: usize) {
         let due = spans * self.queues.len();
         self.telemetry.ledger.spans_due.add(due as u64);
+    }
+
+    /// Counts the spans of an exchange whose client's span found no room.
+    pub fn drop_served(&self, exchange: &Exchange, export: &Export) {
+        self.due(Span::count(exchange, export));
+        for _ in &self.queues {
+            self.count(SpanOutcome::Dropped, exchange, export);
+        }
     }
 
     fn count(&self, outcome: SpanOutcome, exchange: &Exchange, export: &Export) {

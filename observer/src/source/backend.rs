@@ -17,6 +17,7 @@ use super::btf::{Btf, BtfError};
 use super::hooks_unix as unix;
 use super::kprobe::{self, Returns};
 use super::layout::Config;
+use super::wait::page_size;
 
 /// The kernel programs. Aligned, because the loader reads it in place.
 static OBJECT: &[u8] =
@@ -68,7 +69,7 @@ pub enum AttachError {
     #[error(transparent)]
     Btf(#[from] BtfError),
     /// The object with the programs could not be loaded, or a map not created.
-    #[error("creating the maps failed: {}", first_line(&**.0))]
+    #[error("creating the maps failed: {}", causes(&**.0))]
     Object(#[source] Box<EbpfError>),
     /// The kernel refused a program.
     #[error("{}", refusal(program, source))]
@@ -99,8 +100,17 @@ pub enum AttachError {
     /// The object lacks a program or map: it was built from other sources.
     #[error("the object with the kernel programs has no {0}")]
     Absent(&'static str),
+    /// There is no room for the ring.
+    #[error("a ring of {bytes} bytes (limits.ring-bytes) is refused: {}", causes(.source.as_ref()))]
+    Ring {
+        /// Its size.
+        bytes: u32,
+        /// What failed.
+        #[source]
+        source: Box<MapError>,
+    },
     /// A map could not be read or written.
-    #[error("map {map}: {source}")]
+    #[error("map {map}: {}", causes(.source.as_ref()))]
     Map {
         /// Which.
         map: &'static str,
@@ -121,9 +131,9 @@ pub(crate) struct Limits<'a> {
     pub(crate) unix: bool,
 }
 
-/// The ring's size must be a power of two and whole pages; no page is larger than 64 KiB.
+/// The ring's size must be a power of two and whole pages.
 pub(crate) fn ring_size(asked: u32) -> u32 {
-    asked.clamp(1 << 16, 1 << 30).next_power_of_two()
+    asked.clamp(page_size(), 1 << 30).next_power_of_two()
 }
 
 /// Attached programs. Dropping it detaches them.
@@ -392,7 +402,7 @@ fn object(error: EbpfError) -> AttachError {
 }
 
 /// What went wrong and why, each without the kernel's many lines of explanation.
-fn first_line(error: &(dyn Error + 'static)) -> String {
+fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     let mut next = Some(error);
     while let Some(error) = next {
@@ -435,10 +445,7 @@ fn refusal(program: &str, error: &ProgramError) -> String {
                 error.call, error.io_error
             )
         }
-        other => format!(
-            "the kernel refused to attach {program}: {}",
-            first_line(other)
-        ),
+        other => format!("the kernel refused to attach {program}: {}", causes(other)),
     }
 }
 
@@ -449,7 +456,7 @@ mod tests {
     #[test]
     fn ring_sizes_are_powers_of_two() {
         for (asked, size) in [
-            (0, 1 << 16),
+            (0, page_size()),
             (65_537, 1 << 17),
             (8 << 20, 8 << 20),
             (u32::MAX, 1 << 30),

@@ -15,13 +15,15 @@ use std::{fs, io, thread};
 
 use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
 use aya_log::EbpfLogger;
-use observer_ebpf::{counter, lane, name};
+use observer_ebpf::{counter, name};
 use tracing::{info, warn};
 
 use super::backend::{self, AttachError, Attached, Backend, Limits};
 use super::btf::{Btf, BtfError};
 use super::capability::{Capability, Held};
 use super::confine;
+pub use super::counters::KernelCounters;
+use super::counters::{tell, total};
 use super::event::{Clock, Direction, Event, SocketName};
 use super::hooks_unix;
 use super::layout::Config;
@@ -138,37 +140,6 @@ pub enum LiveError {
     Attach(#[from] AttachError),
 }
 
-/// Totals that the kernel programs keep, over all CPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct KernelCounters {
-    /// Calls that sent payload on a watched port.
-    pub sends: u64,
-    /// Their bytes.
-    pub send_bytes: u64,
-    /// Calls that received payload on a watched port.
-    pub receives: u64,
-    /// Their bytes.
-    pub receive_bytes: u64,
-    /// Records that found the ring full.
-    pub ring_full: u64,
-    /// Stream bytes that they stood for.
-    pub ring_full_bytes: u64,
-    /// Stream bytes of calls whose buffer cannot be read at the hook.
-    pub unreadable_bytes: u64,
-    /// Stream bytes whose buffer was not mapped.
-    pub fault_bytes: u64,
-    /// Sends whose start could not be kept; their end is taken for it.
-    pub starts_lost: u64,
-    /// Calls whose end was not seen, or that there was no room to follow.
-    pub missed: u64,
-    /// Changes of connections' states.
-    pub states: u64,
-    /// Of `ring_full`, those of changes of state.
-    pub states_lost: u64,
-    /// Of `ring_full_bytes`, those that were sent.
-    pub send_bytes_lost: u64,
-}
-
 /// What the kernel accounts to one program. Time and runs only while `kernel.bpf_stats_enabled` is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProgramStatistics {
@@ -274,7 +245,10 @@ impl Live {
         let ring = ebpf
             .take_map(name::EVENTS)
             .ok_or(AttachError::Absent(name::EVENTS))?;
-        let ring = RingBuf::try_from(ring).map_err(map(name::EVENTS))?;
+        let ring = RingBuf::try_from(ring).map_err(|source| AttachError::Ring {
+            bytes: backend::ring_size(options.ring_bytes),
+            source: Box::new(source),
+        })?;
         let counters = ebpf
             .take_map(name::COUNTERS)
             .ok_or(AttachError::Absent(name::COUNTERS))?;
@@ -501,68 +475,6 @@ fn drain(
         telemetry.ledger.states.arrived.add(states);
     }
     seen
-}
-
-/// Adds up the counters of all CPUs.
-fn total(
-    counters: &PerCpuArray<MapData, [u64; counter::COUNT]>,
-) -> Result<KernelCounters, LiveError> {
-    let mut sum = [0u64; counter::COUNT];
-    let (mut states_lost, mut send_bytes_lost) = (0, 0);
-    for lane in 0..lane::COUNT {
-        let cpus = counters
-            .get(&lane, 0)
-            .map_err(|error| LiveError::Counters(Box::new(error)))?;
-        for values in cpus.iter() {
-            for (sum, value) in sum.iter_mut().zip(values) {
-                *sum += value;
-            }
-            match lane {
-                lane::STATE | lane::RELEASE_UNIX => states_lost += values[counter::RING_FULL],
-                lane::SEND
-                | lane::SEND_UDP_4
-                | lane::SEND_UDP_6
-                | lane::SEND_UNIX
-                | lane::PAGE_UNIX => {
-                    send_bytes_lost += values[counter::RING_FULL_BYTES];
-                }
-                _ => {}
-            }
-        }
-    }
-    Ok(KernelCounters {
-        sends: sum[counter::SENDS],
-        send_bytes: sum[counter::SEND_BYTES],
-        receives: sum[counter::RECEIVES],
-        receive_bytes: sum[counter::RECEIVE_BYTES],
-        ring_full: sum[counter::RING_FULL],
-        ring_full_bytes: sum[counter::RING_FULL_BYTES],
-        unreadable_bytes: sum[counter::UNREADABLE_BYTES],
-        fault_bytes: sum[counter::FAULT_BYTES],
-        starts_lost: sum[counter::STARTS_LOST],
-        missed: sum[counter::MISSED],
-        states: sum[counter::STATES],
-        states_lost,
-        send_bytes_lost,
-    })
-}
-
-/// Copies what the kernel programs counted to the telemetry.
-fn tell(counters: &KernelCounters, misses: u64, telemetry: &Telemetry) {
-    telemetry.lost(Lost::RingFull).set(counters.ring_full);
-    telemetry
-        .lost(Lost::Recursion)
-        .set(misses + counters.missed);
-    let received_lost = counters.ring_full_bytes - counters.send_bytes_lost;
-    let ledger = &telemetry.ledger;
-    for (way, seen, lost) in [
-        (&ledger.sent, counters.send_bytes, counters.send_bytes_lost),
-        (&ledger.received, counters.receive_bytes, received_lost),
-        (&ledger.states, counters.states, counters.states_lost),
-    ] {
-        way.seen.set(seen);
-        way.ring_full.set(lost);
-    }
 }
 
 fn program_statistics(program: &'static str, fd: BorrowedFd<'_>) -> io::Result<ProgramStatistics> {

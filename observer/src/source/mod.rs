@@ -12,6 +12,7 @@ pub mod backend;
 pub mod btf;
 pub mod capability;
 pub mod confine;
+mod counters;
 pub mod event;
 mod filter;
 mod hooks_unix;

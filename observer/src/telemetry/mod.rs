@@ -146,11 +146,11 @@ reasons! {
         Connections = "connections",
         /// A pair of endpoints that exchange datagrams was forgotten, or an exchange given up, to make room for others.
         DatagramPairs = "datagram-pairs",
-        /// A command of a server's end, or a span of its client's end, did not wait for the other any longer, to make room.
-        Ends = "ends",
         /// A connection held too much of messages that are not complete, or all together did and it was silent longest: that was
         /// given up.
         PendingBytes = "pending-bytes",
+        /// A command of a server's end, or a span of its client's end, did not wait for the other any longer, to make room.
+        Ends = "ends",
     }
 }
 
@@ -161,6 +161,8 @@ reasons! {
         Rule = "rule",
         /// The other end of the connection tells it.
         Redundant = "redundant",
+        /// Of a server's end whose client's end is reported, too, and counts it.
+        Served = "served",
         /// It made the connection the link of a replica, or was sent on one.
         Replication = "replication",
         /// It may be a part of a value: what was taken for a boundary did not go on as requests do.

@@ -48,7 +48,7 @@ impl Reporter {
     /// Reports what a server's end tells whose client's end is reported, too. That end counts the commands: only their
     /// duration is recorded here.
     pub(super) fn serve(&mut self, caller: &Caller, exchange: Exchange) {
-        leave_out(LeftOut::Redundant, &exchange, &self.telemetry);
+        leave_out(LeftOut::Served, &exchange, &self.telemetry);
         let (Some(id), Some(bound)) = (caller.shared, &caller.bound) else {
             return;
         };
