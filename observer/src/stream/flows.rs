@@ -361,7 +361,7 @@ impl<H: Handler> Flows<H> {
             && let Some(slot) = &self.slots[index]
         {
             let lane = slot.lanes.get(data.direction);
-            let same = slot.flow.socket == event.socket || is_behind(slot, event);
+            let same = slot.flow.socket == event.socket || slot.is_behind(event);
             if same && !lane.is_discontinuous(data.position) {
                 return Some(index);
             }
@@ -591,11 +591,4 @@ impl<H: Handler> Flows<H> {
             .close(flow.number, time, std::mem::take(&mut flow.registration));
         handler.close(&flow, session, close, time);
     }
-}
-
-/// Whether an event is of the socket of a flow that lingers: the kernel has taken its port away.
-fn is_behind<S>(slot: &Slot<S>, event: &Event<'_>) -> bool {
-    slot.closing.is_some()
-        && event.socket.local.port() == Some(0)
-        && slot.flow.socket.remote == event.socket.remote
 }

@@ -13,7 +13,7 @@ use super::batch::{Call, GroupId, Groups};
 use super::quiet::{Doubt, Fate, Placed, Quiets};
 use super::reply_mode::ReplyMode;
 use super::subscribed::{Subscribed, is_confirmation, is_message};
-use super::{Ending, Exchange, Origin, Transaction};
+use super::{Ending, Exchange, Origin};
 use crate::protocol::reply::{contradicts, silent};
 use crate::protocol::{
     Answer, Client, Effect, Outcome, Protocol, Reply, ReplyKind, Request, outcome,
@@ -574,28 +574,5 @@ impl Matcher {
     ) {
         self.apply(&mut pending.request, &outcome);
         self.ended(pending, Ending::Replied, outcome, time, out);
-    }
-
-    fn transaction(
-        &self,
-        request: Request,
-        start: Nanos,
-        end: Nanos,
-        Origin { position, task }: Origin,
-        ending: Ending,
-    ) -> Transaction {
-        Transaction {
-            protocol: self.protocol,
-            request,
-            outcome: Outcome::default(),
-            ending,
-            start,
-            end,
-            database: self.database,
-            position,
-            client: self.client.clone(),
-            task,
-            alone: false,
-        }
     }
 }

@@ -1,6 +1,15 @@
 //! Beginnings and ends that come out of order.
 
-use super::{Closing, Direction, Event, Flows, Handler, Verdict};
+use super::{Closing, Direction, Event, Flows, Handler, Slot, Verdict};
+
+impl<S> Slot<S> {
+    /// Whether an event is of the socket of a flow that lingers: the kernel has taken its port away.
+    pub(super) fn is_behind(&self, event: &Event<'_>) -> bool {
+        self.closing.is_some()
+            && event.socket.local.port() == Some(0)
+            && self.flow.socket.remote == event.socket.remote
+    }
+}
 
 impl<H: Handler> Flows<H> {
     /// A connection is established on which data was sent before: its flow goes on. Answers whether there is one.
