@@ -47,7 +47,8 @@ impl Lanes {
         self.send.memory() + self.receive.memory()
     }
 
-    /// Nothing more will come: hands on what waits, and what was moved unseen as a gap.
+    /// Nothing more will come: hands on what waits, and what was moved unseen as a gap. What an application has not taken by
+    /// now, it has closed without reading, as clients do after QUIT: that did not move.
     pub(super) fn finish(&mut self, closing: Option<Closing>, out: &mut dyn FnMut(Segment<'_>)) {
         for (lane, direction) in [
             (&mut self.send, Direction::Send),
@@ -55,7 +56,7 @@ impl Lanes {
         ] {
             lane.finish(out);
             if let Some(closing) = closing {
-                lane.end_at(closing.end(direction), closing.time, out);
+                lane.end_at(closing.moved(direction), closing.time, out);
             }
         }
     }
@@ -71,7 +72,15 @@ pub(super) struct Closing {
 }
 
 impl Closing {
-    /// The position behind the last byte that a direction may have.
+    /// The position behind the last byte that had moved at the end.
+    fn moved(&self, direction: Direction) -> u32 {
+        match direction {
+            Direction::Send => self.rest.sent,
+            Direction::Receive => self.rest.taken,
+        }
+    }
+
+    /// The position behind the last byte that may still move.
     fn end(&self, direction: Direction) -> u32 {
         match direction {
             Direction::Send => self.rest.sent,

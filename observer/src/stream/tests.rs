@@ -505,6 +505,17 @@ fn what_nobody_told_of_is_missed_at_the_end() {
 }
 
 #[test]
+fn what_nobody_takes_is_no_loss() {
+    let (client, _) = translated();
+    let mut host = Host::new(Role::Auto);
+    host.established(client, End::Client, 100, 500);
+    host.data(client, Direction::Send, (100, 500), "quit");
+    host.event(client, ended(104, 500, 24));
+    host.pass(1_100 * MS);
+    assert_eq!(host.log.lines, ["Client >quit Closed(None)"]);
+}
+
+#[test]
 fn what_is_taken_after_the_end_belongs_to_the_connection() {
     let (client, _) = translated();
     let mut host = Host::new(Role::Auto);
@@ -546,12 +557,9 @@ fn what_is_sent_with_the_syn_is_the_first() {
         }),
     );
     host.established(client, End::Client, 100, 500);
-    host.data(client, Direction::Receive, (500, 103), "answer");
-    host.event(client, ended(103, 506, 0));
-    assert_eq!(
-        host.log.lines,
-        ["Client connecting>ask<answer Closed(None)"]
-    );
+    host.data(client, Direction::Receive, (500, 103), "ans");
+    host.event(client, ended(103, 503, 0));
+    assert_eq!(host.log.lines, ["Client connecting>ask<ans Closed(None)"]);
 }
 
 /// Thousands of sockets, each of which holds a little: the oldest are relieved, and none costs more than a few looks.
