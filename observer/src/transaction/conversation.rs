@@ -11,7 +11,7 @@
 //!
 //! A connection that was joined, or that lost its framing, goes on at a boundary that is likely but not proven. Until it
 //! is, it is on *probation*: transactions are withheld. Drained (every request answered, nothing extra) and then quiet,
-//! or drained again and again, proves it; a reply without a request refutes it.
+//! or drained again and again while no reply can be that of an earlier request, proves it; a reply without a request refutes it.
 
 mod boundary;
 mod load;
@@ -540,6 +540,7 @@ impl<W: Watch> Conversation<W> {
         match &mut self.probation {
             None => matcher.reply(reply, time, out)?,
             Some(probation) => {
+                probation.note(matcher, &reply);
                 matcher.reply(reply, time, &mut |exchange| probation.withhold(exchange))?;
                 probation.look(matcher, segment.time)?;
             }

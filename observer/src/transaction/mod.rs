@@ -10,6 +10,7 @@
 //! - [`watch`]: who learns which bytes were read as what.
 //! - [`conversation`]: decoding, detection, and what happens when the boundary or the pairing is not sure.
 
+mod alignment;
 pub mod batch;
 pub mod conversation;
 #[cfg(any(test, fuzzing))]

@@ -1,13 +1,15 @@
 //! A boundary that is likely and not proven: what is paired from it on is withheld until it is.
 
+use super::alignment::Alignment;
 use super::matcher::Matcher;
 use super::{Ending, Exchange};
+use crate::protocol::{Protocol, Reply};
 use crate::source::event::Nanos;
 use crate::telemetry::Resync;
 
 /// A drained connection on which nothing comes for this long, nanoseconds, has nothing outstanding: caches answer within it.
 pub(super) const QUIET: Nanos = 10_000_000;
-/// So often drained before the next request proves a boundary on a connection that is never quiet.
+/// So often drained, a connection is taken to be never quiet: what it says is compared.
 const PROOFS: u32 = 64;
 /// Most transactions withheld; a connection that is not proven by then is refuted.
 const MAX_WITHHELD: usize = 16_384;
@@ -22,6 +24,8 @@ pub(super) struct Probation {
     count: usize,
     drained: Option<Nanos>,
     proofs: u32,
+    /// Of a connection that is never quiet.
+    alignment: Alignment,
     /// [`Quiets::taints`](super::quiet::Quiets::taints) when last looked at.
     taints: u32,
 }
@@ -66,7 +70,7 @@ impl Probation {
 
     /// Bytes held on the heap, without the details of requests.
     pub(super) fn memory(&self) -> usize {
-        self.withheld.capacity() * size_of::<Exchange>()
+        self.withheld.capacity() * size_of::<Exchange>() + self.alignment.memory()
     }
 
     /// Whether nothing is withheld.
@@ -77,6 +81,15 @@ impl Probation {
     /// Whether the connection was drained when it was last looked at.
     pub(super) fn is_drained(&self) -> bool {
         self.drained.is_some()
+    }
+
+    /// A reply is about to be given to the request that it answers.
+    pub(super) fn note(&mut self, matcher: &Matcher, reply: &Reply) {
+        if self.proofs >= PROOFS
+            && let Some(request) = matcher.answered()
+        {
+            self.alignment.note(request, reply);
+        }
     }
 
     /// Looks whether the connection is drained, after a request or reply at `now`.
@@ -94,8 +107,9 @@ impl Probation {
     }
 
     /// A request begins at `now`. Whether that proves the boundary: nothing extra came since the connection was drained,
-    /// for long or again and again. `taints`: how often that would have shown nothing.
-    pub(super) fn proves(&mut self, now: Nanos, taints: u32) -> bool {
+    /// for long; or again and again, and no reply can be that of an earlier request. `taints`: how often that would have shown
+    /// nothing.
+    pub(super) fn proves(&mut self, now: Nanos, taints: u32, protocol: Protocol) -> bool {
         let Some(since) = self.drained.take() else {
             return false;
         };
@@ -103,7 +117,7 @@ impl Probation {
             (self.taints, self.proofs) = (taints, 0);
         }
         self.proofs += 1;
-        self.proofs >= PROOFS || now.saturating_sub(since) >= QUIET
+        now.saturating_sub(since) >= QUIET || self.alignment.is_proven(protocol)
     }
 
     /// The boundary is proven from here on. `tainted`: what was told before need not be right.

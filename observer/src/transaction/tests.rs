@@ -3,6 +3,7 @@
 mod connection;
 mod pairing;
 mod quiet;
+mod window;
 mod work;
 
 use super::conversation::{Conversation, Settings};

@@ -75,7 +75,7 @@ impl<W: Watch> Conversation<W> {
         if self
             .probation
             .as_mut()
-            .is_some_and(|probation| probation.proves(now, taints))
+            .is_some_and(|probation| probation.proves(now, taints, self.settings.protocol))
         {
             self.confirm(out);
         }
