@@ -198,6 +198,7 @@ fn clients_notice_nothing_and_nothing_is_left() -> Result<()> {
     let after = connections(&mut connection)?;
     let reopened = Memcached::connect(("127.0.0.1", memcached.port))?.stat("total_connections")?;
     let told = clients.end()?;
+    println!("{told:#}");
     ensure!(told["reconnected"] == false, "{told}");
     ensure!(after == before, "{before} connections, then {after}");
     ensure!(
