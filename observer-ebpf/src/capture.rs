@@ -15,8 +15,9 @@ use observer_ebpf::{
 use crate::buffer::{Buffer, Iovec, Place};
 use crate::datagram::Peer;
 use crate::globals::{EVENTS, count, count_two, scratch, setting};
-use crate::socket::{Common, Ports, identify, left_out, net, positions};
+use crate::socket::{Common, Ports, identify, left_out, net, positions, state};
 use crate::task::Task;
+use crate::unix::Ends;
 
 /// The scratch: the header under construction, and progress through a call that takes several rounds. In a
 /// map, where the verifier takes every number as unknown: one round of a loop stands for all.
@@ -48,6 +49,8 @@ pub(crate) struct Call<'a> {
     lane: u32,
     /// The other end, of a datagram.
     peer: Option<&'a Peer>,
+    /// Both ends, of a unix socket.
+    ends: Option<&'a Ends>,
     sk: u64,
     common: &'a Common,
     ports: &'a Ports,
@@ -74,39 +77,59 @@ impl<'a> Call<'a> {
         if left_out(common, ports) {
             return None;
         }
-        // SAFETY: the helper has no preconditions.
-        let time = unsafe { bpf_ktime_get_ns() };
         let (write, copied) = positions(sk, common)?;
         let (next, opposite) = if direction == direction::SEND {
             (write, copied)
         } else {
             (copied, write)
         };
-        counted(direction, direction.into(), length);
-        Some(Self {
-            direction,
-            lane: direction.into(),
-            peer: None,
-            sk,
-            common,
-            ports,
-            task: Task::current(),
-            length,
-            position: next.wrapping_sub(length),
-            opposite,
-            time,
-            started: if started == 0 { time } else { started },
-        })
+        let positions = (next.wrapping_sub(length), opposite);
+        let way = (direction, direction.into());
+        Some(Self::at(positions, way, sk, common, ports, length, started))
     }
 
     /// A call that moved a datagram.
     #[inline(always)]
     pub(crate) fn datagram(
-        (direction, lane): (u8, u32),
+        way: (u8, u32),
         sk: u64,
         common: &'a Common,
         ports: &'a Ports,
         peer: &'a Peer,
+        length: u32,
+        started: u64,
+    ) -> Self {
+        Self {
+            peer: Some(peer),
+            ..Self::at((0, length), way, sk, common, ports, length, started)
+        }
+    }
+
+    /// A call that moved bytes of a unix socket, whose positions these are.
+    #[inline(always)]
+    pub(crate) fn unix(
+        way: (u8, u32),
+        inode: u64,
+        common: &'a Common,
+        ports: &'a Ports,
+        ends: &'a Ends,
+        length: u32,
+        positions: (u32, u32),
+        started: u64,
+    ) -> Self {
+        Self {
+            ends: Some(ends),
+            ..Self::at(positions, way, inode, common, ports, length, started)
+        }
+    }
+
+    #[inline(always)]
+    fn at(
+        (position, opposite): (u32, u32),
+        (direction, lane): (u8, u32),
+        sk: u64,
+        common: &'a Common,
+        ports: &'a Ports,
         length: u32,
         started: u64,
     ) -> Self {
@@ -116,14 +139,15 @@ impl<'a> Call<'a> {
         Self {
             direction,
             lane,
-            peer: Some(peer),
+            peer: None,
+            ends: None,
             sk,
             common,
             ports,
             task: Task::current(),
             length,
-            position: 0,
-            opposite: length,
+            position,
+            opposite,
             time,
             started: if started == 0 { time } else { started },
         }
@@ -152,7 +176,14 @@ impl<'a> Call<'a> {
         header.opposite = self.opposite;
         header.length = self.length;
         header.captured = captured;
-        identify(self.sk, self.common, self.ports, header);
+        if let Some(ends) = self.ends {
+            ends.identify(self.sk, self.ports, header);
+        } else {
+            identify(self.sk, self.common, self.ports, header);
+        }
+        if self.ends.is_none() && self.peer.is_none() {
+            header.state = state(self.common);
+        }
         if let Some(peer) = self.peer {
             header.remote = peer.bytes();
         }
@@ -168,9 +199,17 @@ impl<'a> Call<'a> {
             Place::Unreadable => {
                 let lane = self.lane;
                 count(lane, counter::UNREADABLE_BYTES, u64::from(self.length));
-                bare(lane, self.length, |header| {
-                    self.describe(header, 0, reason::UNREADABLE)
-                });
+                // Not by `bare`: a function out of line would not know which kind of call this is.
+                let record = reserve::<0>();
+                if record.is_null() {
+                    lost(lane, self.length);
+                    return Some(());
+                }
+                // SAFETY: the record has room for a header.
+                unsafe {
+                    self.describe(&mut *record, 0, reason::UNREADABLE);
+                    generated::bpf_ringbuf_submit(record.cast(), wakeup());
+                }
                 Some(())
             }
         }
@@ -196,7 +235,7 @@ pub(crate) fn head(header: &mut Header, kind: u8, time: u64) {
     header.direction = 0;
     header.reason = reason::NONE;
     header.flags = 0;
-    header.padding = 0;
+    header.state = 0;
     header.time = time;
     header.started = time;
     header.captured = 0;
@@ -220,16 +259,20 @@ fn lost(lane: u32, length: u32) {
     count_two(lane, counter::RING_FULL, 1, u64::from(length));
 }
 
-/// Sends a record without payload, whose header `write` writes.
+/// Sends a change of state, whose header `write` writes.
 #[inline(always)]
-pub(crate) fn bare(lane: u32, length: u32, write: impl FnOnce(&mut Header)) {
+pub(crate) fn bare(lane: u32, write: impl FnOnce(&mut Header)) {
+    count(lane, counter::STATES, 1);
     match EVENTS.reserve::<Header>(0) {
         Some(mut entry) => {
             // SAFETY: any bytes are a header, and `write` replaces them.
             write(unsafe { &mut *entry.as_mut_ptr() });
             entry.submit(wakeup());
         }
-        None => lost(lane, length),
+        None => {
+            lost(lane, 0);
+            count(lane, counter::STATES_LOST, 1);
+        }
     }
 }
 
@@ -357,6 +400,8 @@ fn large(call: &Call<'_>, address: u64, budget: u32) -> Option<()> {
         lane::SEND_UDP_6 => piece::<{ lane::SEND_UDP_6 }>,
         lane::RECEIVE_UDP_4 => piece::<{ lane::RECEIVE_UDP_4 }>,
         lane::RECEIVE_UDP_6 => piece::<{ lane::RECEIVE_UDP_6 }>,
+        lane::SEND_UNIX => piece::<{ lane::SEND_UNIX }>,
+        lane::RECEIVE_UNIX => piece::<{ lane::RECEIVE_UNIX }>,
         _ => piece::<{ lane::RECEIVE }>,
     };
     // SAFETY: the callback has the signature that the helper asks for.
@@ -435,6 +480,8 @@ fn vectored(call: &Call<'_>, buffer: &Buffer) -> Option<()> {
         lane::SEND_UDP_6 => gather::<{ lane::SEND_UDP_6 }>,
         lane::RECEIVE_UDP_4 => gather::<{ lane::RECEIVE_UDP_4 }>,
         lane::RECEIVE_UDP_6 => gather::<{ lane::RECEIVE_UDP_6 }>,
+        lane::SEND_UNIX => gather::<{ lane::SEND_UNIX }>,
+        lane::RECEIVE_UNIX => gather::<{ lane::RECEIVE_UNIX }>,
         _ => gather::<{ lane::RECEIVE }>,
     };
     let rounds = MAX_SEGMENTS + MAX_RECORDS;

@@ -4,7 +4,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
-use observer_ebpf::{PORT_WORDS, config, counter, lane};
+use observer_ebpf::{MAX_SOCKETS, PORT_WORDS, SocketName, config, counter, lane};
 
 use crate::capture::Scratch;
 use crate::datagram::Peer;
@@ -98,6 +98,38 @@ pub(crate) static PEERS: PerCpuArray<Peer> = PerCpuArray::with_max_entries(lane:
 /// the address of a closed socket to the next one; the port tells them apart.
 #[map]
 pub(crate) static CLIENTS: LruHashMap<u64, u16> = LruHashMap::with_max_entries(16_384, 0);
+
+/// The programs that see unix sockets, by direction: what sees TCP comes by here only with what is not its own.
+#[map]
+pub(crate) static OTHERS: ProgramArray = ProgramArray::with_max_entries(2, 0);
+
+/// Numbers of the watched unix sockets, by the name that their server bound. 0 is none.
+#[map]
+pub(crate) static SERVERS: HashMap<SocketName, u32> = HashMap::with_max_entries(MAX_SOCKETS, 0);
+
+/// One bit for each length that a watched name has: most sockets' names are told apart without being read.
+#[map]
+pub(crate) static LENGTHS: Array<[u64; 2]> = Array::with_max_entries(1, 0);
+
+/// Where a name is read to: too large for the stack.
+#[map]
+pub(crate) static NAMES: PerCpuArray<SocketName> = PerCpuArray::with_max_entries(lane::COUNT, 0);
+
+/// How far the streams of a unix socket are: the kernel does not count their bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Streams {
+    /// Whose: the kernel gives the address of a closed socket to the next one.
+    pub(crate) inode: u64,
+    /// Inode number of the client's end; 0 where that was gone before anything was seen.
+    pub(crate) connection: u64,
+    pub(crate) sent: u32,
+    pub(crate) received: u32,
+}
+
+/// Watched unix sockets, by address of their `struct sock`.
+#[map]
+pub(crate) static STREAMS: LruHashMap<u64, Streams> = LruHashMap::with_max_entries(16_384, 0);
 
 /// Whether a port is watched.
 #[inline(always)]

@@ -11,17 +11,19 @@ use observer_ebpf::{MAX_SEGMENTS, config};
 use crate::buffer::{Buffer, Iovec, Place};
 use crate::globals::{offset, setting};
 use crate::socket::read;
+use crate::syscall::OOB;
 
-/// Bytes of `iov_iter` that are read; userspace checks that its fields end before.
-const ITER: usize = 40;
+/// Bytes of `msghdr` that are read, from its `iov_iter` on; userspace checks that the fields end before.
+const ITER: usize = 56;
 
 /// In place of how many bytes there was room for: all have moved.
 pub(crate) const ALL: u64 = u64::MAX;
 
 /// The buffer behind `msg->msg_iter`, out of or into which `length` bytes have just moved. With `MSG_TRUNC` fewer may have: then
-/// `room` is how many bytes it had room for before, else [`ALL`].
+/// `room` is how many bytes it had room for before, else [`ALL`]. `urgent`: whether its last byte may be urgent, as in a
+/// stream sent with `MSG_OOB`.
 #[inline(always)]
-pub(crate) fn buffer(msg: u64, length: u32, room: u64) -> Buffer {
+pub(crate) fn buffer(msg: u64, length: u32, room: u64, urgent: bool) -> Buffer {
     let mut iter = MaybeUninit::<[u64; ITER / 8]>::uninit();
     let address = (msg as usize).wrapping_add(offset(config::MSG_ITER));
     // SAFETY: the helper writes `ITER` bytes, which `iter` has.
@@ -32,6 +34,10 @@ pub(crate) fn buffer(msg: u64, length: u32, room: u64) -> Buffer {
         return Buffer::UNREADABLE;
     }
     let iter: *const u8 = iter.as_ptr().cast();
+    let flags: i32 = field(iter, config::MSG_FLAGS);
+    if urgent && flags & OOB != 0 {
+        return Buffer::UNREADABLE;
+    }
     let kind: u8 = field(iter, config::ITER_TYPE);
     let kind = u32::from(kind) & setting(config::ITER_TYPE_MASK);
     let behind: u64 = field(iter, config::ITER_OFFSET);

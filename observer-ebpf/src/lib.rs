@@ -5,7 +5,7 @@
 #![no_std]
 
 /// Version of everything in this file; first byte of each record.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// Payload bytes that one record can hold at most.
 pub const MAX_PAYLOAD: u32 = 4096;
@@ -18,7 +18,9 @@ pub const MAX_SEGMENTS: u32 = 1024;
 
 /// Head of each record; the captured bytes follow it.
 ///
-/// Numbers are in the byte order of the machine, addresses in network order (IPv4 in the first four bytes).
+/// Numbers are in the byte order of the machine, addresses in network order (IPv4 in the first four bytes). A unix socket has
+/// the number of its server's name in place of the server's port, 0 in place of the client's, and in place of both addresses, as
+/// a 64-bit number, the inode number of the client's end: it tells the connection.
 /// 120 bytes: the ring needs a multiple of 8, and no byte of it may be left unwritten.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -29,29 +31,30 @@ pub struct Header {
     pub kind: u8,
     /// One of [`direction`]; 0 for state records.
     pub direction: u8,
-    /// One of [`reason`]: why `captured` is less than `length`.
+    /// One of [`reason`]: why `captured` is less than `length`; for [`kind::CLOSED`] the socket's error number, 0 for none.
     pub reason: u8,
     /// Bits of [`flag`].
     pub flags: u8,
-    /// Always 0.
-    pub padding: u8,
-    /// `AF_INET` or `AF_INET6`.
+    /// The socket's state, `TCP_…` of the kernel; 0 for [`kind::DATAGRAM`] and unix sockets.
+    pub state: u8,
+    /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
     pub family: u16,
     /// `CLOCK_MONOTONIC`, nanoseconds, when the call returned.
     pub time: u64,
     /// The same clock, when the call began; `time` where that is not known.
     pub started: u64,
-    /// Address of the kernel's `struct sock`.
+    /// Address of the kernel's `struct sock`; of a unix socket its inode number, which is not given to another one so soon.
     pub sk: u64,
     /// Inode of the network namespace.
     pub netns: u32,
-    /// Sequence number of the first byte; for [`kind::ESTABLISHED`] of the first byte to send; for
-    /// [`kind::DATAGRAM`] its offset; for [`kind::CLOSED`] the socket's error number, 0 for none.
+    /// Sequence number of the first byte; for [`kind::ESTABLISHED`] of the first byte to send, for [`kind::CLOSED`] of
+    /// the one behind the last that was sent; for [`kind::DATAGRAM`] its offset. Bytes of a unix socket are counted
+    /// from [`unix_start`] on.
     pub position: u32,
-    /// The other direction's; for [`kind::ESTABLISHED`] of the first byte to receive; for [`kind::DATAGRAM`] the
-    /// length of the whole.
+    /// The other direction's; for [`kind::ESTABLISHED`] of the first byte to receive, for [`kind::CLOSED`] of the one behind
+    /// the last that was taken; for [`kind::DATAGRAM`] the length of the whole.
     pub opposite: u32,
-    /// Bytes of the stream that the record stands for.
+    /// Bytes of the stream that the record stands for; for [`kind::CLOSED`] those that can still be taken.
     pub length: u32,
     /// Bytes that follow this header, at most [`MAX_PAYLOAD`]; the record itself may be longer.
     pub captured: u32,
@@ -114,6 +117,14 @@ pub mod reason {
     pub const FAULT: u8 = 3;
 }
 
+/// Values of [`Header::state`] that mean something to userspace.
+pub mod state {
+    /// `TCP_SYN_SENT`: [`super::Header::opposite`] is not known yet.
+    pub const SYN_SENT: u8 = 2;
+    /// `TCP_SYN_RECV`: the other end has not confirmed the connection yet.
+    pub const SYN_RECV: u8 = 3;
+}
+
 /// Bits of [`Header::flags`].
 pub mod flag {
     /// A further piece of the same call as the record before it.
@@ -148,8 +159,12 @@ pub mod counter {
     pub const STARTS_LOST: usize = 8;
     /// Calls whose end was not seen, or that there was no room to follow (`kprobe`).
     pub const MISSED: usize = 9;
+    /// Changes of state of connections of watched ports.
+    pub const STATES: usize = 10;
+    /// Those of them that found the ring full.
+    pub const STATES_LOST: usize = 11;
     /// How many there are.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 12;
 }
 
 /// Sets of counters: one for each program that can run at the same time as another on a CPU.
@@ -174,8 +189,20 @@ pub mod lane {
     pub const ENTRY_UDP_4: u32 = 8;
     /// Over IPv6.
     pub const ENTRY_UDP_6: u32 = 9;
+    /// The program that sees sends over unix sockets (`fentry`, `kprobe`; as above).
+    pub const SEND_UNIX: u32 = 10;
+    /// The program that sees receives over unix sockets (`fentry`, `kprobe`).
+    pub const RECEIVE_UNIX: u32 = 11;
+    /// The program at the entry of a send over unix sockets (`fentry`).
+    pub const ENTRY_UNIX: u32 = 12;
+    /// The program that sees unix sockets close (`fentry`, `kprobe`), and whatever else finds that one is closed.
+    pub const RELEASE_UNIX: u32 = 13;
+    /// The program that sees `splice` take bytes from a unix socket (`fentry`, `kprobe`).
+    pub const SPLICE_UNIX: u32 = 14;
+    /// The program that sees `sendfile` to a unix socket before 6.5 (`fentry`, `kprobe`).
+    pub const PAGE_UNIX: u32 = 15;
     /// How many there are.
-    pub const COUNT: u32 = 10;
+    pub const COUNT: u32 = 16;
 }
 
 /// Slots of the configuration, an array of `u32` that userspace writes before loading.
@@ -221,10 +248,18 @@ pub mod config {
         SK_PROTOCOL,
         /// `sock.sk_err`.
         SK_ERR,
+        /// `sock_common.skc_flags`.
+        SK_FLAGS,
+        /// Number of the bit `SOCK_DONE` there: the other end's FIN has arrived.
+        SOCK_DONE,
+        /// `sock.sk_receive_queue.qlen`.
+        SK_QUEUED,
         /// `inet_sock.inet_sport`, network order.
         INET_SPORT,
         /// `tcp_sock.rcv_nxt`.
         RCV_NXT,
+        /// `tcp_sock.snd_sml`.
+        SND_SML,
         /// `tcp_sock`: where to read the two positions.
         SEQUENCES,
         /// 1 where they lie too far apart to be read in one piece.
@@ -269,6 +304,8 @@ pub mod config {
         REGS_ARG1,
         /// `pt_regs`: its third argument.
         REGS_ARG2,
+        /// `pt_regs`: its fourth argument.
+        REGS_ARG3,
         /// `pt_regs`: its fifth argument.
         REGS_ARG4,
         /// `pt_regs`: its result, which is `-ENOSYS` while the call runs.
@@ -299,6 +336,8 @@ pub mod config {
         MSG_NAME,
         /// `msghdr.msg_iter` of the kernel's own `msghdr`.
         MSG_ITER,
+        /// `msghdr.msg_flags`, from `msg_iter`.
+        MSG_FLAGS,
         /// `iov_iter.iter_type`, one byte.
         ITER_TYPE,
         /// Bits of that byte that are the type.
@@ -317,6 +356,22 @@ pub mod config {
         ITER_IOV,
         /// Which parameter of `tcp_recvmsg` and its siblings is the flags: 3, before 5.19 4.
         RECEIVE_FLAGS,
+        /// `sock.sk_type`, 16 bits.
+        SK_TYPE,
+        /// `sock.sk_socket`, a pointer.
+        SK_SOCKET,
+        /// `socket.sk`, a pointer.
+        SOCKET_SK,
+        /// `socket_alloc.vfs_inode.i_ino`; `socket` comes first in it, which userspace checks.
+        SOCKET_INODE,
+        /// `unix_sock.addr`, a pointer.
+        UNIX_ADDR,
+        /// `unix_sock.peer`, a pointer.
+        UNIX_PEER,
+        /// `unix_address.len`.
+        UNIX_LEN,
+        /// `unix_address.name`, a `struct sockaddr_un`.
+        UNIX_NAME,
     }
 }
 
@@ -380,9 +435,86 @@ pub mod name {
             "receive_udp_return_6",
         ],
     ];
+    /// Numbers of watched unix sockets, by [`super::SocketName`].
+    pub const SERVERS: &str = "SERVERS";
+    /// Which lengths their names have.
+    pub const LENGTHS: &str = "LENGTHS";
+    /// Array of the programs that [`SEND_LENGTH`] and [`RECEIVE_LENGTH`] hand to what is neither TCP nor UDP, by
+    /// [`super::direction`].
+    pub const OTHERS: &str = "OTHERS";
+    /// Those programs, by [`super::direction`].
+    pub const UNIX_LENGTH: [&str; 2] = ["send_unix", "receive_unix"];
+    /// A function for unix sockets, how many parameters it has, its fexit program, its kprobe and its kretprobe. The last two
+    /// functions may not be there.
+    pub const UNIX: [(&str, usize, &str, &str, &str); 4] = [
+        (
+            "unix_stream_recvmsg",
+            4,
+            "receive_unix_exit",
+            "receive_unix_call",
+            "receive_unix_return",
+        ),
+        (
+            "unix_stream_sendmsg",
+            3,
+            "send_unix_exit",
+            "send_unix_call",
+            "send_unix_return",
+        ),
+        (
+            "unix_stream_splice_read",
+            5,
+            "splice_unix_exit",
+            "splice_unix_call",
+            "splice_unix_return",
+        ),
+        (
+            "unix_stream_sendpage",
+            5,
+            "page_unix_exit",
+            "page_unix_call",
+            "page_unix_return",
+        ),
+    ];
+    /// fentry of `unix_stream_sendmsg`.
+    pub const SEND_UNIX_ENTRY: &str = "send_unix_entry";
+    /// What closes a unix socket, its fentry program and its kprobe.
+    pub const UNIX_RELEASE: (&str, &str, &str) =
+        ("unix_release", "release_unix_entry", "release_unix_call");
     /// A raw tracepoint program that does nothing: the floor of every measurement.
     pub const EMPTY: &str = "empty";
 }
 
 /// 64-bit words of the port map.
 pub const PORT_WORDS: usize = 65_536 / 64;
+
+/// Most bytes of a unix socket's name: a path of 108 bytes and the NUL behind it.
+pub const MAX_SOCKET_NAME: usize = 109;
+
+/// Most names of unix sockets that are watched.
+pub const MAX_SOCKETS: u32 = 1024;
+
+/// Name of a unix socket: what follows the family in the `struct sockaddr_un` that its server bound. A path with the NUL behind it,
+/// or an abstract name with the NUL before it; the rest is 0.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct SocketName {
+    /// Bytes of the name, at most [`MAX_SOCKET_NAME`].
+    pub length: u64,
+    /// The name.
+    pub bytes: [u8; 128],
+}
+
+/// Words of [`SocketName`].
+pub const NAME_WORDS: usize = size_of::<SocketName>() / 8;
+const _: () = assert!(size_of::<SocketName>() == 8 + 128);
+
+/// Positions of the first byte to the server and of the first one to the client on a unix socket, whose client's end has this inode
+/// number. As with TCP, two ends that see the same ones are of one connection.
+#[must_use]
+pub const fn unix_start(connection: u64) -> (u32, u32) {
+    // The multipliers are of xxHash: close numbers come out far apart.
+    let request = connection.wrapping_mul(0x9e37_79b1_85eb_ca87) >> 32;
+    let reply = connection.wrapping_mul(0xc2b2_ae3d_27d4_eb4f) >> 32;
+    (request as u32, reply as u32)
+}

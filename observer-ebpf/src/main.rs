@@ -1,4 +1,4 @@
-//! Kernel programs: what an application sends and receives on watched TCP and UDP ports, and the life of TCP
+//! Kernel programs: what an application sends and receives on watched TCP and UDP ports and unix sockets, and the life of
 //! connections, as records in a ring.
 //!
 //! - [`globals`]: configuration, maps, counters.
@@ -7,9 +7,10 @@
 //! - [`buffer`]: where the bytes of a call are.
 //! - [`capture`]: one call becomes records.
 //! - [`datagram`]: UDP: who the other end is.
+//! - [`unix`]: unix sockets: whose they are, their positions.
 //! - [`syscall`]: the buffer of a call, from the registers of its system call (`tracepoint` backend).
 //! - [`iter`]: the same from the kernel's own iterator (`fentry` and `kprobe` backends).
-//! - [`programs`], [`programs_udp`]: what is attached; [`programs_kprobe`]: the same for the `kprobe` backend.
+//! - [`programs`], [`programs_udp`], [`programs_unix`]: what is attached; [`programs_kprobe`]: the same for the `kprobe` backend.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(unsafe_code, reason = "kernel programs")]
 
@@ -30,11 +31,15 @@ mod programs_kprobe;
 #[cfg(target_arch = "bpf")]
 mod programs_udp;
 #[cfg(target_arch = "bpf")]
+mod programs_unix;
+#[cfg(target_arch = "bpf")]
 mod socket;
 #[cfg(target_arch = "bpf")]
 mod syscall;
 #[cfg(target_arch = "bpf")]
 mod task;
+#[cfg(target_arch = "bpf")]
+mod unix;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -8,10 +8,10 @@ use observer_ebpf::{config, counter, direction, flag, kind, lane};
 
 use crate::buffer::Buffer;
 use crate::capture::{self, Call};
-use crate::globals::{DATAGRAMS, STARTS, count, offset};
+use crate::globals::{DATAGRAMS, OTHERS, STARTS, count, offset};
 use crate::socket::{
-    Common, endpoints, filter, filter_state, identify, inode, is_tcp, judge, left_out, net,
-    positions, read,
+    Common, endpoints, filter, filter_state, first, identify, inode, is_tcp, judge, left_out, net,
+    positions, read, unread,
 };
 use crate::task::Task;
 use crate::{iter, syscall};
@@ -51,7 +51,11 @@ pub(crate) fn receive_length(ctx: RawTracePointContext) -> i32 {
 fn sock_length(ctx: &RawTracePointContext, way: u8) -> Option<()> {
     let sk: u64 = ctx.arg(0);
     let mut common = Common::uninit();
-    let (local, remote, family) = endpoints(sk, &mut common)?;
+    let Some((local, remote, family)) = endpoints(sk, &mut common) else {
+        // SAFETY: the array holds programs of this kind.
+        unsafe { OTHERS.tail_call(ctx, way.into()) };
+        return None;
+    };
     let ports = match judge(local, remote, family) {
         Some(ports) if is_tcp(sk, &common) => ports,
         // A UDP socket that is not connected has no remote port, a TCP socket that moves payload has one.
@@ -127,7 +131,7 @@ pub(crate) fn sent(sk: u64, msg: u64, length: i32, started: impl FnOnce() -> u64
     }
     let length = length as u32;
     let call = Call::new(direction::SEND, sk, &common, &ports, length, started)?;
-    call.send(&iter::buffer(msg, length, iter::ALL))
+    call.send(&iter::buffer(msg, length, iter::ALL, true))
 }
 
 /// `tcp_recvmsg(sk, msg, len, flags)`, exit. Only one of the three is loaded, by what this kernel's has.
@@ -178,7 +182,7 @@ pub(crate) fn taken(sk: u64, msg: u64, room: u64, length: i32) -> Option<()> {
     }
     let length = length as u32;
     let call = Call::new(direction::RECEIVE, sk, &common, &ports, length, 0)?;
-    call.send(&iter::buffer(msg, length, room))
+    call.send(&iter::buffer(msg, length, room, false))
 }
 
 /// `inet_sock_set_state(sk, oldstate, newstate)`.
@@ -214,19 +218,26 @@ fn state(ctx: &RawTracePointContext) -> Option<()> {
     if left_out(&common, &ports) {
         return None;
     }
-    let (mut position, mut opposite) = (0, 0);
+    let (mut position, mut opposite, mut length, mut error) = (0, 0, 0, 0);
     if kind == kind::ESTABLISHED {
         (position, opposite) = positions(sk, &common)?;
+        if old == SYN_SENT {
+            position = first(sk, position)?;
+        }
     } else if kind == kind::CLOSED {
+        (position, opposite) = positions(sk, &common)?;
+        length = unread(sk, opposite)?;
         // Set before the state is, and read by the application after it.
-        position = read(sk, offset(config::SK_ERR)).unwrap_or(0);
+        let number: u32 = read(sk, offset(config::SK_ERR)).unwrap_or(0);
+        error = if number > 255 { 255 } else { number as u8 };
     }
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
-    capture::bare(lane::STATE, 0, |header| {
+    capture::bare(lane::STATE, |header| {
         capture::head(header, kind, time);
         identify(sk, &common, &ports, header);
         (header.position, header.opposite) = (position, opposite);
+        (header.length, header.reason) = (length, error);
         if kind == kind::ESTABLISHED && old == SYN_RECV {
             header.flags = flag::SERVER;
         }

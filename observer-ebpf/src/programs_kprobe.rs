@@ -13,7 +13,7 @@ use crate::globals::{Asked, CALLS, count, setting};
 use crate::iter;
 use crate::programs::{room, sent, taken};
 use crate::programs_udp::{sending, sent_by, taken_by};
-use crate::socket::{Common, INET, INET6, filter, judge};
+use crate::socket::{Common, INET, INET6, endpoints, is_tcp, judge};
 
 /// The key of this thread's call.
 #[inline(always)]
@@ -24,7 +24,7 @@ fn key(lane: u32) -> u64 {
 /// A call begins; `None` where it is not watched. What is kept still is of a call whose return was not seen, which happens when
 /// more calls wait than the kernel can follow: this one's return must not be taken for its.
 #[inline(always)]
-fn enter(lane: u32, call: Option<Asked>) {
+pub(crate) fn enter(lane: u32, call: Option<Asked>) {
     let key = key(lane);
     // SAFETY: only this thread writes it, which is here.
     let stale = unsafe { CALLS.get(key) }.is_some();
@@ -40,7 +40,7 @@ fn enter(lane: u32, call: Option<Asked>) {
 
 /// A call ends: what its entry kept.
 #[inline(always)]
-fn leave(lane: u32) -> Option<Asked> {
+pub(crate) fn leave(lane: u32) -> Option<Asked> {
     let key = key(lane);
     // SAFETY: only this thread writes it, which is here.
     let call = unsafe { CALLS.get(key) }.copied()?;
@@ -92,12 +92,18 @@ pub(crate) fn receive_return(ctx: RetProbeContext) -> u32 {
     0
 }
 
-/// A call on a watched connection.
+/// A call on a watched connection, or one that opens it (TCP Fast Open): of such a send only the return tells where to.
 #[inline(always)]
 fn stream(ctx: &ProbeContext, room: u64) -> Option<Asked> {
     let sk = ctx.arg(0)?;
     let mut common = Common::uninit();
-    filter(sk, &mut common)?;
+    let (local, remote, family) = endpoints(sk, &mut common)?;
+    if remote != 0 {
+        judge(local, remote, family)?;
+        if !is_tcp(sk, &common) {
+            return None;
+        }
+    }
     Some(Asked {
         sk,
         msg: ctx.arg(1)?,

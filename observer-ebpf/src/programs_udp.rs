@@ -197,7 +197,7 @@ pub(crate) fn sent_by(
         return None;
     }
     let length = length as u32;
-    let buffer = iter::buffer(msg, length, iter::ALL);
+    let buffer = iter::buffer(msg, length, iter::ALL, false);
     let way = (direction::SEND, lane);
     socket.send(way, &ports, &peer, length, started, &buffer)
 }
@@ -249,7 +249,7 @@ pub(crate) fn taken_by(
     let peer = socket.peer(iter::name(msg), true);
     let ports = socket.judge(&peer)?;
     let length = length as u32;
-    let buffer = iter::buffer(msg, length, room);
+    let buffer = iter::buffer(msg, length, room, false);
     let way = (direction::RECEIVE, lane);
     socket.send(way, &ports, &peer, length, 0, &buffer)
 }

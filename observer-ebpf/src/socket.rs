@@ -218,19 +218,18 @@ fn loopback(family: u16, words: &[u32; 4]) -> bool {
 /// States in which our own FIN is queued, which takes a sequence number: `FIN_WAIT1`, `FIN_WAIT2`, `TIME_WAIT`,
 /// `LAST_ACK`, `CLOSING`.
 const FIN_SENT: u32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 11;
-/// States in which the peer's has arrived: `TIME_WAIT`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`.
-const FIN_RECEIVED: u32 = 1 << 6 | 1 << 8 | 1 << 9 | 1 << 11;
+/// The state in which no FIN was seen: `ESTABLISHED`. In all others it is looked up.
+const NO_FIN: u32 = 1 << 1;
 
 /// Next byte of the stream to send and next byte to receive. A FIN is no byte of the stream.
 #[inline(always)]
 pub(crate) fn positions(sk: u64, common: &Common) -> Option<(u32, u32)> {
     let (mut write, mut copied) = sequences(sk)?;
-    let state: u8 = field(common, config::SKC_STATE);
-    let state = 1u32 << (state & 31);
+    let state = 1u32 << (state(common) & 31);
     if state & FIN_SENT != 0 {
         write = write.wrapping_sub(1);
     }
-    if state & FIN_RECEIVED != 0 {
+    if state & NO_FIN == 0 && fin_received(sk)? {
         // The call that takes the last byte may take the FIN with it.
         let next: u32 = read(sk, offset(config::RCV_NXT))?;
         if next == copied {
@@ -238,6 +237,46 @@ pub(crate) fn positions(sk: u64, common: &Common) -> Option<(u32, u32)> {
         }
     }
     Some((write, copied))
+}
+
+/// The socket's state.
+#[inline(always)]
+pub(crate) fn state(common: &Common) -> u8 {
+    field(common, config::SKC_STATE)
+}
+
+/// Whether the other end's FIN has arrived. The state does not tell: a socket that is closed may still be read.
+#[inline(always)]
+fn fin_received(sk: u64) -> Option<bool> {
+    let flags: u64 = read(sk, offset(config::SK_FLAGS))?;
+    Some(flags >> (setting(config::SOCK_DONE) & 63) & 1 == 1)
+}
+
+/// The first byte that a client that is just connected sends, whose next one is `write`: data may have been queued with the
+/// SYN. `snd_sml` is the SYN's own position until something is sent behind it; and the next one where there was no SYN
+/// (`TCP_REPAIR`).
+#[inline(always)]
+pub(crate) fn first(sk: u64, write: u32) -> Option<u32> {
+    let syn: u32 = read(sk, offset(config::SND_SML))?;
+    Some(if syn == write {
+        write
+    } else {
+        syn.wrapping_add(1)
+    })
+}
+
+/// How many bytes have arrived behind `copied` that can still be taken.
+#[inline(always)]
+pub(crate) fn unread(sk: u64, copied: u32) -> Option<u32> {
+    let queued: u32 = read(sk, offset(config::SK_QUEUED))?;
+    if queued == 0 {
+        return Some(0);
+    }
+    let next: u32 = read(sk, offset(config::RCV_NXT))?;
+    Some(
+        next.wrapping_sub(copied)
+            .wrapping_sub(fin_received(sk)?.into()),
+    )
 }
 
 /// `write_seq` and `copied_seq`.

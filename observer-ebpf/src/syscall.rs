@@ -16,6 +16,10 @@ const NO_SYSCALL: u32 = 0x10 | 0x4000 | 0x20_0000;
 
 const ENOSYS: i64 = 38;
 
+/// `MSG_OOB`. The last byte of such a send is urgent: it takes a position, but whether it is one of the stream is up to the
+/// receiver's `SO_OOBINLINE`. So nothing of the call is read.
+pub(crate) const OOB: i32 = 0x1;
+
 /// The buffer of the system call that `task` is in, which moved `length` bytes.
 #[inline(always)]
 pub(crate) fn buffer(task: Task, length: u32) -> Buffer {
@@ -45,6 +49,9 @@ pub(crate) fn buffer(task: Task, length: u32) -> Buffer {
         if arg2 < u64::from(length) {
             return Buffer::UNREADABLE;
         }
+        if is(config::NR_SENDTO) && regs.get(config::REGS_ARG3) as i32 & OOB != 0 {
+            return Buffer::UNREADABLE;
+        }
         return Buffer::plain(arg1);
     }
     if is(config::NR_READV)
@@ -60,6 +67,9 @@ pub(crate) fn buffer(task: Task, length: u32) -> Buffer {
         };
     }
     if is(config::NR_RECVMSG) || is(config::NR_SENDMSG) {
+        if arg2 as i32 & OOB != 0 {
+            return Buffer::UNREADABLE;
+        }
         // struct user_msghdr: name, its length, iovec, their count.
         // SAFETY: the helper checks the address.
         let Ok([_, _, address, count]) = (unsafe { bpf_probe_read_user(arg1 as *const [u64; 4]) })

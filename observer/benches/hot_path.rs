@@ -65,6 +65,7 @@ fn transaction(name: &'static str, index: u16) -> Transaction {
         start: 1_000,
         end: 150_000 + 50_000 * u64::from(index),
         database: Some(0),
+        position: 0,
         client: None,
         task: None,
         alone: false,

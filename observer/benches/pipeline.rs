@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::hint::black_box;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -177,6 +178,7 @@ fn pipeline() -> Pipeline {
         watched: Watched::ports(&[6379], &[11211]),
         rules: Rules::default(),
         max_flows: 65_536,
+        max_held: 64 << 20,
         max_pairs: 16_384,
         limits: Limits::LIVE,
         clock: Clock::default(),
@@ -191,8 +193,8 @@ fn socket(number: u64) -> SocketId {
     SocketId {
         sk: 0xffff_8880_0000_0000 + number * 2_496,
         netns: 4_026_531_840,
-        local: ([127, 0, 0, 1], 40_000 + number as u16).into(),
-        remote: ([127, 0, 0, 1], 6379).into(),
+        local: SocketAddr::from(([127, 0, 0, 1], 40_000 + number as u16)).into(),
+        remote: SocketAddr::from(([127, 0, 0, 1], 6379)).into(),
     }
 }
 
@@ -240,6 +242,7 @@ fn observe(exchange: &Exchange) -> f64 {
                 payload: bytes,
                 uncaptured: None,
                 continued: false,
+                opening: false,
             });
             pipeline.event(black_box(&Event {
                 time,

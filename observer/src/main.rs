@@ -86,6 +86,10 @@ fn execute(
             let config = Config::new(&replay.common, &loaded.tables, surroundings)?;
             pipeline::replay(&config, &replay.files)
         }
+        Command::Record(record) => {
+            let config = Config::new(&record.common(), &loaded.tables, surroundings)?;
+            pipeline::record(&config, record)
+        }
         Command::Doctor(doctor) => pipeline::doctor(&doctor.ports),
     }
 }

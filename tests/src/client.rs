@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -22,9 +25,13 @@ pub enum Reply {
     Array(Vec<Reply>),
 }
 
+/// How long a reply may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A connection, shared by both clients.
 #[derive(Debug)]
 struct Connection {
+    /// Of any kind of stream socket: to the standard library they are alike.
     reader: BufReader<TcpStream>,
 }
 
@@ -32,9 +39,17 @@ impl Connection {
     fn connect(address: impl ToSocketAddrs) -> Result<Self> {
         let stream = TcpStream::connect(address).context("cannot connect")?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self {
             reader: BufReader::new(stream),
+        })
+    }
+
+    fn connect_unix(path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path).context("cannot connect")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self {
+            reader: BufReader::new(OwnedFd::from(stream).into()),
         })
     }
 
@@ -83,6 +98,15 @@ impl Redis {
         Ok(Self(Connection::connect(address)?))
     }
 
+    /// Connects to a unix socket.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there.
+    pub fn connect_unix(path: &Path) -> Result<Self> {
+        Ok(Self(Connection::connect_unix(path)?))
+    }
+
     /// Sends one command and reads its reply.
     ///
     /// # Errors
@@ -100,6 +124,15 @@ impl Redis {
     /// When the connection has ended.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.0.send(bytes)
+    }
+
+    /// The connection itself, for reading what its reader must not hold back; the reader must have nothing read ahead.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left.
+    pub fn stream(&self) -> Result<TcpStream> {
+        Ok(self.0.reader.get_ref().try_clone()?)
     }
 
     /// Reads one RESP2 reply.
@@ -151,6 +184,15 @@ impl Memcached {
         Ok(Self(Connection::connect(address)?))
     }
 
+    /// Connects to a unix socket.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there.
+    pub fn connect_unix(path: &Path) -> Result<Self> {
+        Ok(Self(Connection::connect_unix(path)?))
+    }
+
     /// Sends bytes as they are.
     ///
     /// # Errors
@@ -158,6 +200,15 @@ impl Memcached {
     /// When the connection has ended.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.0.send(bytes)
+    }
+
+    /// The connection itself, for reading what its reader must not hold back; the reader must have nothing read ahead.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left.
+    pub fn stream(&self) -> Result<TcpStream> {
+        Ok(self.0.reader.get_ref().try_clone()?)
     }
 
     /// Sends a line and reads a line.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::process::{Folder, Running, eventually};
+use crate::process::{Folder, Running, eventually, patience};
 
 /// The binary under test.
 #[must_use]
@@ -147,8 +147,13 @@ impl Observer {
         }
         // Ports that are not named have defaults, which belong to others here.
         let named = |option: &str| options.arguments.iter().any(|argument| argument == option);
-        for (option, unused) in [("--redis-port", "1"), ("--memcached-port", "2")] {
-            // A file names both.
+        for (option, unused) in [
+            ("--redis-port", "1"),
+            ("--memcached-port", "2"),
+            ("--redis-socket", "none"),
+            ("--memcached-socket", "none"),
+        ] {
+            // A file names all.
             if !named(option) && !named("--config") {
                 command.args([option, unused]);
             }
@@ -225,11 +230,22 @@ impl Observer {
     ///
     /// When it is gone.
     pub fn peak_memory(&self) -> Result<u64> {
+        self.status("VmHWM:")
+    }
+
+    /// Its resident memory, bytes.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn memory(&self) -> Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    fn status(&self, name: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .context("no VmHWM")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let line = line.with_context(|| format!("no {name}"))?;
         let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kib * 1024)
     }
@@ -277,6 +293,7 @@ impl Observer {
         };
         let summary = Summary::from_lines(&fs::read_to_string(path("stdout"))?)
             .with_context(|| log.clone())?;
+        summary.closes().with_context(|| log.clone())?;
         Ok(Report {
             spans,
             metrics,
@@ -367,6 +384,8 @@ impl Summary {
     }
 }
 
+mod ledger;
+
 /// Runs a replay and gives all that it printed and wrote.
 ///
 /// # Errors
@@ -401,8 +420,9 @@ pub fn replayed(file: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> 
 ///
 /// When it is not built, or goes on for more than 30 s.
 pub fn call(arguments: &[&str]) -> Result<Output> {
+    let limit = patience(Duration::from_secs(30)).as_secs().to_string();
     let mut command = Command::new("timeout");
-    command.arg("30").arg(binary()).args(arguments);
+    command.arg(limit).arg(binary()).args(arguments);
     Ok(command.stdin(Stdio::null()).output()?)
 }
 
@@ -425,5 +445,8 @@ pub fn replay(file: &Path, arguments: &[&str]) -> Result<(Output, Vec<Value>, Op
         false => Vec::new(),
     };
     let summary = Summary::from_lines(&String::from_utf8_lossy(&output.stdout)).ok();
+    if let Some(summary) = &summary {
+        summary.closes()?;
+    }
     Ok((output, spans, summary))
 }

@@ -43,8 +43,25 @@ impl Client {
     ///
     /// When it has ended.
     pub fn hold(&mut self) -> Result<Value> {
-        let line = self.lines.next().context("the program has ended")??;
-        Ok(serde_json::from_str(&line)?)
+        Ok(serde_json::from_str(&self.line()?)?)
+    }
+
+    /// The next line that it prints.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended.
+    pub fn line(&mut self) -> Result<String> {
+        Ok(self.lines.next().context("the program has ended")??)
+    }
+
+    /// Gives it a line.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended.
+    pub fn say(&mut self, line: &str) -> Result<()> {
+        Ok(self.input.write_all(format!("{line}\n").as_bytes())?)
     }
 
     /// Lets it go on.
@@ -53,7 +70,7 @@ impl Client {
     ///
     /// When it has ended.
     pub fn go(&mut self) -> Result<()> {
-        Ok(self.input.write_all(b"go\n")?)
+        self.say("go")
     }
 
     /// It holds for the last time.

@@ -3,7 +3,8 @@
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -43,7 +44,7 @@ impl Module {
 /// A server that is ready; stopped when dropped.
 #[derive(Debug)]
 pub struct Server {
-    /// Its port on loopback.
+    /// Its port on loopback; 0 if it has none.
     pub port: u16,
     /// The process.
     pub process: Running,
@@ -146,7 +147,27 @@ impl Server {
         Self::start(command, port)
     }
 
-    fn start(mut command: Command, port: u16) -> Result<Self> {
+    /// A memcached at this unix socket, which then has no port.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed or does not start.
+    pub fn memcached_at(socket: &Path) -> Result<Self> {
+        let mut command = Command::new("memcached");
+        command.arg("-s").arg(socket).args(["-a", "777"]);
+        if rustix::process::geteuid().is_root() {
+            command.args(["-u", "root"]);
+        }
+        Self::start_when(command, 0, || UnixStream::connect(socket).is_ok())
+    }
+
+    fn start(command: Command, port: u16) -> Result<Self> {
+        Self::start_when(command, port, || {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        })
+    }
+
+    fn start_when(mut command: Command, port: u16, ready: impl Fn() -> bool) -> Result<Self> {
         let folder = Folder::new()?;
         command
             .current_dir(folder.path())
@@ -164,7 +185,7 @@ impl Server {
                         command.get_program().to_string_lossy()
                     );
                 }
-                Ok(TcpStream::connect(("127.0.0.1", port)).is_ok())
+                Ok(ready())
             },
         )?;
         Ok(Self {

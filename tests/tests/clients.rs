@@ -184,7 +184,9 @@ fn overlong(client: &str, run: impl FnOnce(&Server) -> Result<Told>) -> Result<(
     assert!(limit > 3_000_000, "{limit}");
     assert_eq!(captured + limit, bytes);
     let summary = &report.summary;
-    assert_eq!(summary.total("lost_bytes"), limit + beyond);
+    // The second pipeline may follow so soon that its boundary is not proven when its captured beginning ends.
+    let unproven = summary.total("lost_bytes") - (limit + beyond);
+    assert!([0, 64 << 10].contains(&unproven), "{}", summary.0);
     // One a pipeline; and more where a boundary that was tried while replies still came was refuted.
     assert!(summary.total("resynchronizations") >= 2, "{}", summary.0);
     assert_eq!(summary.total("unanswered"), 0, "{}", summary.0);
@@ -201,7 +203,8 @@ fn overlong(client: &str, run: impl FnOnce(&Server) -> Result<Told>) -> Result<(
     assert_eq!(of("GET", "misses"), told.misses["GET"]);
     for name in ["SET", "GET"] {
         let missing = counted.of_command(name).count - of(name, "count");
-        assert!(0 < missing && missing < PIPELINE, "{name} {missing}");
+        let most = PIPELINE - u64::from(name == "SET" || unproven == 0);
+        assert!(0 < missing && missing <= most, "{name} {missing}");
         counted.remove(name, Counts::new(missing, 0))?;
         if name == "GET" {
             let hits = told.hits["GET"] - missing - unresolved;

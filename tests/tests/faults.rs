@@ -2,12 +2,15 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::client::Redis;
 use tests::observer::{Options, binary};
-use tests::process::{Folder, output};
+use tests::process::{Folder, eventually, output};
 use tests::server::Server;
 
 #[test]
@@ -22,7 +25,7 @@ fn a_full_disk_costs_spans_and_nothing_else() -> Result<()> {
         for _ in 0..100 {
             redis.command(&["GET", "x"])?;
         }
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(200));
     }
     let report = observer.stop()?;
     assert_eq!(report.summary.of("redis", "GET", "count"), 300);
@@ -31,21 +34,133 @@ fn a_full_disk_costs_spans_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
-/// Each is gone before its bytes are read: the kernel told who it was.
+/// A small file system of its own; gone at the end.
+struct Disk(Folder);
+
+impl Disk {
+    fn new(size: &str) -> Result<Self> {
+        let folder = Folder::new()?;
+        let path = folder.path().to_str().context("a printable path")?;
+        output("mount", ["-t", "tmpfs", "-o", size, "none", path])?;
+        Ok(Self(folder))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // What remains mounted is in memory, and small.
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_disk_that_fills_and_is_emptied() -> Result<()> {
+    let disk = Disk::new("size=256k")?;
+    let server = Server::redis()?;
+    let path = disk.path().join("spans");
+    let observer = Options::new()
+        .redis(server.port)
+        .with("--output", path.to_str().context("a printable path")?)
+        .start()?;
+    let filler = disk.path().join("filler");
+    // 32 KiB are left, for 50 spans.
+    fs::write(&filler, vec![b'x'; 224 << 10])?;
+    let mut redis = Redis::connect(("127.0.0.1", server.port))?;
+    for _ in 0..10 {
+        for _ in 0..50 {
+            redis.command(&["GET", "x"])?;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    eventually(
+        Duration::from_secs(20),
+        "it is said that spans are lost",
+        || Ok(observer.log()?.contains("cannot write the output")),
+    )?;
+    fs::remove_file(&filler)?;
+    redis.command(&["GET", "after"])?;
+    eventually(Duration::from_secs(20), "it goes on", || {
+        Ok(fs::read_to_string(&path)?.contains("\"after\""))
+    })?;
+    let report = observer.stop()?;
+    ensure!(
+        report.summary.of("redis", "GET", "count") == 501,
+        "{}",
+        report.summary.0
+    );
+    let spans = |outcome| report.summary.ledger(&["spans", outcome]);
+    ensure!(
+        spans("exported") > 0 && spans("dropped") > 0,
+        "{}",
+        report.summary.0
+    );
+    let said = report.log.matches("cannot write the output").count();
+    ensure!(said == 1, "said {said} times: {}", report.log);
+    // Each line is whole, but for what was cut off where the disk was full.
+    let text = fs::read_to_string(&path)?;
+    let broken = text
+        .lines()
+        .filter(|line| serde_json::from_str::<serde_json::Value>(line).is_err());
+    ensure!(broken.count() <= 1, "{text}");
+    Ok(())
+}
+
+/// The kernel makes the ring, and there is no room to see it.
+#[test]
+fn a_ring_that_is_refused() -> Result<()> {
+    let folder = Folder::new()?;
+    let path = folder.path().join("observer.toml");
+    fs::write(&path, "[limits]\nring-bytes = 268435456\n")?;
+    let mut command = Command::new("prlimit");
+    // Less than twice the ring, and enough for all else.
+    command.arg("--as=400000000").arg(binary()).arg("run");
+    command
+        .args(["--redis-port", "1", "--memcached-port", "2", "--config"])
+        .arg(&path);
+    let output = command.stdin(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(3), "{}: {said}", output.status);
+    let errors: Vec<_> = said
+        .lines()
+        .filter(|line| line.contains("cache-observer:"))
+        .collect();
+    ensure!(errors.len() == 1, "{said}");
+    ensure!(
+        errors[0].contains("EVENTS") || errors[0].contains("ring"),
+        "{said}"
+    );
+    ensure!(errors[0].contains("emory"), "{said}");
+    Ok(())
+}
+
+/// Each is gone before or while it is looked up: the kernel told who it was, and what it says of itself is right or absent.
 #[test]
 fn processes_that_end_at_once() -> Result<()> {
+    const PROCESSES: usize = 1_000;
     let server = Server::redis()?;
     let observer = Options::new().redis(server.port).start()?;
-    let script = "for _ in $(seq 100); do redis-cli -p $0 get x & done; wait";
+    let script =
+        "for i in $(seq 1000); do OTEL_SERVICE_NAME=service-$i redis-cli -p $0 get service-$i &
+        [ $((i % 25)) = 0 ] && wait; done; wait";
     output("sh", ["-c", script, &server.port.to_string()])?;
     let report = observer.stop()?;
     let spans = report.of("GET");
-    ensure!(spans.len() == 100, "{} of 100", spans.len());
+    ensure!(spans.len() == PROCESSES, "{} of {PROCESSES}", spans.len());
+    let mut named = 0;
     for span in spans {
         let resource = &span["resource"];
         ensure!(resource["process.executable.name"] == "redis-cli", "{span}");
         ensure!(resource["process.pid"].as_u64() > Some(0), "{span}");
+        let known = resource["service.name"] == span["attributes"]["cache.key"];
+        let absent = resource["service.name"] == "unknown_service:redis-cli";
+        ensure!(known || absent, "another's name: {span}");
+        named += usize::from(known);
     }
+    println!("{named} of {PROCESSES} could be asked for their name");
     Ok(())
 }
 

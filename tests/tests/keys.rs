@@ -1,10 +1,13 @@
 //! `--keys`: with patterns, hashes or nothing in their place, no key is in anything that leaves the observer.
 
+use std::fs;
+
 use anyhow::{Result, ensure};
 use tests::client::{Memcached, Redis};
 use tests::collector::Collector;
 use tests::observer::{Options, Report, replayed};
 use tests::process::Folder;
+use tests::recording::convert;
 use tests::secrets::{capture, excerpt};
 use tests::server::Server;
 
@@ -52,7 +55,14 @@ fn no_damage_brings_a_key_to_light() -> Result<()> {
         ensure!(commands > 50_000, "{keys}: {commands} lines tell of a GET");
         assert_absent(keys, &all, &["visible"])?;
     }
-    Ok(())
+    let recording = folder.path().join("recording");
+    convert(&file, &recording, &["--keys", "none"])?;
+    let all = fs::read(recording)?;
+    assert_absent(
+        "the recording",
+        &String::from_utf8_lossy(&all),
+        &["visible"],
+    )
 }
 
 /// Long enough that its pieces are nowhere else by chance.

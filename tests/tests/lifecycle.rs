@@ -79,6 +79,15 @@ impl Kernel {
     }
 }
 
+/// The events in tracefs that this process has made, which outlive it when it is killed.
+fn events(process: u32) -> Vec<String> {
+    // Without tracefs there are none.
+    let list = fs::read_to_string("/sys/kernel/tracing/kprobe_events").unwrap_or_default();
+    let ours =
+        |line: &&str| line.contains(":cache_observer/") && line.contains(&format!("_{process}_"));
+    list.lines().filter(ours).map(str::to_owned).collect()
+}
+
 /// The clients, as `clients/python/steady.py` has them.
 struct Clients {
     process: Child,
@@ -152,8 +161,10 @@ fn clients_notice_nothing_and_nothing_is_left() -> Result<()> {
     clients.phase("observed")?;
     thread::sleep(PHASE);
     clients.phase("stop")?;
+    let process = observer.process.id();
     seen.push(observer.stop()?);
     kernel.gone()?;
+    ensure!(events(process).is_empty(), "{:?}", events(process));
 
     clients.phase("start again")?;
     let (mut observer, kernel) = start()?;
@@ -162,10 +173,13 @@ fn clients_notice_nothing_and_nothing_is_left() -> Result<()> {
     observer.process.signal(Signal::KILL)?;
     observer.process.wait(Duration::from_secs(5))?;
     kernel.gone()?;
+    let killed = observer.process.id();
     thread::sleep(PHASE);
 
     clients.phase("start after the crash")?;
     let (old, kernel) = start()?;
+    // What is in use cannot be removed: they were but names.
+    ensure!(events(killed).is_empty(), "{:?}", events(killed));
     thread::sleep(PHASE);
     // The new one is there before the old one goes, so that nothing is missed.
     clients.phase("upgrade")?;
@@ -174,14 +188,17 @@ fn clients_notice_nothing_and_nothing_is_left() -> Result<()> {
     kernel.gone()?;
     thread::sleep(PHASE);
     clients.phase("last stop")?;
+    let process = new.process.id();
     seen.push(new.stop()?);
     newer.gone()?;
+    ensure!(events(process).is_empty(), "{:?}", events(process));
     clients.phase("without again")?;
     thread::sleep(PHASE);
 
     let after = connections(&mut connection)?;
     let reopened = Memcached::connect(("127.0.0.1", memcached.port))?.stat("total_connections")?;
     let told = clients.end()?;
+    println!("{told:#}");
     ensure!(told["reconnected"] == false, "{told}");
     ensure!(after == before, "{before} connections, then {after}");
     ensure!(

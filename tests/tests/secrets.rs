@@ -11,8 +11,9 @@ use anyhow::{Context, Result, ensure};
 use tests::capture::{Capture, Side};
 use tests::client::{Memcached, Redis, Reply, encode};
 use tests::collector::Collector;
-use tests::observer::{Observer, Options, Report, binary, replayed};
+use tests::observer::{Observer, Options, Report, binary, replay, replayed};
 use tests::process::{Folder, Running, eventually, output};
+use tests::recording::{Recorder, convert};
 use tests::secrets::memcached::{SASL_AUTH, SASL_LIST_MECHS, SASL_STEP, request};
 use tests::secrets::{KEY, MARKER, REQUESTS, capture, excerpt, leak};
 use tests::server::{Server, free_port};
@@ -125,10 +126,15 @@ fn a_number_is_hidden_where_a_secret_is_expected() -> Result<()> {
     }
     capture.finish()?;
     let all = replayed(&file, LINES.1, LINES.2)?;
-    let all = String::from_utf8_lossy(&all);
-    ensure!(all.contains("\"AUTH\"") && all.contains(KEY), "{all}");
-    let found = all.find(NUMBER).map(|at| excerpt(&all, at));
-    ensure!(found.is_none(), "{}", found.unwrap_or_default());
+    let recording = folder.path().join("recording");
+    convert(&file, &recording, &[])?;
+    let recording = fs::read(recording)?;
+    for (all, auth) in [(all, "\"AUTH\""), (recording, "AUTH")] {
+        let all = String::from_utf8_lossy(&all);
+        ensure!(all.contains(auth) && all.contains(KEY), "{all}");
+        let found = all.find(NUMBER).map(|at| excerpt(&all, at));
+        ensure!(found.is_none(), "{}", found.unwrap_or_default());
+    }
     Ok(())
 }
 
@@ -405,7 +411,15 @@ fn a_server_that_asks_for_a_password() -> Result<()> {
     let server = Server::redis_on(free_port()?, &["--requirepass", MARKER])?;
     let collector = Collector::start()?;
     let observers = observers(&Options::new().redis(server.port), &collector)?;
+    let recorder = Recorder::start(server.port, 2, &["--role", "both"])?;
     converse(&server)?;
+    let recorded = recorder.stop()?;
+    assert_silent("the recording", &recorded.bytes)?;
+    assert_silent("the recorder's log", recorded.log.as_bytes())?;
+    let shown = String::from_utf8_lossy(&recorded.bytes)
+        .matches(KEY)
+        .count();
+    ensure!(shown > 5, "{shown} keys");
     for (what, observer) in observers {
         let report = observer.stop()?;
         assert_silent(what, said(&report).as_bytes())?;
@@ -428,6 +442,7 @@ fn a_memcached_that_asks_for_a_password() -> Result<()> {
         .with("--metrics-exporter", "jsonl")
         .variable("CACHE_OBSERVER_LOG", "trace")
         .start()?;
+    let recorder = Recorder::start(1, server.port, &[])?;
     let mut memcached = Memcached::connect(("127.0.0.1", server.port))?;
     let wrong = memcached.store("set", KEY, format!("bob {MARKER}").as_bytes(), 0)?;
     ensure!(wrong.starts_with("CLIENT_ERROR"), "{wrong}");
@@ -435,6 +450,10 @@ fn a_memcached_that_asks_for_a_password() -> Result<()> {
     ensure!(right == "STORED", "{right}");
     memcached.store("set", KEY, MARKER.as_bytes(), 0)?;
     ensure!(memcached.get(&[KEY])?.len() == 1, "it is there");
+    let recorded = recorder.stop()?;
+    assert_silent("the recording", &recorded.bytes)?;
+    let (_, spans, _) = replay(&recorded.file, &[])?;
+    ensure!(spans.len() == 4, "{spans:?}");
     let report = observer.stop()?;
     let all = said(&report);
     assert_silent("memcached", all.as_bytes())?;
@@ -486,6 +505,7 @@ fn a_memcached_that_authenticates_by_sasl() -> Result<()> {
     let _server = guarded(&folder, port)?;
     let collector = Collector::start()?;
     let observers = observers(&Options::new().memcached(port), &collector)?;
+    let recorder = Recorder::start(1, port, &[])?;
     let (key, marker) = (KEY.as_bytes(), MARKER.as_bytes());
     let upper = MARKER.to_ascii_uppercase();
     let right = format!("\0alice\0{MARKER}");
@@ -526,6 +546,10 @@ fn a_memcached_that_authenticates_by_sasl() -> Result<()> {
     let (status, _) = answer(&mut stream, SASL_AUTH)?;
     ensure!(status == 0, "{status:#x}");
     drop(stream);
+    let recorded = recorder.stop()?;
+    assert_silent("the recording", &recorded.bytes)?;
+    let text = String::from_utf8_lossy(&recorded.bytes).into_owned();
+    ensure!(text.contains("CRAM-MD5") && text.contains(KEY), "{text}");
     for (what, observer) in observers {
         let report = observer.stop()?;
         assert_silent(what, said(&report).as_bytes())?;

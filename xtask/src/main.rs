@@ -10,6 +10,7 @@ mod picture;
 mod run;
 mod setup;
 mod shell;
+mod soak;
 mod test;
 mod vm;
 
@@ -35,6 +36,8 @@ enum Task {
     Lint,
     /// Measure the overhead and the pipeline; writes target/bench.json.
     Bench(bench::Options),
+    /// Load both caches for half an hour: nothing may be lost or grow; writes target/soak.json.
+    Soak(soak::Options),
     /// Draw the picture of the dashboard from real traffic; writes docs/images/dashboard.svg.
     Picture(picture::Options),
 }
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Vm(options) => vm::task(&options),
         Task::Lint => lint::task(),
         Task::Bench(options) => bench::task(&options),
+        Task::Soak(options) => soak::task(&options),
         Task::Picture(options) => picture::task(&options),
     };
     exit(done.map(|()| ExitCode::SUCCESS))

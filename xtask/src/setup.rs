@@ -76,6 +76,8 @@ pub(crate) fn tests() -> Result<()> {
         &[
             ("redis-benchmark", "redis-tools"),
             ("ip", "iproute2"),
+            ("tc", "iproute2"),
+            ("nft", "nftables"),
             ("setpriv", "util-linux"),
             ("python3", "python3"),
             ("node", "nodejs"),

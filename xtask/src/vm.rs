@@ -1,6 +1,8 @@
-//! `vm`: the live tests whose outcome may depend on the kernel, in guests that run stock kernels, once with each backend.
+//! `vm`: the live tests whose outcome may depend on the kernel, on this host and in guests that run stock kernels, once with each
+//! backend.
 
 mod guest;
+mod host;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,11 +14,28 @@ use anyhow::{Result, bail};
 use crate::{build, setup, shell, test};
 
 /// The kernels of which the tests are a part of `test`.
-const KERNELS: [&str; 2] = ["6.1", "6.12"];
+const KERNELS: [&str; 3] = [host::NAME, "6.1", "6.12"];
 
-/// The test programs that run in guests: those whose subject is what the hooks see of calls and sockets. What the others
-/// test comes after the hooks and is the same on each kernel, since all backends send the same records, which `backends` compares.
-const PROGRAMS: [&str; 4] = ["backends", "namespaces", "redis", "udp"];
+/// The test programs whose outcome may depend on kernel and backend: what the hooks see of calls and sockets, and what an observer
+/// may give up and leaves behind. What the others test comes after the hooks and is the same on each kernel, since all backends
+/// send the same records, which `backends` compares.
+///
+/// With it: whether one runs with each backend, or with the kernel's first only, as an emulated machine has no time for all.
+const PROGRAMS: [(&str, bool); 10] = [
+    ("backends", true),
+    ("clock", false),
+    ("confine", false),
+    ("lifecycle", true),
+    ("namespaces", false),
+    ("privileges", true),
+    ("redis", false),
+    ("sockets", false),
+    ("udp", false),
+    ("unix", false),
+];
+
+/// Those that change what belongs to the whole machine, such as its clock: they refuse to run anywhere but in a guest.
+pub(crate) const GUEST_ONLY: [&str; 1] = ["clock"];
 
 /// Emulated processors are slow: tests that count many commands divide their number by this.
 const LOAD: u32 = 20;
@@ -24,7 +43,7 @@ const LOAD: u32 = 20;
 /// Which guests to boot, and what to run there.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Versions of the kernel, of those that Debian offers here.
+    /// Versions of the kernel, of those that Debian offers here; `host`: this one, without a guest.
     #[arg(long, default_values = KERNELS)]
     kernel: Vec<String>,
     /// Only with these backends.
@@ -81,34 +100,44 @@ pub(crate) fn task(options: &Options) -> Result<()> {
     let binary = build::task()?;
     let mut programs = test::programs()?;
     programs.retain(|(name, _)| match &options.test[..] {
-        [] => PROGRAMS.contains(&name.as_str()),
+        [] => PROGRAMS.iter().any(|(known, _)| known == name),
         wanted => wanted.contains(name),
     });
+    if programs.is_empty() {
+        bail!("there is no test program {}", options.test.join(", "));
+    }
     let mut table = vec![["kernel", "backend", "passed", "failed", "seconds"].map(String::from)];
     let mut failed = Vec::new();
     for version in &options.kernel {
-        let kernel = setup::kernel(version)?;
-        let (has, lacks): (Vec<_>, Vec<_>) = BACKENDS
-            .into_iter()
-            .partition(|&(_, since)| since <= number(version));
+        let machine = Machine::named(version, &binary)?;
         let wanted =
             |name: &str| options.backend.is_empty() || options.backend.iter().any(|b| b == name);
-        let mut runs: Vec<_> = has
-            .iter()
-            .filter(|(backend, _)| wanted(backend))
-            .flat_map(|&(backend, _)| {
-                programs.iter().map(move |(name, program)| Run {
-                    backend,
-                    name: name.clone(),
-                    program: program.clone(),
-                    outcome: None,
-                })
-            })
-            .collect();
-        let logs = kernel.folder.join("out");
-        guest::run(&kernel, &job(&runs, &binary, &options.arguments), &logs)?;
+        let backends = machine.has.iter().filter(|backend| wanted(backend));
+        let mut runs = Vec::new();
+        for &backend in backends.clone() {
+            let here = |(name, _): &&(String, _)| {
+                let named = !options.test.is_empty() || !options.backend.is_empty();
+                let first = machine.has.first() == Some(&backend);
+                let once = PROGRAMS.contains(&(name.as_str(), false));
+                (named || first || !once)
+                    && (machine.kernel.is_some() || !GUEST_ONLY.contains(&name.as_str()))
+            };
+            runs.extend(programs.iter().filter(here).map(|(name, program)| Run {
+                backend,
+                name: name.clone(),
+                program: program.clone(),
+                outcome: None,
+            }));
+        }
+        match &machine.kernel {
+            Some(kernel) => {
+                let job = job(&runs, &binary, &options.arguments);
+                guest::run(kernel, &job, &machine.logs)?;
+            }
+            None => host::run(&runs, &binary, &options.arguments, &machine.logs)?,
+        }
         for run in &mut runs {
-            let log = logs.join(run.backend).join(&run.name);
+            let log = machine.logs.join(run.backend).join(&run.name);
             let text = fs::read_to_string(&log).unwrap_or_default();
             run.outcome = outcome(&text);
             if run.outcome.is_none_or(|outcome| outcome.failed > 0) {
@@ -121,27 +150,56 @@ pub(crate) fn task(options: &Options) -> Result<()> {
                 eprint!("{text}");
             }
         }
-        for (backend, _) in has.iter().filter(|(backend, _)| wanted(backend)) {
-            table.push(row(&kernel.release, backend, &runs));
+        for backend in backends {
+            table.push(row(&machine.release, backend, &runs));
         }
-        for (backend, [major, minor]) in lacks {
-            let since = format!("since {major}.{minor}");
+        for (backend, why) in machine.lacks {
             let none = || String::from("-");
-            table.push([
-                kernel.release.clone(),
-                backend.to_owned(),
-                since,
-                none(),
-                none(),
-            ]);
+            let release = machine.release.clone();
+            table.push([release, backend.to_owned(), why, none(), none()]);
         }
     }
     print!("{}", drawn(&table));
     if !failed.is_empty() {
-        bail!("failed in guests:\n{}", failed.join("\n"));
+        bail!("failed:\n{}", failed.join("\n"));
     }
     eprintln!("vm: all passed in {} s", begun.elapsed().as_secs());
     Ok(())
+}
+
+/// What tests run on.
+struct Machine {
+    release: String,
+    /// The backends that it has to have.
+    has: Vec<&'static str>,
+    /// The others, with the reason.
+    lacks: Vec<(&'static str, String)>,
+    /// Where the tests' output goes.
+    logs: PathBuf,
+    /// What a guest boots.
+    kernel: Option<setup::Kernel>,
+}
+
+impl Machine {
+    fn named(version: &str, binary: &Path) -> Result<Self> {
+        if version == host::NAME {
+            return host::machine(binary);
+        }
+        let kernel = setup::kernel(version)?;
+        let (has, lacks): (Vec<_>, Vec<_>) = BACKENDS
+            .into_iter()
+            .partition(|&(_, since)| since <= number(version));
+        Ok(Self {
+            release: kernel.release.clone(),
+            has: has.into_iter().map(|(backend, _)| backend).collect(),
+            lacks: lacks
+                .into_iter()
+                .map(|(backend, [major, minor])| (backend, format!("since {major}.{minor}")))
+                .collect(),
+            logs: kernel.folder.join("out"),
+            kernel: Some(kernel),
+        })
+    }
 }
 
 /// Major and minor number of a version.

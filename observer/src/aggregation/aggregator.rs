@@ -11,7 +11,7 @@ use super::series::SeriesSet;
 use super::summary::Summary;
 use crate::enrichment::{Endpoint, Service};
 use crate::protocol::Protocol;
-use crate::source::event::{Clock, End, Nanos};
+use crate::source::event::{Address, Clock, End, Nanos};
 use crate::telemetry::Limit;
 use crate::telemetry::names::value;
 use crate::transaction::{Ending, Transaction};
@@ -38,7 +38,7 @@ pub struct Aggregator {
 struct Key {
     service: u32,
     cache: String,
-    server: std::net::SocketAddr,
+    server: Address,
     end: End,
     protocol: Protocol,
 }
@@ -150,6 +150,13 @@ impl Aggregator {
         match self.sets.get_mut(id.0 as usize) {
             Some(Some(slot)) => slot.set.record(transaction, clock),
             _ => false,
+        }
+    }
+
+    /// Records only how long a transaction took that the client's end of the same connection counts.
+    pub fn record_duration(&mut self, id: SeriesId, transaction: &Transaction) {
+        if let Some(Some(slot)) = self.sets.get_mut(id.0 as usize) {
+            slot.set.record_duration(transaction);
         }
     }
 

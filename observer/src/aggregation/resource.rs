@@ -17,7 +17,7 @@ pub fn attributes(service: &Service) -> Vec<KeyValue> {
         attributes.push(KeyValue::new(names::PROCESS_PID, i64::from(pid)));
     }
     let pod = service.pod.as_ref();
-    let qos = pod.map(|pod| pod.qos.name().to_owned());
+    let qos = pod.and_then(|pod| Some(pod.qos?.name().to_owned()));
     for (name, text) in [
         (names::PROCESS_EXECUTABLE_NAME, &service.executable),
         (names::CONTAINER_ID, &service.container),

@@ -50,7 +50,8 @@ struct Labels {
     protocol: Protocol,
     cache: String,
     address: String,
-    port: i64,
+    /// A unix socket has none.
+    port: Option<i64>,
 }
 
 /// The value of `db.namespace`.
@@ -154,8 +155,8 @@ impl SeriesSet {
                 end: endpoint.end,
                 protocol,
                 cache: endpoint.cache.clone(),
-                address: endpoint.server.ip().to_string(),
-                port: i64::from(endpoint.server.port()),
+                address: endpoint.server_address(),
+                port: endpoint.server.port().map(i64::from),
             },
             databases: Vec::new(),
             last: 0,
@@ -172,13 +173,7 @@ impl SeriesSet {
     /// Answers whether it took longer than 99 of 100 commands of its class.
     pub(super) fn record(&mut self, transaction: &Transaction, clock: Clock) -> bool {
         let failure = facts::failure(transaction);
-        let latency = facts::has_latency(transaction)
-            .then(|| transaction.end.saturating_sub(transaction.start) as f64);
-        if let Some(nanos) = latency {
-            self.latency(transaction, failure, |timed, _| {
-                timed.histogram.record(nanos / 1e9);
-            });
-        }
+        let latency = self.record_duration(transaction);
         if let Some(rows) = transaction.outcome.returned
             && self.labels.end == End::Client
         {
@@ -244,6 +239,17 @@ impl SeriesSet {
                 .add(1);
         }
         slow
+    }
+
+    /// The duration alone: answers it, nanoseconds, where there is one.
+    pub(super) fn record_duration(&mut self, transaction: &Transaction) -> Option<f64> {
+        let nanos = facts::has_latency(transaction)
+            .then(|| transaction.end.saturating_sub(transaction.start) as f64)?;
+        let failure = facts::failure(transaction);
+        self.latency(transaction, failure, |timed, _| {
+            timed.histogram.record(nanos / 1e9);
+        });
+        Some(nanos)
     }
 
     /// The buckets that a transaction was counted in point to the span it is exported as.
@@ -441,7 +447,10 @@ impl Labels {
             attribute::SERVER_ADDRESS,
             self.address.clone(),
         ));
-        labels.push(KeyValue::new(attribute::SERVER_PORT, self.port));
+        labels.extend(
+            self.port
+                .map(|port| KeyValue::new(attribute::SERVER_PORT, port)),
+        );
         labels
     }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::facts;
 use crate::protocol::{Operation, Protocol, Word};
 use crate::telemetry::names::value;
-use crate::telemetry::{Resync, Telemetry};
+use crate::telemetry::{Account, Resync, Telemetry};
 use crate::transaction::{Ending, Transaction};
 
 /// Names outside the command tables that get totals of their own; further ones share `_OTHER`.
@@ -127,6 +127,7 @@ struct Line<'a> {
     lost_bytes: u64,
     resynchronizations: u64,
     operations: BTreeMap<&'static str, BTreeMap<&'a str, Totals>>,
+    ledger: Account,
 }
 
 impl Summary {
@@ -217,6 +218,7 @@ impl Summary {
             lost_bytes: telemetry.lost_bytes.get(),
             resynchronizations,
             operations,
+            ledger: telemetry.account(),
         };
         serde_json::to_string(&line).expect("numbers and strings always serialize")
     }
@@ -226,7 +228,7 @@ impl Summary {
 mod tests {
     use super::super::testing::{other, transaction};
     use super::*;
-    use crate::telemetry::Resync;
+    use crate::telemetry::{LeftOut, Resync};
 
     #[test]
     fn prints_the_contract_s_line() {
@@ -234,6 +236,7 @@ mod tests {
         telemetry.connections_seen.add(1);
         telemetry.pushes.add(2);
         telemetry.lost_bytes.add(7);
+        telemetry.left_out(LeftOut::Rule).add(3);
         telemetry.resyncs(Protocol::Redis, Resync::Gap).add(1);
         telemetry
             .resyncs(Protocol::Memcached, Resync::Orphan)
@@ -269,7 +272,11 @@ mod tests {
                 r#""operations":{"redis":{"#,
                 r#""GET":{"count":4,"hits":1,"misses":1,"errors":0,"value_bytes":100},"#,
                 r#""LLEN":{"count":1,"hits":0,"misses":0,"errors":1,"value_bytes":0},"#,
-                r#""MY.CMD":{"count":1,"hits":0,"misses":0,"errors":0,"value_bytes":5}}}}"#,
+                r#""MY.CMD":{"count":1,"hits":0,"misses":0,"errors":0,"value_bytes":5}}},"#,
+                r#""ledger":{"sent":{"seen":0,"arrived":0,"ring_full":0},"#,
+                r#""received":{"seen":0,"arrived":0,"ring_full":0},"states":{"seen":0,"arrived":0,"ring_full":0},"#,
+                r#""streams":{"decoded":0,"skipped":{}},"requests":{"decoded":0,"left_out":{"rule":3}},"#,
+                r#""spans":{"due":0,"exported":0,"sampled_out":0,"dropped":0}}}"#,
             )
         );
 

@@ -1,6 +1,5 @@
 //! Transactions for tests of this module and of the sinks.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::enrichment::{Endpoint, Observation, Service};
@@ -22,6 +21,7 @@ pub(crate) fn transaction(name: &'static str, index: u16) -> Transaction {
         start: 1_000_000,
         end: 1_200_000,
         database: Some(0),
+        position: 0,
         client: None,
         task: None,
         alone: true,
@@ -50,7 +50,7 @@ pub(crate) fn service(id: u32, name: &str) -> Arc<Service> {
 
 /// One end of a connection to `server`.
 pub(crate) fn endpoint(end: End, server: &str) -> Arc<Endpoint> {
-    let server: SocketAddr = server.parse().unwrap();
+    let server = server.parse().unwrap();
     Arc::new(Endpoint::new(
         end,
         server,

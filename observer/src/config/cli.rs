@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::builder::Resettable;
 use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use super::export::ExportArguments;
+use super::export::{ExportArguments, Keys};
+use super::sockets::SocketArgument;
 
 /// Observe Redis and Memcached traffic without touching any application.
 #[derive(Debug, Parser)]
@@ -32,8 +33,10 @@ pub struct Cli {
 pub enum Command {
     /// Observe this host (as root, or with the capabilities that `doctor` lists)
     Run(Run),
-    /// Read captures (pcap, pcapng): same answers, no root, no kernel
+    /// Read captures (pcap, pcapng) and recordings: same answers, no root, no kernel
     Replay(Replay),
+    /// Write what the kernel sends to a file, for a later replay; values and credentials are zeroed
+    Record(Record),
     /// Say what this kernel and user allow, and what to do
     Doctor(Doctor),
 }
@@ -73,12 +76,82 @@ pub struct Run {
 /// Options of `replay`.
 #[derive(Debug, Args)]
 pub struct Replay {
-    /// Captures, read one after the other
+    /// Captures and recordings, read one after the other
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// What is read and reported.
     #[command(flatten)]
     pub common: Common,
+}
+
+/// Options of `record`.
+#[derive(Debug, Args)]
+pub struct Record {
+    /// The recording, created or emptied
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Ports.
+    #[command(flatten)]
+    pub ports: PortArguments,
+    /// Unix sockets.
+    #[command(flatten)]
+    pub sockets: SocketArguments,
+    /// Which end of a connection is recorded; `auto`: the client's, the server's where the client is elsewhere
+    #[arg(
+        long,
+        env = "CACHE_OBSERVER_ROLE",
+        value_enum,
+        default_value_t,
+        value_name = "ROLE"
+    )]
+    pub role: RoleArgument,
+    /// How every key appears, as long as it is: itself, one of the same pattern, an alias, or not at all [default: full]
+    #[arg(
+        long,
+        env = "CACHE_OBSERVER_KEYS",
+        value_enum,
+        value_name = "full|pattern|hash|none",
+        hide_possible_values = true
+    )]
+    pub keys: Option<Keys>,
+    /// Kernel hooks; `auto` takes the first that loads: fentry, kprobe, tracepoint
+    #[arg(
+        long,
+        env = "CACHE_OBSERVER_BACKEND",
+        value_enum,
+        default_value_t,
+        value_name = "BACKEND"
+    )]
+    pub backend: BackendArgument,
+    /// Stop after this time, such as 10s or 5m [default: at SIGINT or SIGTERM]
+    #[arg(long, env = "CACHE_OBSERVER_DURATION", value_parser = duration, value_name = "T")]
+    pub duration: Option<Duration>,
+    /// Keep all privileges and system calls after the start, to find out whether a fault comes of giving them up
+    #[arg(long, env = "CACHE_OBSERVER_UNCONFINED")]
+    pub unconfined: bool,
+    /// Read this capture instead of the kernel: a copy of it without values and credentials
+    #[arg(long, value_name = "CAPTURE")]
+    pub from: Option<PathBuf>,
+}
+
+impl Record {
+    /// What it has in common with observing.
+    #[must_use]
+    pub fn common(&self) -> Common {
+        Common {
+            ports: self.ports.clone(),
+            sockets: self.sockets.clone(),
+            role: self.role,
+            traces_exporter: vec![Exporter::None],
+            metrics_exporter: vec![Exporter::None],
+            export: ExportArguments {
+                keys: self.keys,
+                ..ExportArguments::default()
+            },
+            output: None,
+            summary: false,
+        }
+    }
 }
 
 /// Options of `doctor`.
@@ -90,7 +163,7 @@ pub struct Doctor {
 }
 
 /// Ports.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct PortArguments {
     /// Ports taken as Redis
     #[arg(long, env = "CACHE_OBSERVER_REDIS_PORT", value_delimiter = ',', default_value = "6379",
@@ -102,12 +175,29 @@ pub struct PortArguments {
     pub memcached_port: Vec<u16>,
 }
 
+/// Unix sockets.
+#[derive(Debug, Clone, Args)]
+pub struct SocketArguments {
+    /// Unix sockets taken as Redis, named as the server binds them, `@` before abstract names; `auto`: those of redis-server,
+    /// valkey-server and keydb-server; `none`
+    #[arg(long, env = "CACHE_OBSERVER_REDIS_SOCKET", value_delimiter = ',', default_value = "auto",
+        value_parser = str::parse::<SocketArgument>, value_name = "PATH[,PATH…]")]
+    pub redis_socket: Vec<SocketArgument>,
+    /// Unix sockets taken as Memcached; `auto`: those of memcached
+    #[arg(long, env = "CACHE_OBSERVER_MEMCACHED_SOCKET", value_delimiter = ',', default_value = "auto",
+        value_parser = str::parse::<SocketArgument>, value_name = "PATH[,PATH…]")]
+    pub memcached_socket: Vec<SocketArgument>,
+}
+
 /// Options common to `run` and `replay`.
 #[derive(Debug, Args)]
 pub struct Common {
     /// Ports.
     #[command(flatten)]
     pub ports: PortArguments,
+    /// Unix sockets.
+    #[command(flatten)]
+    pub sockets: SocketArguments,
     /// Which end of a connection is reported; `auto`: the client's, the server's where the client is elsewhere
     #[arg(
         long,
@@ -170,7 +260,7 @@ pub enum RoleArgument {
     Client,
     /// Servers' ends only.
     Server,
-    /// Every end.
+    /// Every end; those of one connection as a pair.
     Both,
 }
 

@@ -21,6 +21,9 @@ pub struct Limits {
     pub idle: Duration,
     /// Sockets tracked; beyond it one of the longest idle makes room. Each takes 1 to 2 KiB while its messages are small.
     pub connections: usize,
+    /// Bytes held of messages and pipelines that are not complete, of all connections together; beyond it one of the longest idle is
+    /// given up. A single connection may hold three quarters.
+    pub pending_bytes: usize,
     /// Pairs of endpoints tracked that exchange datagrams. A client may use a port for each request.
     pub datagram_pairs: usize,
     /// Spans that may wait for each of the text and the OTLP worker, 1 KiB each, more with long keys.
@@ -42,6 +45,7 @@ impl Default for Limits {
             series: 111,
             idle: Duration::from_secs(600),
             connections: 65_536,
+            pending_bytes: 64 << 20,
             datagram_pairs: 16_384,
             // The specification's 2,048 is meant for one process; a host brings that many spans in 100 ms.
             span_queue: 8_192,
@@ -62,11 +66,13 @@ impl Limits {
             ("latency-series", self.latency_series, 1, 65_536),
             ("series", self.series, 1, 65_536),
             ("connections", self.connections, 16, 4 << 20),
+            ("pending-bytes", self.pending_bytes, 1 << 20, 1 << 40),
             ("datagram-pairs", self.datagram_pairs, 16, 4 << 20),
             ("span-queue", self.span_queue, 1, 16 << 20),
             // The kernel programs stop at 256 KiB.
             ("capture-bytes", self.capture_bytes as usize, 256, 256 << 10),
-            ("ring-bytes", self.ring_bytes as usize, 64 << 10, 1 << 30),
+            // A page: smaller ones are rounded up.
+            ("ring-bytes", self.ring_bytes as usize, 4 << 10, 1 << 30),
         ] {
             if !(least..=most).contains(&value) {
                 return Err((name, format!("{value} is not within {least} to {most}")));

@@ -18,7 +18,7 @@ use super::{Config, Surroundings};
 /// The option that names the file.
 const CONFIG: &str = "config";
 /// Options that are about the configuration and no part of it.
-const NOT_IN_FILES: [&str; 2] = [CONFIG, "print-config"];
+const NOT_IN_FILES: [&str; 3] = [CONFIG, "print-config", "from"];
 /// Options for which the environment has an OpenTelemetry variable beside their own, which stands before the file, too.
 const ALSO_SET_BY: [(&str, &str); 2] = [
     ("naming", "OTEL_SEMCONV_STABILITY_OPT_IN"),

@@ -14,6 +14,7 @@ pub mod pools;
 pub mod redaction;
 pub mod reload;
 pub mod rules;
+pub mod sockets;
 pub mod templates;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use effective::{HISTOGRAM_VARIABLE, QUEUE_VARIABLE};
 use export::{Export, Naming, Secret, Share, Slow};
 use file::Tables;
 use rules::{Rules, SpanRule};
+use sockets::Sockets;
 use templates::Templates;
 
 /// Where output of the `console` and `jsonl` exporters goes.
@@ -49,6 +51,10 @@ pub struct Config {
     pub redis_ports: Vec<u16>,
     /// Ports taken as Memcached.
     pub memcached_ports: Vec<u16>,
+    /// Unix sockets taken as Redis.
+    pub redis_sockets: Sockets,
+    /// Unix sockets taken as Memcached.
+    pub memcached_sockets: Sockets,
     /// Which end is reported.
     pub role: RoleArgument,
     /// Where spans go.
@@ -136,6 +142,12 @@ pub enum ConfigError {
     /// One port, two protocols.
     #[error("port {0} is given to both --redis-port and --memcached-port")]
     PortTwice(u16),
+    /// One unix socket, two protocols.
+    #[error("socket {0} is given to both --redis-socket and --memcached-socket")]
+    SocketTwice(Arc<str>),
+    /// `none` with other sockets.
+    #[error("{0}: none cannot be combined with sockets")]
+    NoSocketAndOthers(&'static str),
     /// `none` with others.
     #[error("{0}: none cannot be combined with other exporters")]
     NoneAndOthers(&'static str),
@@ -145,9 +157,11 @@ pub enum ConfigError {
     /// Spans to Prometheus.
     #[error("--traces-exporter: prometheus takes metrics only")]
     PrometheusTraces,
-    /// No port at all.
-    #[error("no port to watch: give --redis-port or --memcached-port")]
-    NoPort,
+    /// No port and no unix socket at all.
+    #[error(
+        "nothing to watch: give --redis-port or --memcached-port, --redis-socket or --memcached-socket"
+    )]
+    Nothing,
 }
 
 /// What of the environment decides defaults.
@@ -236,8 +250,16 @@ impl Config {
         if let Some(port) = redis.intersection(&memcached).next() {
             return Err(ConfigError::PortTwice(*port));
         }
-        if redis.is_empty() && memcached.is_empty() {
-            return Err(ConfigError::NoPort);
+        let redis_sockets = Sockets::new("--redis-socket", &common.sockets.redis_socket)?;
+        let memcached_sockets =
+            Sockets::new("--memcached-socket", &common.sockets.memcached_socket)?;
+        let mut both = redis_sockets.names.intersection(&memcached_sockets.names);
+        if let Some(name) = both.next() {
+            return Err(ConfigError::SocketTwice(name.text()));
+        }
+        let no_socket = redis_sockets.is_none() && memcached_sockets.is_none();
+        if redis.is_empty() && memcached.is_empty() && no_socket {
+            return Err(ConfigError::Nothing);
         }
         let otlp_or = |endpoint: bool, otherwise: Vec<Exporter>| {
             if endpoint {
@@ -298,6 +320,8 @@ impl Config {
         Ok(Self {
             redis_ports: redis.into_iter().collect(),
             memcached_ports: memcached.into_iter().collect(),
+            redis_sockets,
+            memcached_sockets,
             role: common.role,
             traces: enabled(traces),
             metrics: enabled(metrics),

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::source::event::Address;
+
 use super::export::{Export, Keys, Share, Slow, SpanPolicy, SpansPipeline};
 
 /// Most rules, each of which is looked at for a new connection.
@@ -87,35 +89,50 @@ impl Serialize for Share {
     }
 }
 
-/// An address, or an address and port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+/// An address, an address and port, or a unix socket.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Server {
-    address: IpAddr,
-    port: Option<u16>,
+pub enum Server {
+    /// Of one port, or of all.
+    Inet(IpAddr, Option<u16>),
+    /// A path, or an abstract name behind an `@`.
+    Unix(String),
 }
 
 impl Server {
-    fn fits(self, server: SocketAddr) -> bool {
-        self.address == server.ip() && self.port.is_none_or(|port| port == server.port())
+    fn fits(&self, server: Address) -> bool {
+        match (self, server) {
+            (Self::Inet(address, port), Address::Inet(server)) => {
+                *address == server.ip() && port.is_none_or(|port| port == server.port())
+            }
+            (Self::Unix(socket), Address::Unix { .. }) => is_socket(socket, server),
+            _ => false,
+        }
     }
+}
+
+/// Whether a text is a unix socket, as a server's address is written.
+fn names_socket(text: &str) -> bool {
+    text.starts_with(['/', '@'])
+}
+
+/// Whether that is the name of this unix socket.
+fn is_socket(text: &str, server: Address) -> bool {
+    server.name().is_some_and(|name| *name.text() == *text)
 }
 
 impl FromStr for Server {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let whole = text.parse::<SocketAddr>().ok().map(|server| Self {
-            address: server.ip(),
-            port: Some(server.port()),
-        });
-        let address = |address| Self {
-            address,
-            port: None,
-        };
+        if names_socket(text) {
+            return Ok(Self::Unix(text.to_owned()));
+        }
+        let whole = text.parse::<SocketAddr>().ok();
         whole
-            .or_else(|| text.parse().ok().map(address))
-            .ok_or_else(|| format!("`{text}` is no IP address, alone or with a port as in 10.0.0.7:6379 or [::1]:6379"))
+            .map(|server| Self::Inet(server.ip(), Some(server.port())))
+            .or_else(|| text.parse().ok().map(|address| Self::Inet(address, None)))
+            .ok_or_else(|| format!("`{text}` is no IP address, alone or with a port as in 10.0.0.7:6379 or [::1]:6379, and no unix socket such as /run/redis.sock"))
     }
 }
 
@@ -129,9 +146,10 @@ impl TryFrom<String> for Server {
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => SocketAddr::new(self.address, port).fmt(f),
-            None => self.address.fmt(f),
+        match self {
+            Self::Inet(address, Some(port)) => SocketAddr::new(*address, *port).fmt(f),
+            Self::Inet(address, None) => address.fmt(f),
+            Self::Unix(socket) => f.write_str(socket),
         }
     }
 }
@@ -163,9 +181,9 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn fits(&self, server: SocketAddr, service: Option<&str>) -> bool {
-        self.port.is_none_or(|port| port == server.port())
-            && self.server.is_none_or(|one| one.fits(server))
+    fn fits(&self, server: Address, service: Option<&str>) -> bool {
+        self.port.is_none_or(|port| server.port() == Some(port))
+            && self.server.as_ref().is_none_or(|one| one.fits(server))
             && self
                 .service
                 .as_deref()
@@ -221,9 +239,9 @@ pub(super) fn check_caches(caches: &BTreeMap<String, String>) -> Result<(), (&st
         if count >= MAX_CACHES {
             return error(format!("more than {MAX_CACHES} names"));
         }
-        if server.parse::<SocketAddr>().is_err() {
+        if !names_socket(server) && server.parse::<SocketAddr>().is_err() {
             return error(format!(
-                "`{server}` is no address and port such as 10.0.0.7:6379 or [::1]:6379"
+                "`{server}` is no address and port such as 10.0.0.7:6379 or [::1]:6379, and no unix socket such as /run/redis.sock"
             ));
         }
         name(cache).map_err(|reason| (server.as_str(), reason))?;
@@ -234,7 +252,7 @@ pub(super) fn check_caches(caches: &BTreeMap<String, String>) -> Result<(), (&st
 /// What holds for one connection of one process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
-    /// `cache.name`; `None`: the server's address and port.
+    /// `cache.name`; `None`: the server's address and port, or socket.
     pub cache: Option<String>,
     /// What of its spans leaves, and how it is named.
     pub export: Arc<Export>,
@@ -246,6 +264,7 @@ pub struct Resolved {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rules {
     caches: HashMap<(IpAddr, u16), String>,
+    sockets: HashMap<String, String>,
     rules: Vec<Rule>,
     export: Arc<Export>,
 }
@@ -258,8 +277,12 @@ impl Rules {
             let server: SocketAddr = server.parse().ok()?;
             Some(((server.ip(), server.port()), name.clone()))
         });
+        let sockets = caches.iter().filter(|(server, _)| names_socket(server));
         Self {
             caches: named.collect(),
+            sockets: sockets
+                .map(|(server, name)| (server.clone(), name.clone()))
+                .collect(),
             rules: rules.to_vec(),
             export: Arc::new(export),
         }
@@ -268,9 +291,13 @@ impl Rules {
     /// All rules that fit, in their order: a later one stands before an earlier one. `service` is not known for captures
     /// and before the first command.
     #[must_use]
-    pub fn resolve(&self, server: SocketAddr, service: Option<&str>) -> Resolved {
+    pub fn resolve(&self, server: Address, service: Option<&str>) -> Resolved {
+        let cache = match server {
+            Address::Inet(server) => self.caches.get(&(server.ip(), server.port())),
+            Address::Unix { name, .. } => name.and_then(|name| self.sockets.get(&*name.text())),
+        };
         let mut resolved = Resolved {
-            cache: self.caches.get(&(server.ip(), server.port())).cloned(),
+            cache: cache.cloned(),
             export: Arc::clone(&self.export),
             ignore: false,
         };
@@ -294,6 +321,7 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::event::SocketName;
 
     fn rule(text: &str) -> Rule {
         toml::from_str(text).unwrap()
@@ -301,7 +329,11 @@ mod tests {
 
     #[test]
     fn later_rules_stand_before_earlier_ones() {
-        let caches = [("10.0.0.7:6379", "sessions"), ("[::1]:6379", "local")];
+        let caches = [
+            ("10.0.0.7:6379", "sessions"),
+            ("[::1]:6379", "local"),
+            ("/run/rules.sock", "over there"),
+        ];
         let caches = caches.map(|(server, name)| (server.to_owned(), name.to_owned()));
         let rules = Rules::new(
             &caches.into(),
@@ -310,6 +342,7 @@ mod tests {
                 rule("service = 'web'\nspans = { misses = true, slow = '5ms' }"),
                 rule("server = '10.0.0.7'\nport = 6380\nkeys = 'none'"),
                 rule("server = '10.0.0.9:6380'\nignore = true"),
+                rule("server = '/run/rules.sock'\nkeys = 'hash'"),
             ],
             Export::default(),
         );
@@ -325,6 +358,13 @@ mod tests {
         assert!(carts.export.spans.misses && carts.export.spans.errors);
         assert!(!resolve("10.0.0.8:6380", Some("worker")).export.spans.misses);
         assert_eq!(resolve("10.0.0.7:6380", None).export.keys, Keys::None);
+        let socket = Address::Unix {
+            name: SocketName::new("/run/rules.sock").ok(),
+            client: 1,
+        };
+        let of_socket = rules.resolve(socket, None);
+        assert_eq!(of_socket.cache.as_deref(), Some("over there"));
+        assert_eq!(of_socket.export.keys, Keys::Hash);
         assert!(resolve("10.0.0.9:6380", None).ignore);
         assert!(!resolve("10.0.0.9:6379", None).ignore);
     }

@@ -18,6 +18,7 @@ fn defaults() {
     let plain = config("", Surroundings::default()).unwrap();
     assert_eq!(plain.redis_ports, [6379]);
     assert_eq!(plain.memcached_ports, [11211]);
+    assert!(plain.redis_sockets.auto && plain.memcached_sockets.auto);
     assert_eq!((plain.traces.len(), plain.metrics.len()), (0, 0));
     let terminal = Surroundings {
         terminal: true,
@@ -44,6 +45,15 @@ fn lists() {
     )
     .unwrap();
     assert_eq!(some.redis_ports, [6380, 7000]);
+    let sockets = config(
+        "--redis-socket /run/config.sock,auto --memcached-socket none",
+        Surroundings::default(),
+    )
+    .unwrap();
+    let names: Vec<_> = sockets.redis_sockets.names.iter().collect();
+    assert_eq!(*names[0].text(), *"/run/config.sock");
+    assert!(names.len() == 1 && sockets.redis_sockets.auto);
+    assert!(sockets.memcached_sockets.is_none());
     assert_eq!(some.traces, [Exporter::Otlp, Exporter::Jsonl]);
     assert_eq!(some.metrics, []);
 }
@@ -126,6 +136,12 @@ fn refusals_are_one_line() {
         ("--redis-port 0", "invalid value '0'"),
         ("--redis-port 70000", "invalid value '70000'"),
         ("--redis-port x", "invalid value 'x'"),
+        ("--redis-socket /a,none", "none cannot be combined"),
+        (
+            "--redis-socket /a --memcached-socket /a",
+            "socket /a is given to both",
+        ),
+        ("--memcached-socket @", "a socket needs a name"),
         ("--traces-exporter none,otlp", "none cannot be combined"),
         ("--traces-exporter zipkin", "invalid value 'zipkin'"),
         (

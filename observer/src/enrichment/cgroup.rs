@@ -43,6 +43,14 @@ impl Qos {
             Self::BestEffort => "BestEffort",
         }
     }
+
+    /// The reverse.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Self::Guaranteed, Self::Burstable, Self::BestEffort]
+            .into_iter()
+            .find(|qos| qos.name() == name)
+    }
 }
 
 impl Workload {

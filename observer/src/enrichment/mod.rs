@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::config::export::Export;
-use crate::source::event::{Clock, End};
+use crate::source::event::{Address, Clock, End};
 use crate::transaction::Exchange;
 
 pub use cgroup::Qos;
@@ -44,8 +44,8 @@ pub struct Service {
 pub struct Pod {
     /// `k8s.pod.uid`.
     pub uid: String,
-    /// Its class of service.
-    pub qos: Qos,
+    /// Its class of service; `None` where a recording does not tell.
+    pub qos: Option<Qos>,
     /// `k8s.namespace.name`, where the node's folder of pod logs tells.
     pub namespace: Option<String>,
     /// `k8s.pod.name`, likewise.
@@ -60,6 +60,8 @@ pub enum Transport {
     Tcp,
     /// In datagrams.
     Udp,
+    /// Over a unix socket.
+    Unix,
 }
 
 impl Transport {
@@ -69,6 +71,7 @@ impl Transport {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Unix => "unix",
         }
     }
 }
@@ -78,10 +81,10 @@ impl Transport {
 pub struct Endpoint {
     /// The end that is reported: decides the span's kind.
     pub end: End,
-    /// `server.address` and `server.port`.
-    pub server: SocketAddr,
+    /// The server's address, the same for all its connections.
+    pub server: Address,
     /// The client's address.
-    pub client: SocketAddr,
+    pub client: Address,
     /// `cache.name`.
     pub cache: String,
     /// `network.transport`.
@@ -89,42 +92,58 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The end `end` of a TCP connection from `client` to `server`; `cache.name` is the server's address and port.
+    /// The end `end` of a connection from `client` to `server`; `cache.name` is the server's address and port, or socket.
     #[must_use]
-    pub fn new(end: End, server: SocketAddr, client: SocketAddr) -> Self {
+    pub fn new(end: End, server: Address, client: Address) -> Self {
+        let (server, transport) = match server {
+            Address::Inet(_) => (server, Transport::Tcp),
+            Address::Unix { name, .. } => (Address::Unix { name, client: 0 }, Transport::Unix),
+        };
         Self {
             end,
             server,
             client,
             cache: join(server),
-            transport: Transport::Tcp,
+            transport,
         }
     }
 
-    /// The same over UDP.
+    /// The same of two endpoints that exchange datagrams.
     #[must_use]
     pub fn udp(end: End, server: SocketAddr, client: SocketAddr) -> Self {
         Self {
             transport: Transport::Udp,
-            ..Self::new(end, server, client)
+            ..Self::new(end, server.into(), client.into())
         }
     }
 
-    /// `network.peer.address` and `network.peer.port`: the other end.
+    /// `server.address`: an IP address, or a socket's name.
     #[must_use]
-    pub fn peer(&self) -> SocketAddr {
+    pub fn server_address(&self) -> String {
+        match self.server {
+            Address::Inet(server) => server.ip().to_string(),
+            Address::Unix { .. } => self.server.to_string(),
+        }
+    }
+
+    /// `network.peer.address` and `network.peer.port`: the other end. A unix socket has none.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
         match self.end {
-            End::Client => self.server,
-            End::Server => self.client,
+            End::Client => self.server.inet(),
+            End::Server => self.client.inet(),
         }
     }
 }
 
-/// `address:port`; an IPv6 address stands in brackets, without its zone.
-pub(crate) fn join(address: SocketAddr) -> String {
-    match address.ip() {
-        IpAddr::V4(ip) => format!("{ip}:{}", address.port()),
-        IpAddr::V6(ip) => format!("[{ip}]:{}", address.port()),
+/// `address:port`; an IPv6 address stands in brackets, without its zone. A unix socket's name.
+pub(crate) fn join(address: Address) -> String {
+    match address {
+        Address::Unix { .. } => address.to_string(),
+        Address::Inet(address) => match address.ip() {
+            IpAddr::V4(ip) => format!("{ip}:{}", address.port()),
+            IpAddr::V6(ip) => format!("[{ip}]:{}", address.port()),
+        },
     }
 }
 
@@ -146,6 +165,7 @@ pub struct Observation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::event::SocketName;
 
     #[test]
     fn caches_are_named_after_their_server() {
@@ -155,10 +175,22 @@ mod tests {
             ("[fe80::1%3]:6379", "[fe80::1]:6379"),
         ] {
             let server = server.parse().unwrap();
-            let client = "10.0.0.9:40000".parse().unwrap();
+            let client: Address = "10.0.0.9:40000".parse().unwrap();
             let endpoint = Endpoint::new(End::Server, server, client);
             assert_eq!(endpoint.cache, name);
-            assert_eq!(endpoint.peer(), client);
+            assert_eq!(endpoint.peer(), client.inet());
         }
+    }
+    #[test]
+    fn connections_of_a_unix_socket_have_one_server() {
+        let name = SocketName::new("/run/a.sock").ok();
+        let of = |client| {
+            let end = Address::Unix { name: None, client };
+            Endpoint::new(End::Client, Address::Unix { name, client }, end)
+        };
+        assert_eq!(of(1).server, of(2).server);
+        assert_eq!(of(1).cache, "/run/a.sock");
+        assert_eq!(of(1).server_address(), "/run/a.sock");
+        assert_eq!((of(1).peer(), of(1).transport.name()), (None, "unix"));
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::cgroup::Workload;
 use super::cgroups::Cgroups;
 use super::pods::PodNames;
-use super::{Pod, Service};
+use super::{Pod, Qos, Service};
 use crate::source::event::Task;
 use crate::telemetry::names::{resource, value};
 
@@ -49,6 +49,20 @@ impl Default for Places {
             proc: "/proc".into(),
             cgroups: "/sys/fs/cgroup".into(),
             pods: "/var/log/pods".into(),
+            node: None,
+        }
+    }
+}
+
+impl Places {
+    /// Nowhere: what is not told is not known.
+    #[must_use]
+    pub fn nowhere() -> Self {
+        let nowhere = PathBuf::from("/dev/null");
+        Self {
+            proc: nowhere.clone(),
+            cgroups: nowhere.clone(),
+            pods: nowhere,
             node: None,
         }
     }
@@ -149,7 +163,7 @@ impl Enricher {
             let (namespace, name) = names.map(|pod| (pod.namespace, pod.name)).unzip();
             Pod {
                 uid: pod.uid,
-                qos: pod.qos,
+                qos: Some(pod.qos),
                 namespace,
                 name,
             }
@@ -178,6 +192,37 @@ impl Enricher {
             unit: workload.unit.map(|unit| clean(&unit)),
             host: self.host.clone(),
         }
+    }
+
+    /// What a recording says of a process. It is looked up no more.
+    pub fn told(&mut self, process: crate::source::recording::Process) {
+        self.forget_some();
+        let now = Instant::now();
+        let service = Service {
+            id: next_id(),
+            name: process.service,
+            pid: Some(process.pid),
+            executable: process.executable,
+            container: process.container,
+            pod: process.pod_uid.map(|uid| Pod {
+                uid,
+                qos: process.pod_qos.as_deref().and_then(Qos::of_name),
+                namespace: process.namespace,
+                name: process.pod_name,
+            }),
+            node: process.node,
+            unit: process.unit,
+            host: process.host,
+        };
+        self.processes.insert(
+            process.pid,
+            Process {
+                service: Arc::new(service),
+                started: None,
+                checked: now,
+                used: now,
+            },
+        );
     }
 
     fn forget_some(&mut self) {
@@ -297,7 +342,6 @@ fn clean(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Qos;
     use super::*;
 
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -433,7 +477,7 @@ mod tests {
         assert_eq!(web.name, "web-0");
         let told = Pod {
             uid: UID.to_owned(),
-            qos: Qos::Guaranteed,
+            qos: Some(Qos::Guaranteed),
             namespace: Some("shop".to_owned()),
             name: Some("web-0".to_owned()),
         };

@@ -39,7 +39,7 @@ fn text(report: &Report, ports: &PortArguments, listening: &BTreeSet<u16>) -> St
         let held = if capability.held { "held" } else { "missing" };
         line(
             capability.capability.name(),
-            format!("{held}: {}", capability.capability.purpose()),
+            format!("{held}: {}", capability.purpose),
         );
     }
     for backend in &report.backends {

@@ -1,30 +1,35 @@
 //! The stages in a row: what is done with each flow, from segments to series and spans.
 
+mod datagrams;
+pub(super) mod ends;
 mod life;
+mod serve;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::info;
 
+use self::ends::{ConnectionId, Ends, Extent, Fate};
 use crate::aggregation::{Aggregator, Connection, Pool, SeriesId, fault_name};
 use crate::config::export::Export;
 use crate::config::rules::Rules;
-use crate::enrichment::{Endpoint, Enricher, Observation, Service, join};
+use crate::enrichment::{Endpoint, Enricher, Service, join};
 use crate::protocol::Protocol;
 use crate::sinks::{BudgetId, Policy, Sinks};
-use crate::source::event::{Clock, End, Nanos, SocketId, Task};
-use crate::stream::datagram::{self, Pair};
+use crate::source::event::{Address, Clock, End, Nanos, SocketId, SocketName, Task};
+use crate::source::recording::Process;
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
 use crate::stream::{Content, Ports, Segment};
 use crate::telemetry::names::value;
-use crate::telemetry::{Skipped, Telemetry};
+use crate::telemetry::{LeftOut, Limit, Skipped, Telemetry};
 use crate::transaction::conversation::{Conversation, Settings};
 use crate::transaction::{Ending, Exchange, LifeStage};
 
 /// Most transactions kept of a connection whose other end may be on this host too. It is decided within 200 ms.
 const MAX_UNDECIDED: usize = 1_024;
+/// Most transactions kept in that way altogether; further ones are reported at once.
+const MAX_ALL_UNDECIDED: usize = 65_536;
 /// Most endpoints of which it is said that they are not decoded.
 const MAX_TOLD: usize = 1_024;
 
@@ -32,9 +37,13 @@ const MAX_TOLD: usize = 1_024;
 pub(super) struct Engine {
     memcached: Ports,
     telemetry: Arc<Telemetry>,
-    told: HashSet<(SocketAddr, Skipped)>,
+    told: HashSet<(Address, Skipped)>,
     reporter: Reporter,
+    /// Exchanges of connections that are not decided.
+    undecided: usize,
 }
+
+pub(super) use datagrams::Datagrams;
 
 /// What transactions are handed to.
 pub(super) struct Reporter {
@@ -46,6 +55,9 @@ pub(super) struct Reporter {
     pub(super) epoch: u32,
     pub(super) policy: Policy,
     pub(super) clock: Clock,
+    /// Connections that are reported from both ends.
+    pub(super) ends: Ends,
+    pub(super) telemetry: Arc<Telemetry>,
 }
 
 /// What is kept of a flow.
@@ -65,6 +77,8 @@ pub(super) struct Caller {
     bound: Option<Bound>,
     /// Its part in a pool, of a client's end.
     connection: Option<Connection>,
+    /// What it shares with its other end, where both are reported.
+    shared: Option<ConnectionId>,
 }
 
 /// Resolved once per connection and process, and again when the rules change.
@@ -97,6 +111,7 @@ impl Engine {
             telemetry,
             told: HashSet::new(),
             reporter,
+            undecided: 0,
         }
     }
 
@@ -119,6 +134,11 @@ impl Engine {
         self.reporter.epoch = self.reporter.epoch.wrapping_add(1);
     }
 
+    /// A Memcached server is expected at this unix socket, too.
+    pub(super) fn add_memcached(&mut self, name: SocketName) {
+        self.memcached.add(name);
+    }
+
     fn count_ignored(&self, caller: &Caller, segment: &Segment<'_>) {
         if caller.ignored
             && let Content::Bytes(bytes) = segment.content
@@ -133,13 +153,24 @@ impl Engine {
         self.reporter.clock = clock;
     }
 
+    /// Another one finds out about processes from now on.
+    pub(super) fn set_enricher(&mut self, enricher: Enricher) {
+        self.reporter.enricher = enricher;
+    }
+
+    /// A process is known without being looked up.
+    pub(super) fn told(&mut self, process: Process) {
+        self.reporter.enricher.told(process);
+    }
+
     /// Time has passed on the source's clock.
     pub(super) fn tick(&mut self, now: Nanos) {
         self.reporter.aggregator.tick(now);
+        self.reporter.ends.tick(now);
     }
 
-    fn protocol(&self, server: SocketAddr) -> Protocol {
-        if self.memcached.contains(server.port()) {
+    fn protocol(&self, server: Address) -> Protocol {
+        if self.memcached.expects(server) {
             Protocol::Memcached
         } else {
             Protocol::Redis
@@ -198,14 +229,22 @@ impl Engine {
             undecided,
             told,
         } = session;
-        let reporter = &mut self.reporter;
-        let result = step(conversation, &self.telemetry, &mut |exchange| {
-            if flow.verdict == Verdict::Undecided && undecided.len() < MAX_UNDECIDED {
-                undecided.push(exchange);
-            } else {
-                reporter.report(caller, exchange);
+        let (reporter, telemetry) = (&mut self.reporter, &*self.telemetry);
+        let (all, mut details) = (&mut self.undecided, 0);
+        let result = step(conversation, telemetry, &mut |exchange| {
+            details += exchange.detail_memory();
+            match flow.verdict {
+                Verdict::Redundant => leave_out(LeftOut::Redundant, &exchange, telemetry),
+                Verdict::Undecided
+                    if undecided.len() < MAX_UNDECIDED && *all < MAX_ALL_UNDECIDED =>
+                {
+                    *all += 1;
+                    undecided.push(exchange);
+                }
+                Verdict::Undecided | Verdict::Reported => reporter.report(caller, exchange),
             }
         });
+        conversation.left(details);
         if let Some(reason) = conversation.ignored()
             && !*told
         {
@@ -216,8 +255,14 @@ impl Engine {
     }
 }
 
+/// Counts the requests of an exchange that is told nowhere.
+fn leave_out(reason: LeftOut, exchange: &Exchange, telemetry: &Telemetry) {
+    let requests = exchange.transactions().len() as u64;
+    telemetry.left_out(reason).add(requests);
+}
+
 /// Says once for each server that, and why, what it is sent is not decoded.
-fn tell(told: &mut HashSet<(SocketAddr, Skipped)>, caller: &Caller, reason: Skipped) {
+fn tell(told: &mut HashSet<(Address, Skipped)>, caller: &Caller, reason: Skipped) {
     let server = caller.endpoint.server;
     if told.len() < MAX_TOLD && told.insert((server, reason)) {
         let protocol = caller.protocol.name();
@@ -245,6 +290,7 @@ impl Reporter {
             endpoint: Arc::new(endpoint),
             bound: None,
             connection,
+            shared: None,
         }
     }
 
@@ -327,10 +373,11 @@ impl Reporter {
             // What was there at the end is what is told last.
             (Close::Over | Close::Abandoned, _) => {}
         });
+        self.close_end(&caller, time);
         self.release(caller.bound);
     }
 
-    fn report(&mut self, caller: &mut Caller, mut exchange: Exchange) {
+    fn report(&mut self, caller: &mut Caller, exchange: Exchange) {
         let Some(first) = exchange.transactions().first() else {
             return;
         };
@@ -344,8 +391,12 @@ impl Reporter {
         self.bind(caller, task.as_ref(), end);
         let Some(bound) = &caller.bound else { return };
         let Some((series, budget)) = bound.accounts else {
-            return;
+            self.hush(caller);
+            return leave_out(LeftOut::Rule, &exchange, &self.telemetry);
         };
+        if caller.shared.is_some() && caller.endpoint.end == End::Server {
+            return self.serve(caller, exchange);
+        }
         let mut slow = false;
         for transaction in exchange.transactions() {
             slow |= self.aggregator.record(series, transaction, self.clock);
@@ -353,32 +404,20 @@ impl Reporter {
         if !self.sinks.wants_spans() {
             return;
         }
+        let extent = caller.shared.and_then(|id| Extent::of(id, &exchange));
         let Some(sample) = self.policy.decide(budget, &exchange, slow) else {
             self.sinks.leave_out(&exchange, &bound.export);
-            return;
+            return self.tell(extent, Fate::LeftOut);
         };
-        let redaction = &bound.export.redaction;
-        if !redaction.commands.is_empty() {
-            for transaction in exchange.transactions_mut() {
-                if redaction.hides(transaction.request.operation.name()) {
-                    transaction.request.detail = None;
-                }
-            }
-        }
-        let observation = Observation {
-            exchange,
-            endpoint: Arc::clone(&caller.endpoint),
-            service: Arc::clone(&bound.service),
-            export: Arc::clone(&bound.export),
-            clock: self.clock,
-        };
+        let observation = bound.observation(&caller.endpoint, exchange, self.clock);
         let Some(submitted) = self.sinks.submit(observation, sample) else {
-            return;
+            return self.tell(extent, Fate::Dropped);
         };
         for transaction in submitted.transactions() {
             self.aggregator
                 .point(series, transaction, self.clock, submitted.span());
         }
+        self.tell(extent, Fate::Child(submitted.span(), sample));
     }
 }
 
@@ -423,6 +462,7 @@ impl Handler for Engine {
             None => Some(Connection::default()),
         }
         .filter(|_| pooled);
+        caller.shared = flow.shared.map(|shared| self.reporter.ends.open(shared));
         self.reporter.pooled(&mut caller, |connection, pool| {
             connection.open(pool, flow.from_start, time);
         });
@@ -443,6 +483,9 @@ impl Handler for Engine {
         let wanted = self.converse(flow, session, |conversation, telemetry, out| {
             conversation.segment(segment, telemetry, out)
         });
+        if matches!(segment.content, Content::Dropped { .. }) {
+            return wanted;
+        }
         if session.caller.connection.is_some() {
             if session.caller.bound.is_none() {
                 let caller = &mut session.caller;
@@ -464,25 +507,40 @@ impl Handler for Engine {
         wanted || session.conversation.awaits_ready()
     }
 
+    fn memory(&self, session: &Session) -> usize {
+        session.conversation.memory()
+    }
+
+    fn relieve(&mut self, flow: &Flow, session: &mut Session, now: Nanos) {
+        let given_up = self.converse(flow, session, |conversation, telemetry, out| {
+            conversation.relieve(now, telemetry, out)
+        });
+        if given_up {
+            self.telemetry.exceeded(Limit::PendingBytes).add(1);
+        }
+    }
+
     fn decided(&mut self, flow: &Flow, session: &mut Session) {
-        let undecided = std::mem::take(&mut session.undecided);
-        if flow.verdict == Verdict::Reported {
-            for exchange in undecided {
-                self.reporter.report(&mut session.caller, exchange);
+        if let (Some(shared), None) = (flow.shared, session.caller.shared) {
+            session.caller.shared = self.reporter.ends.meet(shared);
+        }
+        for exchange in std::mem::take(&mut session.undecided) {
+            self.undecided -= 1;
+            match flow.verdict {
+                Verdict::Reported => self.reporter.report(&mut session.caller, exchange),
+                _ => leave_out(LeftOut::Redundant, &exchange, &self.telemetry),
             }
         }
     }
 
     fn close(&mut self, flow: &Flow, mut session: Session, close: Close, time: Nanos) {
-        if flow.verdict != Verdict::Redundant {
-            let ending = match close {
-                Close::Closed(_) => Ending::Unanswered,
-                Close::Abandoned | Close::Over => Ending::Unresolved,
-            };
-            self.converse(flow, &mut session, |conversation, telemetry, out| {
-                conversation.close(ending, time, telemetry, out);
-            });
-        }
+        let ending = match close {
+            Close::Closed(_) => Ending::Unanswered,
+            Close::Abandoned | Close::Over => Ending::Unresolved,
+        };
+        self.converse(flow, &mut session, |conversation, telemetry, out| {
+            conversation.close(ending, time, telemetry, out);
+        });
         if session.caller.connection.is_some() {
             self.look(&mut session, time, Change::Ends);
             if let Close::Closed(fault) = close
@@ -493,77 +551,5 @@ impl Handler for Engine {
             }
         }
         self.reporter.part(session.caller, close, time);
-    }
-}
-
-/// An exchange of datagrams: a conversation of its own, whose results are kept until it is over.
-pub(super) struct Datagrams {
-    conversation: Conversation,
-    exchanges: Vec<Exchange>,
-}
-
-impl datagram::Handler for Engine {
-    type Peer = Caller;
-    type Exchange = Datagrams;
-
-    fn meet(&mut self, pair: &Pair) -> Caller {
-        self.reporter.caller(
-            Protocol::Memcached,
-            Endpoint::udp(pair.end, pair.server(), pair.client()),
-            None,
-        )
-    }
-
-    fn part(&mut self, caller: Caller) {
-        self.reporter.part(caller, Close::Over, 0);
-    }
-
-    fn begin(&mut self, pair: &Pair) -> Datagrams {
-        Datagrams {
-            conversation: Conversation::new(Settings {
-                protocol: Protocol::Memcached,
-                end: pair.end,
-                from_start: true,
-                keep_detail: self.reporter.sinks.wants_spans(),
-            }),
-            exchanges: Vec::new(),
-        }
-    }
-
-    fn segment(
-        &mut self,
-        caller: &mut Caller,
-        exchange: &mut Datagrams,
-        segment: &Segment<'_>,
-    ) -> bool {
-        self.count_ignored(caller, segment);
-        let Datagrams {
-            conversation,
-            exchanges,
-        } = exchange;
-        conversation.segment(segment, &self.telemetry, &mut |exchange| {
-            exchanges.push(exchange);
-        });
-        if let Some(reason) = conversation.ignored() {
-            tell(&mut self.told, caller, reason);
-        }
-        conversation.is_settled()
-    }
-
-    fn end(&mut self, caller: &mut Caller, exchange: Datagrams, reported: bool, time: Nanos) {
-        let Datagrams {
-            mut conversation,
-            mut exchanges,
-        } = exchange;
-        // Not `Unanswered`, which is a failure: datagrams are lost in the normal course of things, also by the observer.
-        let ending = Ending::Unresolved;
-        conversation.close(ending, time, &self.telemetry, &mut |exchange| {
-            exchanges.push(exchange);
-        });
-        if reported {
-            for exchange in exchanges {
-                self.reporter.report(caller, exchange);
-            }
-        }
     }
 }

@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
+use super::sockets::Sockets;
 use super::{Exporting, Failure, Pipeline, Watched, watched};
 use crate::config::cli::{BackendArgument, RoleArgument};
 use crate::config::export::SpanPolicy;
@@ -18,15 +19,15 @@ use crate::config::reload::Reloader;
 use crate::config::{Config, LiveConfig};
 use crate::sinks::Overflow;
 use crate::source::confine::{self, Identity};
-use crate::source::live::{BackendChoice, Live, Options, monotonic};
+use crate::source::live::{BackendChoice, Live, Options, StartError, monotonic};
 use crate::source::sockets::{self, Found};
 use crate::stream::reassembly::Limits;
-use crate::telemetry::Phase;
+use crate::telemetry::{Phase, Telemetry};
 
 /// How long the reader sleeps at most when nothing comes.
-const POLL: Duration = Duration::from_millis(50);
+pub(super) const POLL: Duration = Duration::from_millis(50);
 /// How often the kernel's loss counters are read.
-const LOSSES: Duration = Duration::from_secs(1);
+pub(super) const LOSSES: Duration = Duration::from_secs(1);
 
 /// Observes until a signal comes or the duration is over. With a `reloader`, SIGHUP has it read the file again.
 ///
@@ -44,24 +45,16 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
         .map_err(|error| Failure::Runtime(error.to_string()))?;
     let exporting = Exporting::start(config, Overflow::Drop, Some(live))?;
     let ports = config.ports();
-    let source = Live::start(
-        &Options {
-            backend: match live.backend {
-                BackendArgument::Auto => BackendChoice::Auto,
-                BackendArgument::Fentry => BackendChoice::Fentry,
-                BackendArgument::Kprobe => BackendChoice::Kprobe,
-                BackendArgument::Tracepoint => BackendChoice::Tracepoint,
-            },
-            ports: &ports,
-            max_bytes: config.tables.limits.capture_bytes,
-            ring_bytes: config.tables.limits.ring_bytes,
-            skip_local_server: config.role == RoleArgument::Auto,
-        },
-        &exporting.telemetry,
-    )?;
+    let mut source = attach(config, live.backend, &exporting.telemetry)?;
     if !live.unconfined {
         confine(&source);
     }
+    let mut pipeline =
+        exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
+    // Before it is said that all is observed: connections that are made from then on are seen whole.
+    let sockets = Sockets::start(config, &mut source, &mut |name, protocol| {
+        pipeline.watch_socket(name, protocol);
+    })?;
     info!(
         backend = %source.backend(),
         ports = watched(config),
@@ -70,10 +63,9 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
     );
     let health = &exporting.telemetry.health;
     health.enter(Phase::Observing);
-    let mut pipeline =
-        exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
     let older =
         Older::look(ports, &mut pipeline).map_err(|error| Failure::Runtime(error.to_string()))?;
+    let searches = (older, sockets);
     let stop = Arc::new(AtomicBool::new(false));
     let (changes, changed) = mpsc::channel();
     let observer = {
@@ -81,7 +73,7 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
         let telemetry = Arc::clone(&exporting.telemetry);
         thread::Builder::new()
             .name("observer".to_owned())
-            .spawn(move || observe(source, pipeline, older, &telemetry, &changed, &stop))
+            .spawn(move || observe(source, pipeline, searches, &telemetry, &changed, &stop))
             .map_err(|error| Failure::Runtime(error.to_string()))?
     };
     let reload = Reload {
@@ -105,8 +97,30 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
     result
 }
 
+/// Attaches the kernel programs.
+pub(super) fn attach(
+    config: &Config,
+    backend: BackendArgument,
+    telemetry: &Arc<Telemetry>,
+) -> Result<Live, StartError> {
+    let options = Options {
+        backend: match backend {
+            BackendArgument::Auto => BackendChoice::Auto,
+            BackendArgument::Fentry => BackendChoice::Fentry,
+            BackendArgument::Kprobe => BackendChoice::Kprobe,
+            BackendArgument::Tracepoint => BackendChoice::Tracepoint,
+        },
+        ports: &config.ports(),
+        max_bytes: config.tables.limits.capture_bytes,
+        ring_bytes: config.tables.limits.ring_bytes,
+        skip_local_server: config.role == RoleArgument::Auto,
+        unix: !(config.redis_sockets.is_none() && config.memcached_sockets.is_none()),
+    };
+    Live::start(&options, telemetry)
+}
+
 /// Gives up what is needed no more. What cannot be given up is said, and no reason to end.
-fn confine(source: &Live) {
+pub(super) fn confine(source: &Live) {
     let needs = source.needs();
     match confine::give_up(&needs) {
         Ok(Identity::Root(error)) => {
@@ -180,8 +194,8 @@ impl Older {
 fn observe(
     mut source: Live,
     mut pipeline: Pipeline,
-    mut older: Older,
-    telemetry: &crate::telemetry::Telemetry,
+    (mut older, mut sockets): (Older, Sockets),
+    telemetry: &Telemetry,
     changed: &Receiver<Change>,
     stop: &AtomicBool,
 ) -> (Pipeline, Result<(), Failure>) {
@@ -189,6 +203,9 @@ fn observe(
     let mut result = Ok(());
     while !stop.load(Ordering::Relaxed) {
         older.adopt(&mut pipeline);
+        sockets.adopt(&mut source, &mut |name, protocol| {
+            pipeline.watch_socket(name, protocol);
+        });
         match source.poll(POLL, &mut |event| pipeline.event(&event)) {
             // Only when the ring is empty is it later than the last event says.
             Ok(seen) if seen < Live::BATCH => pipeline.tick(monotonic()),
@@ -291,15 +308,15 @@ impl Reload {
 }
 
 /// The signals that end the program well, and the one that has it read its file again.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
+pub(super) struct Signals {
+    pub(super) interrupt: Signal,
+    pub(super) terminate: Signal,
     hangup: Option<Signal>,
 }
 
 impl Signals {
     /// Without a file a hangup ends the program, as it does others: its terminal is gone.
-    fn catch(runtime: &Runtime, reload: bool) -> std::io::Result<Self> {
+    pub(super) fn catch(runtime: &Runtime, reload: bool) -> std::io::Result<Self> {
         let _within = runtime.enter();
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,

@@ -9,13 +9,16 @@
 mod doctor;
 mod engine;
 mod live;
+mod recording;
+mod sockets;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use doctor::doctor;
 pub use live::run;
+pub use recording::record;
 
 use opentelemetry_sdk::metrics::Temporality;
 
@@ -25,14 +28,19 @@ use crate::config::export::Naming;
 use crate::config::rules::Rules;
 use crate::config::{Config, ConfigError, LiveConfig};
 use crate::enrichment::{Enricher, Places, host_name};
+use crate::protocol::Protocol;
 use crate::sinks::{self, Overflow, Policy, SinkError, SinkOptions, Sinks};
-use crate::source::event::{Clock, Event, EventKind, Nanos, SocketId, Task};
+use crate::source::event::{
+    Address, Clock, Direction, Event, EventKind, Nanos, SocketId, SocketName, Task,
+};
 use crate::source::live::StartError;
+use crate::source::recording::Process;
 use crate::source::replay::{self, ReplayError, Totals};
 use crate::stream::datagram::{self, Datagrams};
 use crate::stream::flows::{Close, Flows, Options, Ports, Role};
 use crate::stream::reassembly::Limits;
 use crate::telemetry::Telemetry;
+use engine::ends::Ends;
 use engine::{Caller, Datagrams as Exchange, Engine, Reporter};
 
 /// How long exporters get to send what is queued at the end.
@@ -87,6 +95,10 @@ pub struct Pipeline {
     engine: Engine,
     telemetry: Arc<Telemetry>,
     ticked: Nanos,
+    role: Role,
+    max_flows: usize,
+    max_held: usize,
+    max_pairs: usize,
 }
 
 /// Ports, by protocol.
@@ -125,6 +137,8 @@ pub struct Parts {
     pub rules: Rules,
     /// Most sockets tracked.
     pub max_flows: usize,
+    /// Most bytes held of messages that are not complete.
+    pub max_held: usize,
     /// Most pairs of endpoints tracked that exchange datagrams.
     pub max_pairs: usize,
     /// What the source's positions are like.
@@ -154,6 +168,8 @@ impl Pipeline {
             epoch: 0,
             policy: Policy::new(parts.spans_per_second),
             clock: parts.clock,
+            ends: Ends::new(Arc::clone(&parts.telemetry)),
+            telemetry: Arc::clone(&parts.telemetry),
         };
         Self {
             datagrams: Datagrams::new(datagram::Options {
@@ -166,11 +182,42 @@ impl Pipeline {
                 ports: all,
                 limits: parts.limits,
                 max_flows: parts.max_flows,
+                max_held: parts.max_held,
             }),
             engine: Engine::new(memcached, Arc::clone(&parts.telemetry), reporter),
             telemetry: parts.telemetry,
             ticked: 0,
+            role: parts.role,
+            max_flows: parts.max_flows,
+            max_held: parts.max_held,
+            max_pairs: parts.max_pairs,
         }
+    }
+
+    /// Another source begins, after [`Self::finish`]: its ports, how its positions are, and who finds out whose its processes are.
+    fn begin(&mut self, watched: Watched, rules: Rules, limits: Limits, enricher: Enricher) {
+        let Watched { all, memcached } = watched;
+        self.ticked = 0;
+        self.datagrams = Datagrams::new(datagram::Options {
+            role: self.role,
+            ports: memcached.clone(),
+            max_pairs: self.max_pairs,
+        });
+        self.flows = Flows::new(Options {
+            role: self.role,
+            ports: all,
+            limits,
+            max_flows: self.max_flows,
+            max_held: self.max_held,
+        });
+        self.engine.reconfigure(memcached, rules, 0);
+        self.engine.set_clock(Clock::default());
+        self.engine.set_enricher(enricher);
+    }
+
+    /// A process is known without being looked up.
+    fn told(&mut self, process: Process) {
+        self.engine.told(process);
     }
 
     /// Takes in one event.
@@ -206,12 +253,25 @@ impl Pipeline {
     pub fn reconfigure(&mut self, watched: Watched, rules: Rules, now: Nanos) {
         let Watched { all, memcached } = watched;
         let before = self.engine.memcached().clone();
-        let given_up =
-            |port| !all.contains(port) || before.contains(port) != memcached.contains(port);
+        let memcached = memcached.with_sockets_of(&before);
+        // Unix sockets stay as they are.
+        let given_up = |server: Address| {
+            server.port().is_some_and(|port| {
+                !all.contains(port) || before.contains(port) != memcached.contains(port)
+            })
+        };
         self.flows.give_up(given_up, now, &mut self.engine);
         self.flows.watch(all);
         self.datagrams.watch(memcached.clone());
         self.engine.reconfigure(memcached, rules, now);
+    }
+
+    /// This unix socket is watched, too, for Memcached or for Redis. To be called before its first event comes.
+    pub fn watch_socket(&mut self, name: SocketName, protocol: Protocol) {
+        self.flows.watch_socket(name);
+        if protocol == Protocol::Memcached {
+            self.engine.add_memcached(name);
+        }
     }
 
     /// Connections from before the observation will be told by [`Self::adopt`].
@@ -244,7 +304,7 @@ impl Pipeline {
     }
 }
 
-/// Reads captures, one after the other, through the pipeline.
+/// Reads captures and recordings, one after the other, through the pipeline.
 ///
 /// # Errors
 ///
@@ -259,24 +319,16 @@ pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
     }
     let exporting = Exporting::start(config, Overflow::Wait, None)?;
     let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default(), 0);
-    let ports = Watched::new(config).all;
     let mut failure = None;
     for file in files {
-        let mut totals = Totals::default();
         let telemetry = &exporting.telemetry;
-        let result = replay::replay(
-            file,
-            |port| ports.contains(port),
-            &mut totals,
-            &mut |event| {
-                telemetry.events.add(1);
-                telemetry.captured.add(event.kind.payload().len() as u64);
-                pipeline.event(event);
-            },
-        );
         // Each file has a clock and connections of its own.
-        pipeline.finish(totals.end);
-        pipeline.ticked = 0;
+        let (end, result) = match recording::open(file) {
+            Ok(Some(found)) => recording::replay(file, found, config, &mut pipeline, telemetry),
+            Ok(None) => capture(file, config, &mut pipeline, telemetry),
+            Err(error) => (0, Err(error)),
+        };
+        pipeline.finish(end);
         // The first failure is told at the end, by `main`.
         match result {
             Err(error) if failure.is_some() => tracing::error!("{error}"),
@@ -286,6 +338,47 @@ pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
     }
     exporting.finish(config, &pipeline);
     failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Sends a capture through the stages. Answers when it ended, too.
+fn capture(
+    file: &Path,
+    config: &Config,
+    pipeline: &mut Pipeline,
+    telemetry: &Telemetry,
+) -> (Nanos, Result<(), ReplayError>) {
+    let watched = Watched::new(config);
+    let ports = watched.all.clone();
+    pipeline.begin(
+        watched,
+        config.rules(),
+        Limits::CAPTURE,
+        Enricher::new(Places::default()),
+    );
+    let mut totals = Totals::default();
+    let result = replay::replay(
+        file,
+        |port| ports.contains(port),
+        &mut totals,
+        &mut |event| {
+            count(event, telemetry);
+            pipeline.event(event);
+        },
+    );
+    (totals.end, result)
+}
+
+/// Counts an event that comes out of a file.
+fn count(event: &Event<'_>, telemetry: &Telemetry) {
+    telemetry.events.add(1);
+    telemetry.captured.add(event.kind.payload().len() as u64);
+    let (way, count) = match event.kind.moved() {
+        Some((Direction::Send, length)) => (&telemetry.ledger.sent, length),
+        Some((Direction::Receive, length)) => (&telemetry.ledger.received, length),
+        None => (&telemetry.ledger.states, 1),
+    };
+    way.seen.add(count.into());
+    way.arrived.add(count.into());
 }
 
 /// What runs beside the pipeline.
@@ -350,6 +443,7 @@ impl Exporting {
             watched: Watched::new(config),
             rules: config.rules(),
             max_flows: config.tables.limits.connections,
+            max_held: config.tables.limits.pending_bytes,
             max_pairs: config.tables.limits.datagram_pairs,
             limits,
             clock,

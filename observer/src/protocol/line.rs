@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::message::Malformed;
+use crate::telemetry::work;
 
 /// What came of a line so far.
 #[derive(Debug, Default)]
@@ -23,6 +24,7 @@ impl Line {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let part = &bytes[..end.unwrap_or(bytes.len())];
         let length = self.buffer.len() + part.len();
+        work::add(part.len() + 1);
         if length > budget {
             return Err(Malformed::Line);
         }
@@ -44,8 +46,7 @@ impl Line {
         self.buffer.is_empty()
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
+    /// Bytes held on the heap.
     pub(super) fn memory(&self) -> usize {
         self.buffer.capacity()
     }

@@ -321,6 +321,17 @@ impl Detail {
     /// Most bytes kept of a key.
     pub const MAX_KEY_BYTES: usize = 512;
 
+    /// Bytes that it takes, but for what the request says of its client.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        let keys = self.keys.iter().map(String::capacity).sum::<usize>();
+        size_of::<Self>()
+            + self.text.capacity()
+            + self.keys.capacity() * size_of::<String>()
+            + keys
+            + self.stored_procedure.as_ref().map_or(0, String::capacity)
+    }
+
     /// The text with each of the client's own names replaced. It ends with `…` before a name that is not whole.
     #[must_use]
     pub fn renamed<'a>(&'a self, mut rename: impl FnMut(&'a str) -> Cow<'a, str>) -> String {
@@ -420,6 +431,12 @@ pub struct Request {
 }
 
 impl Request {
+    /// Bytes that its detail takes.
+    #[must_use]
+    pub fn detail_memory(&self) -> usize {
+        self.detail.as_deref().map_or(0, Detail::memory)
+    }
+
     /// A request that is answered once, of which no more is known.
     #[must_use]
     pub fn new(operation: Operation, class: Class) -> Self {

@@ -10,6 +10,7 @@
 //! - [`memcached`]: the text dialects, classic and meta.
 //! - [`mod@detect`]: what a new connection speaks, and where a message can begin.
 //! - [`reply`]: the shape of replies, and what they mean.
+//! - [`mask`]: what of a stream may be kept in a recording.
 //!
 //! Nothing here allocates by a length read from the wire. Values and credentials stay in the decoder: a
 //! [`Request`] is built from what the command table allows to appear, never by taking secrets out.
@@ -18,6 +19,7 @@ pub mod detect;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod line;
+pub mod mask;
 pub mod memcached;
 pub mod message;
 mod number;
@@ -25,6 +27,8 @@ pub mod redis;
 pub mod reply;
 mod text;
 
+#[cfg(test)]
+mod linear;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -91,12 +95,19 @@ impl RequestDecoder {
         }
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
-    fn memory(&self) -> usize {
+    /// Bytes held on the heap.
+    #[must_use]
+    pub fn memory(&self) -> usize {
         match self {
             Self::Redis(decoder) => decoder.memory(),
             Self::Memcached(decoder) => decoder.memory(),
+        }
+    }
+
+    /// Gives memory back that is kept for the next request. To be called between two.
+    pub fn shrink(&mut self) {
+        if let Self::Redis(decoder) = self {
+            decoder.shrink();
         }
     }
 }
@@ -165,11 +176,11 @@ impl ReplyDecoder {
         }
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
-    fn memory(&self) -> usize {
+    /// Bytes held on the heap.
+    #[must_use]
+    pub fn memory(&self) -> usize {
         match self {
-            Self::Redis(_) => size_of::<redis::ReplyDecoder>(),
+            Self::Redis(_) => 0,
             Self::Memcached(decoder) => decoder.memory(),
         }
     }

@@ -173,7 +173,8 @@ fn peers(observation: &Observation, out: &mut String) {
     let known = service.pid.is_some();
     let (from, to) = if known && endpoint.end == End::Server {
         let from = cut(&join(endpoint.client), ADDRESS).into_owned();
-        let port = format!(":{}", endpoint.server.port());
+        let port = endpoint.server.port();
+        let port = port.map_or_else(String::new, |port| format!(":{port}"));
         let room = ROOM - from.chars().count() - port.len();
         (from, who(service, room) + &port)
     } else {

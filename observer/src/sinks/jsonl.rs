@@ -79,7 +79,7 @@ pub(super) fn span(span: &Span, out: &mut Vec<u8>) {
             },
             trace_id: span.ids.trace.to_string(),
             span_id: span.ids.span.to_string(),
-            parent_span_id: span.parent.map(|parent| parent.to_string()),
+            parent_span_id: span.ids.parent.map(|parent| parent.span.to_string()),
             start_time_unix_nano: span.start,
             end_time_unix_nano: span.end,
             status: Status {
@@ -274,6 +274,7 @@ mod tests {
         let ids = Ids {
             trace: 0xabc_u128.into(),
             span: 0xdef_u64.into(),
+            parent: None,
             sample: Sample::default(),
         };
         let mut out = Vec::new();

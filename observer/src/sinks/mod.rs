@@ -60,6 +60,8 @@ pub use policy::{BudgetId, Policy, Sample};
 
 /// Text is formatted and written in batches of this many spans while they come in fast.
 const TEXT_BATCH: usize = 512;
+/// Bytes of detail that an ordinary command has at most.
+const ITEM: usize = 1024;
 /// How long after its end a shutdown waits for a thread: it has only to count what is left, but may be kept from it by others.
 const LATE: Duration = Duration::from_secs(1);
 /// Left at the end of a shutdown for threads to notice that it is over.
@@ -290,14 +292,29 @@ impl Sinks {
     /// Hands over an observation to be exported as a span; `None` when no exporter takes it. Never blocks with
     /// [`Overflow::Drop`].
     pub fn submit(&self, observation: Observation, sample: Sample) -> Option<Submitted> {
+        self.put(observation, Ids::new(sample))
+    }
+
+    /// Hands over what the server did of a client's span, which was submitted with `sample`: it becomes a child of it.
+    pub fn submit_served(
+        &self,
+        observation: Observation,
+        client: SpanReference,
+        sample: Sample,
+    ) -> Option<Submitted> {
+        self.put(observation, Ids::served(client, sample))
+    }
+
+    fn put(&self, observation: Observation, ids: Ids) -> Option<Submitted> {
         if self.queues.is_empty() {
             return None;
         }
-        let item = Arc::new(Item {
-            observation,
-            ids: Ids::new(sample),
-        });
-        let weight = item.observation.exchange.transactions().len().max(1);
+        let item = Arc::new(Item { observation, ids });
+        let exchange = &item.observation.exchange;
+        let commands = exchange.transactions().len();
+        // With long keys it takes the place of several.
+        let weight = commands.max(exchange.detail_memory() / ITEM).max(1);
+        self.due(item.spans());
         let mut taken = false;
         for queue in &self.queues {
             if queue.push(Arc::clone(&item), weight) {
@@ -315,8 +332,23 @@ impl Sinks {
 
     /// Counts the spans of an exchange that the policy leaves out.
     pub fn leave_out(&self, exchange: &Exchange, export: &Export) {
+        self.due(Span::count(exchange, export));
         for _ in &self.queues {
             self.count(SpanOutcome::SampledOut, exchange, export);
+        }
+    }
+
+    /// Each queue is to have so many spans.
+    fn due(&self, spans: usize) {
+        let due = spans * self.queues.len();
+        self.telemetry.ledger.spans_due.add(due as u64);
+    }
+
+    /// Counts the spans of an exchange whose client's span found no room.
+    pub fn drop_served(&self, exchange: &Exchange, export: &Export) {
+        self.due(Span::count(exchange, export));
+        for _ in &self.queues {
+            self.count(SpanOutcome::Dropped, exchange, export);
         }
     }
 
@@ -329,6 +361,14 @@ impl Sinks {
     #[must_use]
     pub fn output_closed(&self) -> bool {
         self.writer.as_ref().is_some_and(|writer| writer.closed())
+    }
+
+    /// What workers still hold, such as one that waits for whoever does not read its output, is not exported any more.
+    fn give_up(&self) {
+        let told = |outcome| self.telemetry.spans(outcome).get();
+        let told: u64 = SpanOutcome::ALL.iter().map(|outcome| told(*outcome)).sum();
+        let held = self.telemetry.ledger.spans_due.get().saturating_sub(told);
+        self.telemetry.spans(SpanOutcome::Dropped).add(held);
     }
 
     /// Exports what is queued and the last metrics, for at most `deadline`; what is left then is dropped and counted.
@@ -355,6 +395,7 @@ impl Sinks {
             let left: usize = queue.discard().iter().map(|item| item.spans()).sum();
             self.telemetry.spans(SpanOutcome::Dropped).add(left as u64);
         }
+        self.give_up();
         self.deadline.send_replace(Some(end));
         if let Some((stop, worker)) = &running.metrics {
             let _ = stop.send(());

@@ -18,7 +18,7 @@ use self::connection::{client, connection};
 use super::keys;
 use super::options::SpanLimits;
 use super::policy::Sample;
-use crate::aggregation::{failure, value_size};
+use crate::aggregation::{SpanReference, failure, value_size};
 use crate::config::export::{Export, Keys, Naming, SpansPipeline};
 use crate::enrichment::{Observation, Service, join};
 use crate::protocol::{HitRule, Operation, Request};
@@ -31,7 +31,16 @@ use crate::transaction::{Batch, Ending, Exchange, Transaction};
 pub(super) struct Ids {
     pub(super) trace: TraceId,
     pub(super) span: SpanId,
+    pub(super) parent: Option<Parent>,
     pub(super) sample: Sample,
+}
+
+/// The span that another is a child of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Parent {
+    pub(super) span: SpanId,
+    /// It is another process's.
+    pub(super) remote: bool,
 }
 
 impl Ids {
@@ -41,6 +50,20 @@ impl Ids {
         Self {
             trace: sample.trace.unwrap_or_else(|| generator.new_trace_id()),
             span: generator.new_span_id(),
+            parent: None,
+            sample,
+        }
+    }
+
+    /// The server's part of a client's span, which was exported as `sample` says.
+    pub(super) fn served(client: SpanReference, sample: Sample) -> Self {
+        Self {
+            trace: client.trace,
+            span: RandomIdGenerator::default().new_span_id(),
+            parent: Some(Parent {
+                span: client.span,
+                remote: true,
+            }),
             sample,
         }
     }
@@ -49,17 +72,20 @@ impl Ids {
     fn child(self) -> Self {
         Self {
             span: RandomIdGenerator::default().new_span_id(),
+            parent: Some(Parent {
+                span: self.span,
+                remote: false,
+            }),
             ..self
         }
     }
 }
 
-/// A span. Those of batches may have children; each other is a root: the application's trace context is not on the
-/// wire.
+/// A span. Those of batches may have children, and a client's may have a server's; each other is a root: the application's
+/// trace context is not on the wire.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Span {
     pub(super) ids: Ids,
-    pub(super) parent: Option<SpanId>,
     pub(super) name: String,
     pub(super) kind: SpanKind,
     /// Nanoseconds since the Unix epoch.
@@ -78,14 +104,14 @@ impl Span {
     /// are wanted.
     pub(super) fn of(observation: &Observation, ids: Ids, limits: SpanLimits) -> Vec<Self> {
         let mut spans = match &observation.exchange {
-            Exchange::One(transaction) if transaction.ending.is_unseen() => Vec::new(),
-            Exchange::One(transaction) => vec![Self::command(observation, transaction, ids, None)],
+            unseen if !unseen.is_seen() => Vec::new(),
+            Exchange::One(transaction) => vec![Self::command(observation, transaction, ids)],
             Exchange::Batch(batch) => {
                 let mut spans = vec![Self::batch(observation, batch, ids)];
                 if observation.export.spans.pipeline == SpansPipeline::Commands {
                     let seen = |transaction: &&Transaction| !transaction.ending.is_unseen();
                     let child = |transaction: &Transaction| {
-                        Self::command(observation, transaction, ids.child(), Some(ids.span))
+                        Self::command(observation, transaction, ids.child())
                     };
                     spans.extend(batch.transactions.iter().filter(seen).map(child));
                 }
@@ -152,7 +178,8 @@ impl Span {
     pub(super) fn count(exchange: &Exchange, export: &Export) -> usize {
         let seen = |transaction: &&Transaction| !transaction.ending.is_unseen();
         match exchange {
-            Exchange::One(transaction) => usize::from(!transaction.ending.is_unseen()),
+            unseen if !unseen.is_seen() => 0,
+            Exchange::One(_) => 1,
             Exchange::Batch(batch) => match export.spans.pipeline {
                 SpansPipeline::Batch => 1,
                 SpansPipeline::Commands => 1 + batch.transactions.iter().filter(seen).count(),
@@ -161,15 +188,9 @@ impl Span {
         }
     }
 
-    fn command(
-        observation: &Observation,
-        transaction: &Transaction,
-        ids: Ids,
-        parent: Option<SpanId>,
-    ) -> Self {
+    fn command(observation: &Observation, transaction: &Transaction, ids: Ids) -> Self {
         let operation = transaction.request.operation.name();
         Self {
-            parent,
             failed: failure(transaction).is_some(),
             attributes: attributes(observation, transaction),
             ..Self::begin(
@@ -198,7 +219,6 @@ impl Span {
         let start = observation.clock.unix_nanos(times.0);
         Self {
             ids,
-            parent: None,
             name: format!("{operation} {}", join(endpoint.server)),
             kind: match endpoint.end {
                 End::Client => SpanKind::Client,
@@ -231,8 +251,11 @@ impl Span {
                 false,
                 self.trace_state(),
             ),
-            parent_span_id: self.parent.unwrap_or(SpanId::INVALID),
-            parent_span_is_remote: false,
+            parent_span_id: self
+                .ids
+                .parent
+                .map_or(SpanId::INVALID, |parent| parent.span),
+            parent_span_is_remote: self.ids.parent.is_some_and(|parent| parent.remote),
             span_kind: self.kind,
             name: Cow::Owned(self.name),
             start_time: SystemTime::UNIX_EPOCH + Duration::from_nanos(self.start),

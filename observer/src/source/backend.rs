@@ -14,8 +14,10 @@ use observer_ebpf::{PORT_WORDS, config, direction, name};
 use tracing::warn;
 
 use super::btf::{Btf, BtfError};
+use super::hooks_unix as unix;
 use super::kprobe::{self, Returns};
 use super::layout::Config;
+use super::wait::page_size;
 
 /// The kernel programs. Aligned, because the loader reads it in place.
 static OBJECT: &[u8] =
@@ -67,7 +69,7 @@ pub enum AttachError {
     #[error(transparent)]
     Btf(#[from] BtfError),
     /// The object with the programs could not be loaded, or a map not created.
-    #[error("creating the maps failed: {}", first_line(.0))]
+    #[error("creating the maps failed: {}", causes(&**.0))]
     Object(#[source] Box<EbpfError>),
     /// The kernel refused a program.
     #[error("{}", refusal(program, source))]
@@ -98,8 +100,17 @@ pub enum AttachError {
     /// The object lacks a program or map: it was built from other sources.
     #[error("the object with the kernel programs has no {0}")]
     Absent(&'static str),
+    /// There is no room for the ring.
+    #[error("a ring of {bytes} bytes (limits.ring-bytes) is refused: {}", causes(.source.as_ref()))]
+    Ring {
+        /// Its size.
+        bytes: u32,
+        /// What failed.
+        #[source]
+        source: Box<MapError>,
+    },
     /// A map could not be read or written.
-    #[error("map {map}: {source}")]
+    #[error("map {map}: {}", causes(.source.as_ref()))]
     Map {
         /// Which.
         map: &'static str,
@@ -116,11 +127,13 @@ pub(crate) struct Limits<'a> {
     pub(crate) max_bytes: u32,
     pub(crate) ring_bytes: u32,
     pub(crate) skip_local_server: bool,
+    /// Unix sockets are observed, too.
+    pub(crate) unix: bool,
 }
 
-/// The ring's size must be a power of two and whole pages; no page is larger than 64 KiB.
+/// The ring's size must be a power of two and whole pages.
 pub(crate) fn ring_size(asked: u32) -> u32 {
-    asked.clamp(1 << 16, 1 << 30).next_power_of_two()
+    asked.clamp(page_size(), 1 << 30).next_power_of_two()
 }
 
 /// Attached programs. Dropping it detaches them.
@@ -129,6 +142,8 @@ pub(crate) struct Attached {
     pub(crate) ebpf: Ebpf,
     /// Their names.
     pub(crate) programs: Vec<&'static str>,
+    /// Whether they see unix sockets.
+    pub(crate) unix: bool,
     _returns: Option<Returns>,
 }
 
@@ -149,6 +164,7 @@ pub(crate) fn attach(
         }
         Backend::Tracepoint => config.registers(btf)?,
     }
+    let unix = limits.unix && unix::is_known(btf, &mut config);
     let calls = match backend {
         Backend::Kprobe => kprobe::CALLS,
         Backend::Fentry | Backend::Tracepoint => 1,
@@ -160,7 +176,7 @@ pub(crate) fn attach(
         .load(OBJECT)
         .map_err(|error| AttachError::Object(Box::new(error)))?;
     tracepoint(&mut ebpf, name::SET_STATE, "inet_sock_set_state")?;
-    let (programs, returns) = match backend {
+    let (mut programs, mut returns) = match backend {
         Backend::Fentry => (fentry(&mut ebpf, btf)?, None),
         Backend::Kprobe => {
             let (programs, returns) = kprobe::attach(&mut ebpf, btf)?;
@@ -168,16 +184,27 @@ pub(crate) fn attach(
         }
         Backend::Tracepoint => {
             datagrams(&mut ebpf)?;
+            if unix {
+                unix::tracepoints(&mut ebpf)?;
+            }
             tracepoint(&mut ebpf, name::RECEIVE_LENGTH, "sock_recv_length")?;
             tracepoint(&mut ebpf, name::SEND_LENGTH, "sock_send_length")?;
             (vec![name::RECEIVE_LENGTH, name::SEND_LENGTH], None)
         }
     };
+    if unix {
+        programs.extend(match &mut returns {
+            Some(returns) => unix::kprobes(&mut ebpf, btf, returns)?,
+            None if backend == Backend::Fentry => unix::fentry(&mut ebpf, btf)?,
+            None => Vec::new(),
+        });
+    }
     // Last: until a port is watched all hooks see nothing, from then on none misses what another sees.
     watch(&mut ebpf, limits.ports)?;
     Ok(Attached {
         ebpf,
         programs: [vec![name::SET_STATE], programs].concat(),
+        unix,
         _returns: returns,
     })
 }
@@ -276,30 +303,38 @@ fn fentry(ebpf: &mut Ebpf, btf: &Btf) -> Result<Vec<&'static str>, AttachError> 
 /// Loads the programs that the tracepoints' hand datagrams to. Those that tell who sent a datagram to an unconnected socket
 /// need a cgroup hierarchy of version 2; without it such datagrams are counted, not read.
 fn datagrams(ebpf: &mut Ebpf) -> Result<(), AttachError> {
-    for (index, program) in [
+    for (way, program) in [
         (direction::SEND, name::SEND_DATAGRAM),
         (direction::RECEIVE, name::RECEIVE_DATAGRAM),
     ] {
-        let loaded: &mut RawTracePoint = self::program(ebpf, program)?;
-        loaded.load().map_err(refused(program))?;
-        let fd = loaded
-            .fd()
-            .and_then(|fd| Ok(fd.try_clone()?))
-            .map_err(refused(program))?;
-        let failed = |source| AttachError::Map {
-            map: name::DATAGRAMS,
-            source: Box::new(source),
-        };
-        let map = ebpf
-            .map_mut(name::DATAGRAMS)
-            .ok_or(AttachError::Absent(name::DATAGRAMS))?;
-        let mut map = ProgramArray::try_from(map).map_err(failed)?;
-        map.set(index.into(), &fd, 0).map_err(failed)?;
+        hand_on(ebpf, name::DATAGRAMS, way, program)?;
     }
     if let Err(error) = senders(ebpf) {
         warn!("who sends datagrams to unconnected sockets is not seen: {error}");
     }
     Ok(())
+}
+
+/// Loads a program, and has the one that is attached to a tracepoint hand on to it by an array of programs.
+pub(crate) fn hand_on(
+    ebpf: &mut Ebpf,
+    array: &'static str,
+    way: u8,
+    program: &'static str,
+) -> Result<(), AttachError> {
+    let loaded: &mut RawTracePoint = self::program(ebpf, program)?;
+    loaded.load().map_err(refused(program))?;
+    let fd = loaded
+        .fd()
+        .and_then(|fd| Ok(fd.try_clone()?))
+        .map_err(refused(program))?;
+    let failed = |source| AttachError::Map {
+        map: array,
+        source: Box::new(source),
+    };
+    let map = ebpf.map_mut(array).ok_or(AttachError::Absent(array))?;
+    let mut map = ProgramArray::try_from(map).map_err(failed)?;
+    map.set(way.into(), &fd, 0).map_err(failed)
 }
 
 /// Attaches the programs that note who sent a datagram, to the root of the cgroup hierarchy.
@@ -367,9 +402,9 @@ fn object(error: EbpfError) -> AttachError {
 }
 
 /// What went wrong and why, each without the kernel's many lines of explanation.
-fn first_line(error: &EbpfError) -> String {
+fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
-    let mut next: Option<&dyn Error> = Some(error);
+    let mut next = Some(error);
     while let Some(error) = next {
         let cause = error.to_string();
         let line = cause.lines().next().unwrap_or_default();
@@ -410,7 +445,7 @@ fn refusal(program: &str, error: &ProgramError) -> String {
                 error.call, error.io_error
             )
         }
-        other => format!("{program}: {other}"),
+        other => format!("the kernel refused to attach {program}: {}", causes(other)),
     }
 }
 
@@ -421,7 +456,7 @@ mod tests {
     #[test]
     fn ring_sizes_are_powers_of_two() {
         for (asked, size) in [
-            (0, 1 << 16),
+            (0, page_size()),
             (65_537, 1 << 17),
             (8 << 20, 8 << 20),
             (u32::MAX, 1 << 30),

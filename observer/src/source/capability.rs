@@ -1,6 +1,6 @@
 //! The Linux capabilities that matter here, and which of them this process holds.
 
-use std::io;
+use std::{fs, io};
 
 use rustix::thread::{CapabilitySet, capabilities};
 
@@ -15,6 +15,8 @@ pub enum Capability {
     SysAdmin,
     /// Attaching programs to a cgroup's sockets.
     NetAdmin,
+    /// Writing root's files: tracefs.
+    DacOverride,
     /// Looking into other users' processes: their environment and executable.
     SysPtrace,
     /// Reading files whatever their permissions.
@@ -23,11 +25,12 @@ pub enum Capability {
 
 impl Capability {
     /// All of them, the needed ones first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Bpf,
         Self::Perfmon,
         Self::SysAdmin,
         Self::NetAdmin,
+        Self::DacOverride,
         Self::SysPtrace,
         Self::DacReadSearch,
     ];
@@ -40,19 +43,28 @@ impl Capability {
             Self::Perfmon => "CAP_PERFMON",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::DacOverride => "CAP_DAC_OVERRIDE",
             Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
         }
     }
 
-    /// What it is needed for, for a reader.
+    /// What it is needed for, for a reader, on a kernel that lets others open perf events or not ([`perf_is_open`]).
     #[must_use]
-    pub const fn purpose(self) -> &'static str {
+    pub const fn purpose(self, perf: bool) -> &'static str {
         match self {
             Self::Bpf => "needed: load the kernel programs",
             Self::Perfmon => "needed: let them read what applications send and receive",
-            Self::SysAdmin => "not needed beside CAP_BPF and CAP_PERFMON, which it includes",
+            Self::SysAdmin if perf => {
+                "not needed beside CAP_BPF and CAP_PERFMON, which it includes"
+            }
+            Self::SysAdmin => {
+                "for the kprobe backend, if not root: kernel.perf_event_paranoid lets nobody else open perf events"
+            }
             Self::NetAdmin => "for UDP with the tracepoint backend: tell who sent a datagram",
+            Self::DacOverride => {
+                "for the kprobe backend, if not root: write the list of events in tracefs"
+            }
             Self::SysPtrace => "for service names: read other users' processes in /proc",
             Self::DacReadSearch => "for service names: read files of other users in /proc",
         }
@@ -65,10 +77,18 @@ impl Capability {
             Self::Perfmon => CapabilitySet::PERFMON,
             Self::SysAdmin => CapabilitySet::SYS_ADMIN,
             Self::NetAdmin => CapabilitySet::NET_ADMIN,
+            Self::DacOverride => CapabilitySet::DAC_OVERRIDE,
             Self::SysPtrace => CapabilitySet::SYS_PTRACE,
             Self::DacReadSearch => CapabilitySet::DAC_READ_SEARCH,
         }
     }
+}
+
+/// Whether CAP_PERFMON is enough to open perf events. Debian's and Ubuntu's kernels ask for CAP_SYS_ADMIN above 2.
+#[must_use]
+pub fn perf_is_open() -> bool {
+    let level = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    level.trim().parse().is_ok_and(|level: i32| level <= 2)
 }
 
 /// The capabilities in effect.

@@ -1,6 +1,6 @@
 //! What every source delivers: one event for each piece of payload or change of a connection.
 
-use std::net::SocketAddr;
+pub use super::address::{Address, SocketName};
 
 /// Nanoseconds on the source's clock: monotonic for live traffic, since the Unix epoch for captures.
 ///
@@ -28,20 +28,20 @@ impl Clock {
 /// either: the kernel reuses it. Together they do, from establishment to close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SocketId {
-    /// Address of the kernel's `struct sock`; a number of the source's own for captures.
+    /// Address of the kernel's `struct sock`, or inode number of a unix socket; a number of the source's own for captures.
     pub sk: u64,
     /// Inode of the network namespace; 0 for captures.
     pub netns: u32,
-    /// This end. IPv4-mapped addresses are given as IPv4.
-    pub local: SocketAddr,
+    /// This end.
+    pub local: Address,
     /// The other end.
-    pub remote: SocketAddr,
+    pub remote: Address,
 }
 
 impl SocketId {
     /// The server's address, given which end this is.
     #[must_use]
-    pub fn server(&self, end: End) -> SocketAddr {
+    pub fn server(&self, end: End) -> Address {
         match end {
             End::Client => self.remote,
             End::Server => self.local,
@@ -50,7 +50,7 @@ impl SocketId {
 
     /// The client's address, given which end this is.
     #[must_use]
-    pub fn client(&self, end: End) -> SocketAddr {
+    pub fn client(&self, end: End) -> Address {
         match end {
             End::Client => self.local,
             End::Server => self.remote,
@@ -94,7 +94,7 @@ impl Direction {
 /// Which end of the connection the observed socket is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum End {
-    /// It sent the SYN.
+    /// It has connected: it sent the SYN.
     Client,
     /// It accepted the connection.
     Server,
@@ -176,6 +176,8 @@ pub enum EventKind<'a> {
     Closed {
         /// What ended it, where it was neither end's close.
         fault: Option<Fault>,
+        /// Where its streams ended, if known.
+        rest: Option<Rest>,
     },
 }
 
@@ -189,6 +191,27 @@ impl<'a> EventKind<'a> {
             Self::Connecting | Self::Established { .. } | Self::Closed { .. } => &[],
         }
     }
+
+    /// Which way payload moved, and how many bytes of it, captured or not; `None` for a change of state.
+    #[must_use]
+    pub fn moved(&self) -> Option<(Direction, u32)> {
+        match self {
+            Self::Data(data) => Some((data.direction, data.length)),
+            Self::Datagram(datagram) => Some((datagram.direction, datagram.length)),
+            Self::Connecting | Self::Established { .. } | Self::Closed { .. } => None,
+        }
+    }
+}
+
+/// Where the streams of a socket that is closed ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rest {
+    /// TCP sequence number behind the last byte that was sent.
+    pub sent: u32,
+    /// TCP sequence number behind the last byte that was taken.
+    pub taken: u32,
+    /// Bytes that have arrived and can still be taken.
+    pub unread: u32,
 }
 
 /// One piece of payload: `length` bytes of the stream, of which the first `payload.len()` are here.
@@ -211,6 +234,8 @@ pub struct Data<'a> {
     pub uncaptured: Option<Uncaptured>,
     /// Whether this is a further piece of the same call as the event before it on this socket.
     pub continued: bool,
+    /// Whether the connection was not established yet: data that travels with the SYN (TCP Fast Open).
+    pub opening: bool,
 }
 
 /// A piece of a datagram: `length` bytes of it, of which the first `payload.len()` are here.

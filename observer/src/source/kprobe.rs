@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::backend::{self, AttachError};
 use super::btf::{Btf, BtfError};
+use super::capability::perf_is_open;
 use super::live::monotonic;
 
 /// Calls that each kretprobe follows at a time: the most that the kernel takes.
@@ -105,17 +106,27 @@ pub(crate) struct Returns {
 impl Returns {
     /// Opens the list of events, and removes what observers that were killed have left in it.
     fn open() -> io::Result<Self> {
-        let there = |root: &PathBuf| root.join(EVENTS).exists();
-        let root = TRACING.map(PathBuf::from).into_iter().find(there);
-        let root = root.ok_or_else(|| io::Error::other("no tracefs is mounted"))?;
-        let path = root.join(EVENTS);
-        let events = OpenOptions::new().append(true).open(&path);
+        let mut tried = TRACING.iter().map(|root| {
+            let path = Path::new(root).join(EVENTS);
+            let events = OpenOptions::new().append(true).open(&path);
+            (*root, path, events)
+        });
+        let there = tried.find(
+            |(.., events)| !matches!(events, Err(error) if error.kind() == io::ErrorKind::NotFound),
+        );
+        let Some((root, path, events)) = there else {
+            return Err(io::Error::other("no tracefs is mounted"));
+        };
         let events = events.map_err(|error| {
-            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+            let who = match error.kind() {
+                io::ErrorKind::PermissionDenied => "; root may write it, or CAP_DAC_OVERRIDE",
+                _ => "",
+            };
+            io::Error::new(error.kind(), format!("{}: {error}{who}", path.display()))
         })?;
         clean(&path, &events);
         Ok(Self {
-            root,
+            root: root.into(),
             events,
             names: Vec::new(),
             probes: Vec::new(),
@@ -123,14 +134,24 @@ impl Returns {
     }
 
     /// Attaches a program to the return of a function.
-    fn add(&mut self, function: &str, program: i32) -> io::Result<()> {
+    pub(crate) fn add(&mut self, function: &str, program: i32) -> io::Result<()> {
         let name = format!("{function}_{}_{}", process::id(), monotonic());
         writeln(&self.events, &format!("r{ROOM}:{GROUP}/{name} {function}"))?;
         let id = self.root.join("events").join(GROUP).join(&name).join("id");
         self.names.push(name);
         let id = fs::read_to_string(id)?;
         let id = id.trim().parse().map_err(io::Error::other)?;
-        self.probes.push(perf_event(id, program)?);
+        self.probes.push(perf_event(id, program).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::PermissionDenied if !perf_is_open() => io::Error::new(
+                    error.kind(),
+                    format!(
+                        "{error}; where kernel.perf_event_paranoid is above 2, root may, or CAP_SYS_ADMIN"
+                    ),
+                ),
+                _ => error,
+            }
+        })?);
         Ok(())
     }
 }

@@ -7,9 +7,9 @@ use super::btf::{Btf, BtfError, Field};
 /// Value of a slot that no byte can have: a type that this kernel does not know.
 const NEVER: u32 = 256;
 
-/// Bytes of `sock_common` and of `iov_iter` that the programs read in one piece.
+/// Bytes of `sock_common`, and of `msghdr` from its `iov_iter` on, that the programs read in one piece.
 const COMMON: u32 = 96;
-const ITER: u32 = 40;
+const ITER: u32 = 56;
 /// The same for the two positions in `tcp_sock`.
 const SEQUENCES: u32 = 120;
 
@@ -54,8 +54,11 @@ impl Config {
             (slot::NET_INUM, "net", "ns.inum", 4),
             (slot::SK_PROTOCOL, "sock", "sk_protocol", 2),
             (slot::SK_ERR, "sock", "sk_err", 4),
+            (slot::SK_FLAGS, "sock_common", "skc_flags", 8),
+            (slot::SK_QUEUED, "sock", "sk_receive_queue.qlen", 4),
             (slot::INET_SPORT, "inet_sock", "inet_sport", 2),
             (slot::RCV_NXT, "tcp_sock", "rcv_nxt", 4),
+            (slot::SND_SML, "tcp_sock", "snd_sml", 4),
             (slot::WRITE_SEQ, "tcp_sock", "write_seq", 4),
             (slot::COPIED_SEQ, "tcp_sock", "copied_seq", 4),
             (slot::TASK_TGID, "task_struct", "tgid", 4),
@@ -70,6 +73,7 @@ impl Config {
         ] {
             config.0[at] = sized(btf, structure, path, size, u32::MAX)?;
         }
+        config.0[slot::SOCK_DONE] = small(btf.enumerator("sock_flags", "SOCK_DONE")?);
         let (write, copied) = (config.0[slot::WRITE_SEQ], config.0[slot::COPIED_SEQ]);
         let base = write.min(copied);
         config.0[slot::SEQUENCES] = base;
@@ -90,7 +94,12 @@ impl Config {
     /// What the `fentry` and `kprobe` backends need.
     pub(crate) fn iterator(&mut self, btf: &Btf) -> Result<(), BtfError> {
         self.0[slot::MSG_NAME] = sized(btf, "msghdr", "msg_name", 8, u32::MAX)?;
-        self.0[slot::MSG_ITER] = btf.field("msghdr", "msg_iter")?.offset;
+        let iterator = btf.field("msghdr", "msg_iter")?;
+        self.0[slot::MSG_ITER] = iterator.offset;
+        let flags = sized(btf, "msghdr", "msg_flags", 4, iterator.offset + ITER)?;
+        self.0[slot::MSG_FLAGS] = flags
+            .checked_sub(iterator.offset)
+            .ok_or_else(|| unexpected("msghdr", "msg_flags", "in front of msg_iter"))?;
         // Before 5.14 the type was `unsigned int type`, with the direction in its lowest bit.
         let (kind, mask) = match btf.field("iov_iter", "iter_type") {
             Ok(field) => (field, 0xff),
@@ -120,6 +129,26 @@ impl Config {
         Ok(())
     }
 
+    /// What unix sockets need.
+    pub(crate) fn unix(&mut self, btf: &Btf) -> Result<(), BtfError> {
+        for (at, structure, path, size) in [
+            (slot::SK_TYPE, "sock", "sk_type", 2),
+            (slot::SK_SOCKET, "sock", "sk_socket", 8),
+            (slot::SOCKET_SK, "socket", "sk", 8),
+            (slot::SOCKET_INODE, "socket_alloc", "vfs_inode.i_ino", 8),
+            (slot::UNIX_ADDR, "unix_sock", "addr", 8),
+            (slot::UNIX_PEER, "unix_sock", "peer", 8),
+            (slot::UNIX_LEN, "unix_address", "len", 4),
+        ] {
+            self.0[at] = sized(btf, structure, path, size, u32::MAX)?;
+        }
+        self.0[slot::UNIX_NAME] = btf.field("unix_address", "name")?.offset;
+        match btf.field("socket_alloc", "socket")?.offset {
+            0 => Ok(()),
+            _ => Err(unexpected("socket_alloc", "socket", "not at its start")),
+        }
+    }
+
     /// What the `tracepoint` backend needs: registers, and numbers of system calls.
     pub(crate) fn registers(&mut self, btf: &Btf) -> Result<(), BtfError> {
         self.0[slot::TASK_FLAGS] = sized(btf, "task_struct", "flags", 4, u32::MAX)?;
@@ -147,6 +176,7 @@ impl Config {
             (slot::REGS_NUMBER, "orig_ax"),
             (slot::REGS_ARG1, "si"),
             (slot::REGS_ARG2, "dx"),
+            (slot::REGS_ARG3, "r10"),
             (slot::REGS_ARG4, "r8"),
             (slot::REGS_RESULT, "ax"),
         ] {
@@ -164,6 +194,7 @@ impl Config {
         let regs = btf.field("pt_regs", "regs")?.offset;
         self.0[slot::REGS_ARG1] = regs + 8;
         self.0[slot::REGS_ARG2] = regs + 16;
+        self.0[slot::REGS_ARG3] = regs + 24;
         self.0[slot::REGS_ARG4] = regs + 32;
         // The number is kept as 32 bits; register 8, which the call left alone, is a whole one.
         self.0[slot::REGS_NUMBER] = regs + 8 * 8;
@@ -230,9 +261,52 @@ mod tests {
         let mut config = Config::common(&btf).unwrap();
         config.iterator(&btf).unwrap();
         config.registers(&btf).unwrap();
+        config.unix(&btf).unwrap();
         config.limits(u32::MAX, 8 << 20, true);
         assert_eq!(config.0[slot::MAX_BYTES], 256 << 10);
         assert_eq!(config.0[slot::WAKE_AT], 2 << 20);
         assert_ne!(config.0[slot::WRITE_SEQ], config.0[slot::COPIED_SEQ]);
+    }
+
+    /// A kernel that lacks a field, or calls it otherwise, is refused by the name of the field.
+    #[test]
+    fn a_missing_field_is_named() {
+        let data =
+            std::fs::read(super::super::btf::KERNEL).expect("tests run on a kernel with BTF");
+        for (structure, path) in [
+            ("sock_common", "skc_dport"),
+            ("sock_common", "skc_num"),
+            ("sock_common", "skc_v6_rcv_saddr"),
+            ("net", "ns.inum"),
+            ("sock", "sk_protocol"),
+            ("inet_sock", "inet_sport"),
+            ("tcp_sock", "write_seq"),
+            ("tcp_sock", "copied_seq"),
+            ("task_struct", "cgroups"),
+            ("css_set", "dfl_cgrp"),
+            ("nsproxy", "net_ns"),
+            ("msghdr", "msg_iter"),
+            ("iov_iter", "iov_offset"),
+        ] {
+            let last = path.rsplit('.').next().expect("a name");
+            let known = format!("\0{last}\0").into_bytes();
+            let mut data = data.clone();
+            let is_known = |(_, bytes): &(usize, &[u8])| *bytes == known;
+            let windows = data.windows(known.len()).enumerate();
+            let places: Vec<usize> = windows.filter(is_known).map(|(at, _)| at).collect();
+            for at in places {
+                data[at + 1] = b'~';
+            }
+            let btf = Btf::parse(data).expect("only a name has changed");
+            let error = Config::common(&btf)
+                .and_then(|mut config| config.iterator(&btf))
+                .expect_err("the field is needed");
+            let missing = matches!(&error, BtfError::Missing(what) if what.ends_with(path));
+            assert!(missing, "{structure}.{path}: {error}");
+            assert!(
+                error.to_string().starts_with("this kernel has no "),
+                "{error}"
+            );
+        }
     }
 }

@@ -5,24 +5,30 @@
 //!   └─→ per-CPU counters ── read_losses ──→ telemetry
 //! ```
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, io};
+use std::{fs, io, thread};
 
 use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
 use aya_log::EbpfLogger;
-use observer_ebpf::{counter, lane, name};
+use observer_ebpf::{counter, name};
 use tracing::{info, warn};
 
 use super::backend::{self, AttachError, Attached, Backend, Limits};
 use super::btf::{Btf, BtfError};
 use super::capability::{Capability, Held};
 use super::confine;
-use super::event::{Clock, Event};
+pub use super::counters::KernelCounters;
+use super::counters::{tell, total};
+use super::event::{Clock, Direction, Event, SocketName};
+use super::hooks_unix;
 use super::layout::Config;
 use super::record::decode;
+use super::unix::Older;
 pub use super::wait::monotonic;
 use super::wait::{Waiter, clock};
 use crate::telemetry::{Lost, Telemetry};
@@ -65,6 +71,8 @@ pub struct Options<'a> {
     pub ring_bytes: u32,
     /// Leave out the server's end of connections whose both ends are on this host.
     pub skip_local_server: bool,
+    /// Observe unix sockets, too: those that [`Live::watch_sockets`] names.
+    pub unix: bool,
 }
 
 impl Options<'_> {
@@ -84,6 +92,7 @@ impl Default for Options<'_> {
             max_bytes: Self::MAX_BYTES,
             ring_bytes: Self::RING_BYTES,
             skip_local_server: true,
+            unix: false,
         }
     }
 }
@@ -131,31 +140,6 @@ pub enum LiveError {
     Attach(#[from] AttachError),
 }
 
-/// Totals that the kernel programs keep, over all CPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct KernelCounters {
-    /// Calls that sent payload on a watched port.
-    pub sends: u64,
-    /// Their bytes.
-    pub send_bytes: u64,
-    /// Calls that received payload on a watched port.
-    pub receives: u64,
-    /// Their bytes.
-    pub receive_bytes: u64,
-    /// Records that found the ring full.
-    pub ring_full: u64,
-    /// Stream bytes that they stood for.
-    pub ring_full_bytes: u64,
-    /// Stream bytes of calls whose buffer cannot be read at the hook.
-    pub unreadable_bytes: u64,
-    /// Stream bytes whose buffer was not mapped.
-    pub fault_bytes: u64,
-    /// Sends whose start could not be kept; their end is taken for it.
-    pub starts_lost: u64,
-    /// Calls whose end was not seen, or that there was no room to follow.
-    pub missed: u64,
-}
-
 /// What the kernel accounts to one program. Time and runs only while `kernel.bpf_stats_enabled` is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProgramStatistics {
@@ -180,6 +164,9 @@ pub struct Live {
     /// What the kernel programs say of rare events.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     nap: Duration,
+    /// Unix sockets that are watched.
+    sockets: BTreeSet<SocketName>,
+    older: Older,
 }
 
 impl std::fmt::Debug for Live {
@@ -194,6 +181,8 @@ impl std::fmt::Debug for Live {
 /// than the record. The kernel programs wake the reader when a quarter of the ring waits.
 const NAP_BUSY: Duration = Duration::from_millis(5);
 const NAP_IDLE: Duration = Duration::from_millis(50);
+/// How long the counters have to stay as they are for the last program to have ended.
+const SETTLE: Duration = Duration::from_millis(1);
 
 impl Live {
     /// Events handed on by one [`Live::poll`] at most, so that its caller gets to look around: a few milliseconds.
@@ -240,6 +229,7 @@ impl Live {
             max_bytes: options.max_bytes,
             ring_bytes: options.ring_bytes,
             skip_local_server: options.skip_local_server,
+            unix: options.unix,
         };
         let mut attached = backend::attach(backend, &limits, btf, config)?;
         let ebpf = &mut attached.ebpf;
@@ -255,7 +245,10 @@ impl Live {
         let ring = ebpf
             .take_map(name::EVENTS)
             .ok_or(AttachError::Absent(name::EVENTS))?;
-        let ring = RingBuf::try_from(ring).map_err(map(name::EVENTS))?;
+        let ring = RingBuf::try_from(ring).map_err(|source| AttachError::Ring {
+            bytes: backend::ring_size(options.ring_bytes),
+            source: Box::new(source),
+        })?;
         let counters = ebpf
             .take_map(name::COUNTERS)
             .ok_or(AttachError::Absent(name::COUNTERS))?;
@@ -271,6 +264,8 @@ impl Live {
             telemetry: Arc::clone(telemetry),
             log,
             nap: NAP_BUSY,
+            sockets: BTreeSet::new(),
+            older: Older::default(),
         })
     }
 
@@ -286,7 +281,7 @@ impl Live {
         timeout: Duration,
         each: &mut dyn FnMut(Event<'_>),
     ) -> Result<usize, LiveError> {
-        let seen = drain(&mut self.ring, &self.telemetry, each);
+        let seen = drain(&mut self.ring, &self.older, &self.telemetry, each);
         if seen == Self::BATCH {
             return Ok(seen);
         }
@@ -295,7 +290,7 @@ impl Live {
         self.waiter
             .wait(nap.min(timeout))
             .map_err(LiveError::Wait)?;
-        let more = drain(&mut self.ring, &self.telemetry, each);
+        let more = drain(&mut self.ring, &self.older, &self.telemetry, each);
         self.nap = if seen + more > 0 {
             NAP_BUSY
         } else {
@@ -313,11 +308,7 @@ impl Live {
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        let counters = self.counters()?;
-        telemetry.lost(Lost::RingFull).set(counters.ring_full);
-        telemetry
-            .lost(Lost::Recursion)
-            .set(self.recursion_misses()? + counters.missed);
+        tell(&self.counters()?, self.recursion_misses()?, telemetry);
         Ok(())
     }
 
@@ -377,6 +368,27 @@ impl Live {
         Ok(backend::watch(&mut self.attached.ebpf, ports)?)
     }
 
+    /// Whether unix sockets are observed.
+    #[must_use]
+    pub fn observes_unix(&self) -> bool {
+        self.attached.unix
+    }
+
+    /// Watches these unix sockets, beside those that are watched already, from now on. Answers `false` where unix sockets are not
+    /// observed.
+    ///
+    /// # Errors
+    /// When the maps cannot be written.
+    pub fn watch_sockets(&mut self, names: &[SocketName]) -> Result<bool, LiveError> {
+        if !self.attached.unix {
+            return Ok(false);
+        }
+        self.sockets.extend(names);
+        hooks_unix::watch(&mut self.attached.ebpf, &self.sockets)?;
+        self.older.look(Path::new("/proc"));
+        Ok(true)
+    }
+
     /// Also attaches a program that does nothing, so that measurements have a floor. Linux 6.3 or later.
     ///
     /// # Errors
@@ -394,13 +406,17 @@ impl Live {
     pub fn finish(mut self, each: &mut dyn FnMut(Event<'_>)) -> Result<(), LiveError> {
         let misses = self.recursion_misses();
         drop(self.attached);
-        while drain(&mut self.ring, &self.telemetry, each) > 0 {}
-        let counters = total(&self.counters)?;
-        self.telemetry.lost(Lost::RingFull).set(counters.ring_full);
-        self.telemetry
-            .lost(Lost::Recursion)
-            .set(misses? + counters.missed);
-        Ok(())
+        // A program that was running when it was detached may have counted its call, and not sent its record yet.
+        let mut counters = None;
+        loop {
+            while drain(&mut self.ring, &self.older, &self.telemetry, each) > 0 {}
+            let now = total(&self.counters)?;
+            if counters.replace(now) == Some(now) {
+                tell(&now, misses?, &self.telemetry);
+                return Ok(());
+            }
+            thread::sleep(SETTLE);
+        }
     }
 
     fn recursion_misses(&self) -> Result<u64, LiveError> {
@@ -424,10 +440,12 @@ impl Live {
 /// Hands on what waits in the ring, at most [`Live::BATCH`] events; answers how many there were.
 fn drain(
     ring: &mut RingBuf<MapData>,
+    older: &Older,
     telemetry: &Telemetry,
     each: &mut dyn FnMut(Event<'_>),
 ) -> usize {
     let (mut seen, mut events, mut captured) = (0, 0, 0);
+    let (mut sent, mut received, mut states) = (0, 0, 0);
     while seen < Live::BATCH
         && let Some(record) = ring.next()
     {
@@ -436,6 +454,14 @@ fn drain(
             Ok(event) => {
                 events += 1;
                 captured += event.kind.payload().len() as u64;
+                match event.kind.moved() {
+                    Some((Direction::Send, length)) => sent += u64::from(length),
+                    Some((Direction::Receive, length)) => received += u64::from(length),
+                    None => states += 1,
+                }
+                if let Some(established) = older.established(&event) {
+                    each(established);
+                }
                 each(event);
             }
             Err(_) => telemetry.lost(Lost::Record).add(1),
@@ -444,37 +470,11 @@ fn drain(
     if seen > 0 {
         telemetry.events.add(events);
         telemetry.captured.add(captured);
+        telemetry.ledger.sent.arrived.add(sent);
+        telemetry.ledger.received.arrived.add(received);
+        telemetry.ledger.states.arrived.add(states);
     }
     seen
-}
-
-/// Adds up the counters of all CPUs.
-fn total(
-    counters: &PerCpuArray<MapData, [u64; counter::COUNT]>,
-) -> Result<KernelCounters, LiveError> {
-    let mut sum = [0u64; counter::COUNT];
-    for lane in 0..lane::COUNT {
-        let cpus = counters
-            .get(&lane, 0)
-            .map_err(|error| LiveError::Counters(Box::new(error)))?;
-        for values in cpus.iter() {
-            for (sum, value) in sum.iter_mut().zip(values) {
-                *sum += value;
-            }
-        }
-    }
-    Ok(KernelCounters {
-        sends: sum[counter::SENDS],
-        send_bytes: sum[counter::SEND_BYTES],
-        receives: sum[counter::RECEIVES],
-        receive_bytes: sum[counter::RECEIVE_BYTES],
-        ring_full: sum[counter::RING_FULL],
-        ring_full_bytes: sum[counter::RING_FULL_BYTES],
-        unreadable_bytes: sum[counter::UNREADABLE_BYTES],
-        fault_bytes: sum[counter::FAULT_BYTES],
-        starts_lost: sum[counter::STARTS_LOST],
-        missed: sum[counter::MISSED],
-    })
 }
 
 fn program_statistics(program: &'static str, fd: BorrowedFd<'_>) -> io::Result<ProgramStatistics> {

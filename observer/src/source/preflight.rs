@@ -5,7 +5,7 @@ use std::fs;
 
 use super::backend::{self, AttachError, Backend, Limits};
 use super::btf::{Btf, BtfError};
-use super::capability::{Capability, Held};
+use super::capability::{self, Capability, Held};
 use super::layout::Config;
 
 /// One capability, and whether this process holds it.
@@ -15,6 +15,8 @@ pub struct CapabilityReport {
     pub capability: Capability,
     /// Whether it is in effect.
     pub held: bool,
+    /// What it is needed for, on this kernel.
+    pub purpose: &'static str,
 }
 
 /// One backend, and what came of attaching it.
@@ -56,6 +58,7 @@ impl Report {
 #[must_use]
 pub fn check() -> Report {
     let held = Held::of_this_thread().ok();
+    let perf = capability::perf_is_open();
     let config = Btf::from_kernel().and_then(|btf| Ok((Config::common(&btf)?, btf)));
     let (btf, backends) = match config {
         Ok((config, btf)) => (
@@ -77,6 +80,7 @@ pub fn check() -> Report {
                 .map(|capability| CapabilityReport {
                     capability,
                     held: held.has(capability),
+                    purpose: capability.purpose(perf),
                 })
                 .into()
         }),
@@ -92,6 +96,7 @@ fn attempt(backend: Backend, btf: &Btf, config: &Config) -> BackendReport {
         max_bytes: super::live::Options::MAX_BYTES,
         ring_bytes: 0,
         skip_local_server: false,
+        unix: true,
     };
     let result = backend::attach(backend, &limits, btf, config.clone()).map(drop);
     BackendReport { backend, result }

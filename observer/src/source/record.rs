@@ -4,10 +4,11 @@
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use observer_ebpf::{HEADER, Header, VERSION, direction, flag, kind, reason};
+use observer_ebpf::{HEADER, Header, VERSION, direction, flag, kind, reason, state};
 
 use super::event::{
-    Data, Datagram, Direction, End, Event, EventKind, Fault, SocketId, Task, Uncaptured,
+    Address, Data, Datagram, Direction, End, Event, EventKind, Fault, Rest, SocketId, SocketName,
+    Task, Uncaptured,
 };
 
 /// Why a record could not be understood.
@@ -35,6 +36,7 @@ pub enum RecordError {
 }
 
 /// Linux's numbers, the same on every architecture.
+const UNIX: u16 = 1;
 const INET: u16 = 2;
 const INET6: u16 = 10;
 
@@ -65,16 +67,18 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
     })?;
     let position = head.u32(offset_of!(Header, position));
     let opposite = head.u32(offset_of!(Header, opposite));
+    let state = head.u8(offset_of!(Header, state));
     let kind = match head.u8(offset_of!(Header, kind)) {
         kind::DATA => EventKind::Data(Data {
             direction: direction(&head)?,
             started: head.u64(offset_of!(Header, started)),
             position,
-            opposite: Some(opposite),
+            opposite: (state != state::SYN_SENT).then_some(opposite),
             length: length(&head, captured)?,
             payload,
             uncaptured: uncaptured(&head, captured)?,
             continued: flags & flag::CONTINUED != 0,
+            opening: matches!(state, state::SYN_SENT | state::SYN_RECV),
         }),
         kind::DATAGRAM => {
             let length = length(&head, captured)?;
@@ -108,7 +112,12 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
             receive_position: Some(opposite),
         },
         kind::CLOSED => EventKind::Closed {
-            fault: fault(position),
+            fault: fault(head.u8(offset_of!(Header, reason))),
+            rest: Some(Rest {
+                sent: position,
+                taken: opposite,
+                unread: head.u32(offset_of!(Header, length)),
+            }),
         },
         other => return Err(value("kind", other)),
     };
@@ -139,8 +148,8 @@ fn direction(head: &Head<'_>) -> Result<Direction, RecordError> {
 }
 
 /// What the socket's error number says.
-fn fault(number: u32) -> Option<Fault> {
-    Some(match i32::try_from(number).unwrap_or(i32::MAX) {
+fn fault(number: u8) -> Option<Fault> {
+    Some(match i32::from(number) {
         0 => return None,
         libc::ECONNREFUSED => Fault::Refused,
         // EPIPE: the other end had closed already, and answered what was sent to it after that.
@@ -215,8 +224,20 @@ impl Head<'_> {
         u64::from_ne_bytes(self.bytes(at))
     }
 
-    fn address(&self, address: usize, port: usize) -> Result<SocketAddr, RecordError> {
+    fn address(&self, address: usize, port: usize) -> Result<Address, RecordError> {
+        let number = self.u16(port);
         let ip = match self.u16(offset_of!(Header, family)) {
+            UNIX => {
+                let name = SocketName::from_number(number);
+                if name.is_none() && number != 0 {
+                    return Err(RecordError::Value {
+                        field: "socket name",
+                        value: number.into(),
+                    });
+                }
+                let client = self.u64(address);
+                return Ok(Address::Unix { name, client });
+            }
             INET => IpAddr::V4(Ipv4Addr::from(self.bytes::<4>(address))),
             // One connection has one name, whether its socket speaks both families or not.
             INET6 => Ipv6Addr::from(self.bytes::<16>(address)).to_canonical(),
@@ -227,7 +248,7 @@ impl Head<'_> {
                 });
             }
         };
-        Ok(SocketAddr::new(ip, self.u16(port)))
+        Ok(SocketAddr::new(ip, number).into())
     }
 }
 
@@ -303,6 +324,7 @@ mod tests {
                 payload: b"+OK\r\n",
                 uncaptured: Some(Uncaptured::Limit),
                 continued: false,
+                opening: false,
             }),
         };
         assert_eq!(decode(&record), Ok(expected));
@@ -319,17 +341,25 @@ mod tests {
             (kind::CONNECTING, flag::TASK, EventKind::Connecting),
             (kind::ESTABLISHED, 0, established(End::Client)),
             (kind::ESTABLISHED, flag::SERVER, established(End::Server)),
-            (kind::CLOSED, 0, EventKind::Closed { fault: None }),
+            (
+                kind::CLOSED,
+                0,
+                EventKind::Closed {
+                    fault: Some(Fault::Reset),
+                    rest: Some(Rest {
+                        sent: 100,
+                        taken: 200,
+                        unread: 7,
+                    }),
+                },
+            ),
         ] {
             let mut record = record();
             put(&mut record, offset_of!(Header, kind), &[number]);
             put(&mut record, offset_of!(Header, flags), &[flags]);
             if number == kind::CLOSED {
-                put(
-                    &mut record,
-                    offset_of!(Header, position),
-                    &0u32.to_ne_bytes(),
-                );
+                let reset = [libc::ECONNRESET as u8];
+                put(&mut record, offset_of!(Header, reason), &reset);
             }
             put(
                 &mut record,
@@ -352,9 +382,9 @@ mod tests {
             (libc::ETIMEDOUT, Some(Fault::TimedOut)),
             (libc::EHOSTUNREACH, Some(Fault::Unreachable)),
             (libc::ECONNABORTED, Some(Fault::Aborted)),
-            (-1, Some(Fault::Other)),
+            (255, Some(Fault::Other)),
         ] {
-            assert_eq!(fault(number as u32), expected, "{number}");
+            assert_eq!(fault(number as u8), expected, "{number}");
         }
     }
 
@@ -417,12 +447,44 @@ mod tests {
     }
 
     #[test]
+    fn unix_sockets_have_the_number_of_a_name() {
+        let name = SocketName::new("/run/record.sock").unwrap();
+        let mut record = record();
+        let r = &mut record;
+        put(r, offset_of!(Header, family), &UNIX.to_ne_bytes());
+        put(r, offset_of!(Header, local_port), &0u16.to_ne_bytes());
+        put(
+            r,
+            offset_of!(Header, remote_port),
+            &name.number().to_ne_bytes(),
+        );
+        put(r, offset_of!(Header, local), &2u64.to_ne_bytes());
+        put(r, offset_of!(Header, remote), &2u64.to_ne_bytes());
+        let socket = decode(&record).unwrap().socket;
+        assert_eq!(
+            socket.local,
+            Address::Unix {
+                name: None,
+                client: 2
+            }
+        );
+        let server = Address::Unix {
+            name: Some(name),
+            client: 2,
+        };
+        assert_eq!(socket.remote, server);
+        let unknown = u16::MAX.to_ne_bytes();
+        put(&mut record, offset_of!(Header, remote_port), &unknown);
+        assert!(decode(&record).is_err());
+    }
+
+    #[test]
     fn malformed_records_are_errors() {
         let captured = offset_of!(Header, captured);
         let length = offset_of!(Header, length);
         for (what, at, bytes) in [
             ("version 0", 0, &[0u8][..]),
-            ("version 1", 0, &[1]),
+            ("version 2", 0, &[2]),
             ("kind 0", offset_of!(Header, kind), &[0]),
             ("kind 6", offset_of!(Header, kind), &[6]),
             ("direction 2", offset_of!(Header, direction), &[2]),

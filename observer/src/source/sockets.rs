@@ -59,8 +59,8 @@ pub fn clients_of(root: &Path, ports: &[u16]) -> Found {
                     let socket = SocketId {
                         sk: 0,
                         netns,
-                        local: entry.local,
-                        remote: entry.remote,
+                        local: entry.local.into(),
+                        remote: entry.remote.into(),
                     };
                     wanted.insert(entry.inode, socket);
                 }
@@ -92,7 +92,7 @@ pub fn clients_of(root: &Path, ports: &[u16]) -> Found {
 }
 
 /// Process numbers, in order: of several processes that share a socket the first is taken.
-fn processes(root: &Path) -> Vec<u32> {
+pub(super) fn processes(root: &Path) -> Vec<u32> {
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
     let mut pids: Vec<u32> = entries
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -102,7 +102,7 @@ fn processes(root: &Path) -> Vec<u32> {
 }
 
 /// Inode of a process's network namespace.
-fn namespace(root: &Path, pid: u32) -> Option<u32> {
+pub(super) fn namespace(root: &Path, pid: u32) -> Option<u32> {
     let metadata = fs::metadata(root.join(format!("{pid}/ns/net"))).ok()?;
     u32::try_from(metadata.ino()).ok()
 }
@@ -124,7 +124,7 @@ fn task(root: &Path, pid: u32) -> Task {
 }
 
 /// `socket:[1234]`.
-fn inode(target: &str) -> Option<u64> {
+pub(super) fn inode(target: &str) -> Option<u64> {
     let number = target.strip_prefix("socket:[")?.strip_suffix(']')?;
     number.parse().ok()
 }
@@ -209,8 +209,8 @@ mod tests {
         let [(socket, task)] = &found.sockets[..] else {
             panic!("{found:?}");
         };
-        assert_eq!(socket.remote, server);
-        assert_eq!(socket.local, client.local_addr().unwrap());
+        assert_eq!(socket.remote, server.into());
+        assert_eq!(socket.local, client.local_addr().unwrap().into());
         assert_eq!(task.pid, std::process::id());
         let netns = fs::metadata("/proc/self/ns/net").unwrap().ino();
         assert_eq!(u64::from(socket.netns), netns);

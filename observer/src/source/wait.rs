@@ -1,8 +1,8 @@
-//! The two system calls that neither the standard library nor aya offers: waiting for a ring's wake-up, and
-//! reading the monotonic clock.
+//! What neither the standard library nor aya offers: waiting for a ring's wake-up, reading the monotonic clock, and the
+//! size of a page.
 #![allow(
     unsafe_code,
-    reason = "epoll and clock_gettime have no safe wrapper here"
+    reason = "epoll, clock_gettime and sysconf have no safe wrapper here"
 )]
 
 use std::io;
@@ -54,6 +54,14 @@ impl Waiter {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Bytes of a page of memory.
+pub(crate) fn page_size() -> u32 {
+    // SAFETY: a question without preconditions.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    // No page is larger than 64 KiB.
+    u32::try_from(size).unwrap_or(1 << 16)
 }
 
 fn check(result: i32) -> io::Result<i32> {

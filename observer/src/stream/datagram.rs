@@ -74,19 +74,27 @@ pub struct Pair {
     pub socket: SocketId,
     /// Which end the socket is.
     pub end: End,
+    local: SocketAddr,
+    remote: SocketAddr,
 }
 
 impl Pair {
     /// The server's address; unspecified at its own end when it is bound to none.
     #[must_use]
     pub fn server(&self) -> SocketAddr {
-        self.socket.server(self.end)
+        match self.end {
+            End::Client => self.remote,
+            End::Server => self.local,
+        }
     }
 
     /// The client's address; unspecified at its own end when it is bound to none.
     #[must_use]
     pub fn client(&self) -> SocketAddr {
-        self.socket.client(self.end)
+        match self.end {
+            End::Client => self.local,
+            End::Server => self.remote,
+        }
     }
 }
 
@@ -123,6 +131,13 @@ struct Held {
     task: Option<Task>,
     body: Box<[u8]>,
     missing: Option<(u64, Skipped)>,
+}
+
+impl Held {
+    /// Bytes of the datagram.
+    fn total(&self) -> u64 {
+        HEAD as u64 + self.body.len() as u64 + self.missing.map_or(0, |(length, _)| length)
+    }
 }
 
 /// An exchange under way.
@@ -184,7 +199,8 @@ pub struct Datagrams<P, E> {
     free: Vec<usize>,
     /// In the order of their times.
     due: VecDeque<Due>,
-    undecided: Vec<usize>,
+    /// Slots that are not decided, with their serials: one that was forgotten is left out by the next tick.
+    undecided: Vec<(usize, u64)>,
     /// Requests sent by clients on this host, with their addresses, and in the order of their times.
     sent: FxHashMap<Request, (IpAddr, IpAddr)>,
     sent_at: VecDeque<(Nanos, Request)>,
@@ -285,22 +301,27 @@ impl<P, E> Datagrams<P, E> {
             telemetry.lost_bytes.add(whole.total);
         };
         let socket = whole.socket;
-        if socket.remote.port() == 0 {
+        let (Some(local), Some(remote)) = (socket.local.inet(), socket.remote.inet()) else {
+            return;
+        };
+        if remote.port() == 0 {
             return skip(Skipped::Peer);
         }
         let end = match (
-            self.options.ports.contains(socket.local.port()),
-            self.options.ports.contains(socket.remote.port()),
+            self.options.ports.contains(local.port()),
+            self.options.ports.contains(remote.port()),
         ) {
             (true, false) => End::Server,
             (false, true) => End::Client,
             (true, true) => return skip(Skipped::Role),
             // Of a port where something else is expected.
-            (false, false) => return,
+            (false, false) => {
+                return telemetry.skipped(Skipped::Unwatched).add(whole.total);
+            }
         };
-        let verdict = verdict(self.options.role, end, &socket);
+        let verdict = verdict(self.options.role, end, local.ip(), remote.ip());
         if verdict == Verdict::Redundant {
-            return;
+            return telemetry.skipped(Skipped::Redundant).add(whole.total);
         }
         let Some((frame, body)) = Frame::read(whole.payload) else {
             return match whole.missing {
@@ -319,7 +340,12 @@ impl<P, E> Datagrams<P, E> {
         let index = match self.by_socket.get(&socket) {
             Some(&index) => index,
             None => self.open(
-                Pair { socket, end },
+                Pair {
+                    socket,
+                    end,
+                    local,
+                    remote,
+                },
                 verdict,
                 whole.time,
                 handler,
@@ -331,7 +357,7 @@ impl<P, E> Datagrams<P, E> {
         };
         slot.last = whole.time;
         if slot.verdict == Verdict::Redundant {
-            return;
+            return telemetry.skipped(Skipped::Redundant).add(whole.total);
         }
         let held = Held {
             sequence: frame.sequence,
@@ -367,7 +393,10 @@ impl<P, E> Datagrams<P, E> {
             self.sent.remove(&request);
         }
         let mut undecided = std::mem::take(&mut self.undecided);
-        undecided.retain(|&index| self.decide(index, now, handler));
+        undecided.retain(|&(index, serial)| {
+            let slot = self.slots[index].as_ref();
+            slot.is_some_and(|slot| slot.serial == serial) && self.decide(index, now, handler)
+        });
         self.undecided = undecided;
         // A few at a time: all are looked at within seconds.
         for _ in 0..self.slots.len().min(32) {
@@ -394,7 +423,7 @@ impl<P, E> Datagrams<P, E> {
         self.undecided.clear();
         self.sent.clear();
         self.sent_at.clear();
-        self.pieces = Pieces::default();
+        self.pieces.finish(telemetry);
     }
 
     fn open<H: Handler<Peer = P, Exchange = E>>(
@@ -425,7 +454,7 @@ impl<P, E> Datagrams<P, E> {
             self.slots.len() - 1
         });
         if verdict == Verdict::Undecided {
-            self.undecided.push(index);
+            self.undecided.push((index, self.serial));
         }
         self.by_socket.insert(pair.socket, index);
         self.slots[index] = Some(slot);
@@ -470,14 +499,13 @@ impl<P, E> Datagrams<P, E> {
         if slot.verdict == Verdict::Undecided {
             slot.since = 0;
             self.decide(index, now.max(GRACE), handler);
-            self.undecided.retain(|&other| other != index);
         }
         for entry in entries {
             match entry.state {
                 State::Live(live) => self.hand_on(index, *live, now, handler, telemetry),
                 State::Early(replies) => {
                     self.held -= bytes(replies.iter());
-                    telemetry.orphaned.add(1);
+                    orphaned(&replies, telemetry);
                 }
                 State::Over => {}
             }
@@ -490,23 +518,26 @@ impl<P, E> Datagrams<P, E> {
     }
 }
 
+/// Counts a reply whose request was not seen.
+fn orphaned(replies: &[Held], telemetry: &Telemetry) {
+    telemetry.orphaned.add(1);
+    let total = replies.iter().map(Held::total).sum();
+    telemetry.skipped(Skipped::Unsynchronized).add(total);
+}
+
 fn bytes<'a>(held: impl Iterator<Item = &'a Held>) -> usize {
     held.map(|held| held.body.len()).sum()
 }
 
 /// What can be said of a pair of endpoints when it is met.
-fn verdict(role: Role, end: End, socket: &SocketId) -> Verdict {
+fn verdict(role: Role, end: End, local: IpAddr, remote: IpAddr) -> Verdict {
     match (role, end) {
         (Role::Both, _)
         | (Role::Client | Role::Auto, End::Client)
         | (Role::Server, End::Server) => Verdict::Reported,
         (Role::Client, End::Server) | (Role::Server, End::Client) => Verdict::Redundant,
         // Only a process of the same network namespace sends from such an address.
-        (Role::Auto, End::Server)
-            if socket.remote.ip().is_loopback() || socket.remote.ip() == socket.local.ip() =>
-        {
-            Verdict::Redundant
-        }
+        (Role::Auto, End::Server) if remote.is_loopback() || remote == local => Verdict::Redundant,
         (Role::Auto, End::Server) => Verdict::Undecided,
     }
 }

@@ -1,13 +1,11 @@
 //! Clients' sockets that have no flow yet: those that connect, and those from before the observation.
 
-use std::net::SocketAddr;
-
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::source::event::SocketId;
+use crate::source::event::{Address, SocketId};
 
 /// Namespace, this end, the other end: what tells a connection whose `struct sock` is not known.
-pub(super) type Key = (u32, SocketAddr, SocketAddr);
+pub(super) type Key = (u32, Address, Address);
 
 pub(super) fn key(socket: &SocketId) -> Key {
     (socket.netns, socket.local, socket.remote)
@@ -16,8 +14,8 @@ pub(super) fn key(socket: &SocketId) -> Key {
 /// What is kept of them.
 #[derive(Debug)]
 pub(super) struct EarlySockets<E> {
-    /// By `struct sock`: `connect` to this port was called, and nothing came of it yet.
-    pub(super) connecting: FxHashMap<u64, (u16, E)>,
+    /// By `struct sock`: `connect` to this server was called, and nothing came of it yet.
+    pub(super) connecting: FxHashMap<u64, (Address, E)>,
     /// Connections from before the observation of which nothing was seen yet.
     pub(super) older: FxHashMap<Key, E>,
     /// What has ended since older connections were expected; `None` when none are.
@@ -68,13 +66,11 @@ impl<E> EarlySockets<E> {
         self.take(socket)
     }
 
-    /// What is kept of connections to servers on ports that `which` names, which is forgotten.
-    pub(super) fn give_up(&mut self, which: impl Fn(u16) -> bool) -> Vec<E> {
-        let connecting = self.connecting.extract_if(|_, (port, _)| which(*port));
+    /// What is kept of connections to servers that `which` names, which is forgotten.
+    pub(super) fn give_up(&mut self, which: impl Fn(Address) -> bool) -> Vec<E> {
+        let connecting = self.connecting.extract_if(|_, (server, _)| which(*server));
         let mut all: Vec<_> = connecting.map(|(_, (_, early))| early).collect();
-        let older = self
-            .older
-            .extract_if(|(_, _, server), _| which(server.port()));
+        let older = self.older.extract_if(|(_, _, server), _| which(*server));
         all.extend(older.map(|(_, early)| early));
         all
     }

@@ -1,17 +1,23 @@
 //! The table of sockets: their roles, their beginning and end, and which of them is reported.
 
-use std::net::SocketAddr;
+mod decision;
+mod ends;
+mod older;
+mod room;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
-use super::early::{self, EarlySockets};
-use super::pairing::{Pairing, Positions, Registration};
-use super::reassembly::{Limits, Reassembler};
+use super::Segment;
+use super::early::EarlySockets;
+use super::lanes::{Closing, LINGER, Lanes};
+use super::pairing::{Pairing, Positions, Registration, Sightings};
+use super::reassembly::Limits;
 use super::role::verdict;
 pub use super::role::{Ports, Role, Verdict};
-use super::{Segment, Side};
-use crate::source::event::{Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, Task};
-use crate::telemetry::{Limit, Skipped, Telemetry};
+use crate::source::event::{
+    Address, Data, Direction, End, Event, EventKind, Fault, Nanos, SocketId, SocketName, Task,
+};
+use crate::telemetry::{Limit, Skipped, Telemetry, work};
 
 /// How flows are kept.
 #[derive(Debug, Clone)]
@@ -24,6 +30,9 @@ pub struct Options {
     pub limits: Limits,
     /// Most sockets tracked; beyond it one of the longest idle makes room.
     pub max_flows: usize,
+    /// Most bytes held of messages that are not complete; beyond it one of the longest idle gives up what it holds. A single socket may hold
+    /// three quarters.
+    pub max_held: usize,
 }
 
 /// How long a server's end waits for its client's end to show up on this host, nanoseconds. The client's call comes
@@ -41,25 +50,30 @@ pub struct Flow {
     pub from_start: bool,
     /// Whether it is reported.
     pub verdict: Verdict,
+    /// Under [`Role::Both`]: the number that the two ends of a connection share. A server's end has one when its client's end was
+    /// found on this host.
+    pub shared: Option<u64>,
     number: u64,
     since: Nanos,
     last: Nanos,
     registration: Registration,
     /// Positions that a server's end has seen, looked up again when its grace ends.
-    seen: Vec<Positions>,
+    seen: Sightings,
     attended: bool,
+    /// Joined before it was established, by what was sent with the SYN.
+    opening: bool,
 }
 
 impl Flow {
     /// The server's address.
     #[must_use]
-    pub fn server(&self) -> SocketAddr {
+    pub fn server(&self) -> Address {
         self.socket.server(self.end)
     }
 
     /// The client's address.
     #[must_use]
-    pub fn client(&self) -> SocketAddr {
+    pub fn client(&self) -> Address {
         self.socket.client(self.end)
     }
 }
@@ -96,9 +110,13 @@ pub trait Handler {
     ) -> (Self::Session, bool);
     /// The next piece of a flow. Answers whether [`Self::tick`] is to be called for it.
     fn segment(&mut self, flow: &Flow, session: &mut Self::Session, segment: &Segment<'_>) -> bool;
+    /// Bytes that a session holds of messages that are not complete.
+    fn memory(&self, session: &Self::Session) -> usize;
+    /// A session has to give up what it holds.
+    fn relieve(&mut self, flow: &Flow, session: &mut Self::Session, now: Nanos);
     /// Time has passed. Answers whether to be called again.
     fn tick(&mut self, flow: &Flow, session: &mut Self::Session, now: Nanos) -> bool;
-    /// A flow that was [`Verdict::Undecided`] is decided.
+    /// A flow that was [`Verdict::Undecided`] is decided; or its other end was found later.
     fn decided(&mut self, flow: &Flow, session: &mut Self::Session);
     /// A flow ends.
     fn close(&mut self, flow: &Flow, session: Self::Session, close: Close, time: Nanos);
@@ -108,28 +126,11 @@ struct Slot<S> {
     flow: Flow,
     lanes: Lanes,
     session: S,
-}
-
-/// The two directions of a socket.
-struct Lanes {
-    send: Reassembler,
-    receive: Reassembler,
-}
-
-impl Lanes {
-    fn get_mut(&mut self, direction: Direction) -> &mut Reassembler {
-        match direction {
-            Direction::Send => &mut self.send,
-            Direction::Receive => &mut self.receive,
-        }
-    }
-
-    fn get(&self, direction: Direction) -> &Reassembler {
-        match direction {
-            Direction::Send => &self.send,
-            Direction::Receive => &self.receive,
-        }
-    }
+    closing: Option<Closing>,
+    /// Bytes that it held when it was last looked at.
+    held: usize,
+    /// Where it stands among those that hold something.
+    place: usize,
 }
 
 /// The table of sockets.
@@ -141,10 +142,14 @@ pub struct Flows<H: Handler> {
     early: EarlySockets<H::Early>,
     free: Vec<usize>,
     pairing: Pairing,
-    /// Slots that need [`Flows::tick`].
-    attention: Vec<usize>,
+    /// Slots that need [`Flows::tick`], with the number of their flow: one that has ended is left out by the next.
+    attention: Vec<(usize, u64)>,
     opened: u64,
     hand: usize,
+    /// Bytes that all hold, slots that hold something, and the last of them that was looked at.
+    held: usize,
+    holders: Vec<usize>,
+    holder: usize,
 }
 
 impl<H: Handler> Flows<H> {
@@ -161,6 +166,9 @@ impl<H: Handler> Flows<H> {
             attention: Vec::new(),
             opened: 0,
             hand: 0,
+            held: 0,
+            holders: Vec::new(),
+            holder: 0,
         }
     }
 
@@ -181,17 +189,21 @@ impl<H: Handler> Flows<H> {
         match &event.kind {
             EventKind::Data(data) => {
                 if let Some(index) = self.find_or_join(event, data, handler, telemetry) {
-                    self.data(index, event, data, handler);
+                    self.data(index, event, data, handler, telemetry);
                 }
             }
             EventKind::Connecting => {
                 let socket = &event.socket;
-                if self.options.ports.contains(socket.remote.port())
-                    && verdict(self.options.role, End::Client, socket) == Verdict::Reported
-                    && self.early.connecting.len() < self.options.max_flows
+                if !self.options.ports.expects(socket.remote)
+                    || verdict(self.options.role, End::Client, socket) != Verdict::Reported
                 {
+                    return;
+                }
+                if self.early.connecting.len() >= self.options.max_flows {
+                    telemetry.exceeded(Limit::Connections).add(1);
+                } else {
                     let early = handler.connecting(socket, event.task.as_ref(), event.time);
-                    let early = (socket.remote.port(), early);
+                    let early = (socket.remote, early);
                     if let Some((_, lost)) = self.early.connecting.insert(socket.sk, early) {
                         handler.vanish(lost, Close::Abandoned, event.time);
                     }
@@ -204,12 +216,15 @@ impl<H: Handler> Flows<H> {
                 send_position,
                 receive_position,
             } => {
+                if self.goes_on(event, (*send_position, *receive_position)) {
+                    return;
+                }
                 self.close_sk(event.socket.sk, event.time, Close::Closed(None), handler);
                 let server = match end {
                     End::Client => event.socket.remote,
                     End::Server => event.socket.local,
                 };
-                if self.options.ports.contains(server.port()) {
+                if self.options.ports.expects(server) {
                     let index = self.open(
                         event,
                         *end,
@@ -223,12 +238,20 @@ impl<H: Handler> Flows<H> {
                     };
                     if let Some(positions) = positions {
                         self.pair(index, positions, handler);
+                        if let Some(Slot { flow, .. }) = &mut self.slots[index] {
+                            flow.registration.end();
+                            flow.seen.end();
+                        }
                     }
                 }
             }
-            EventKind::Closed { fault } => {
+            EventKind::Closed { fault, rest } => {
                 let close = Close::Closed(*fault);
-                self.close_sk(event.socket.sk, event.time, close, handler);
+                let (sk, time) = (event.socket.sk, event.time);
+                let closing = rest.map(|rest| Closing { time, close, rest });
+                if !self.lingers(sk, closing) {
+                    self.close_sk(sk, time, close, handler);
+                }
                 if let Some(early) = self.early.closed(&event.socket, self.options.max_flows) {
                     handler.vanish(early, close, event.time);
                 }
@@ -241,14 +264,19 @@ impl<H: Handler> Flows<H> {
     pub fn tick(&mut self, now: Nanos, handler: &mut H) {
         self.pairing.tick(now);
         let mut attention = std::mem::take(&mut self.attention);
-        attention.retain(|&index| {
-            let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) else {
+        let mut over = Vec::new();
+        attention.retain(|&(index, number)| {
+            work::add(1);
+            let slot = self.slots.get_mut(index).and_then(Option::as_mut);
+            let Some(slot) = slot.filter(|slot| slot.flow.number == number) else {
                 return false;
             };
             let Slot {
                 flow,
                 lanes,
                 session,
+                closing,
+                ..
             } = slot;
             let mut wanted = false;
             for direction in [Direction::Send, Direction::Receive] {
@@ -260,14 +288,18 @@ impl<H: Handler> Flows<H> {
             }
             wanted |= handler.tick(flow, session, now);
             if flow.verdict == Verdict::Undecided {
-                if is_paired(&self.pairing, flow) {
-                    flow.verdict = Verdict::Redundant;
-                    handler.decided(flow, session);
-                } else if now.saturating_sub(flow.since) >= GRACE {
-                    flow.verdict = Verdict::Reported;
+                let peer = flow.peer(&self.pairing);
+                if peer.is_some() || now.saturating_sub(flow.since) >= GRACE {
+                    flow.decide(self.options.role, peer);
                     handler.decided(flow, session);
                 } else {
                     wanted = true;
+                }
+            }
+            if let Some(closing) = closing {
+                wanted = true;
+                if closing.is_complete(lanes) || now.saturating_sub(closing.time) >= LINGER {
+                    over.push(flow.socket.sk);
                 }
             }
             flow.attended = wanted;
@@ -275,18 +307,26 @@ impl<H: Handler> Flows<H> {
         });
         // Handlers open no flows, so nothing was added meanwhile.
         self.attention = attention;
+        for sk in over {
+            self.close_sk(sk, now, Close::Abandoned, handler);
+        }
     }
 
-    /// Servers are expected on other ports from now on.
+    /// Servers are expected on other ports from now on, and at the same unix sockets.
     pub fn watch(&mut self, ports: Ports) {
-        self.options.ports = ports;
+        self.options.ports = ports.with_sockets_of(&self.options.ports);
     }
 
-    /// Gives up the connections to servers on ports that `which` names.
-    pub fn give_up(&mut self, which: impl Fn(u16) -> bool, time: Nanos, handler: &mut H) {
+    /// A server is expected at this unix socket, too.
+    pub fn watch_socket(&mut self, name: SocketName) {
+        self.options.ports.add(name);
+    }
+
+    /// Gives up the connections to servers that `which` names.
+    pub fn give_up(&mut self, which: impl Fn(Address) -> bool, time: Nanos, handler: &mut H) {
         let slots = self.slots.iter().flatten();
         let mut all: Vec<_> = slots
-            .filter(|slot| which(slot.flow.server().port()))
+            .filter(|slot| which(slot.flow.server()))
             .map(|slot| slot.flow.socket.sk)
             .collect();
         all.sort_unstable();
@@ -310,38 +350,6 @@ impl<H: Handler> Flows<H> {
         }
     }
 
-    /// Connections from before the observation will be told by [`Self::adopt`]: until then it is noted which ones end.
-    pub fn expect_older(&mut self) {
-        self.early.expect();
-    }
-
-    /// Takes in connections that were there before the observation, each with who holds it, as they were found at some time
-    /// after [`Self::expect_older`]. Only clients' ends are taken.
-    pub fn adopt(&mut self, found: &[(SocketId, Task)], handler: &mut H) {
-        let known: FxHashSet<early::Key> = self
-            .slots
-            .iter()
-            .flatten()
-            .map(|slot| early::key(&slot.flow.socket))
-            .collect();
-        let Some(closed) = self.early.expected() else {
-            return;
-        };
-        for (socket, task) in found {
-            let key = early::key(socket);
-            let wanted = self.options.ports.contains(socket.remote.port())
-                && !self.options.ports.contains(socket.local.port())
-                && verdict(self.options.role, End::Client, socket) == Verdict::Reported;
-            if wanted
-                && !known.contains(&key)
-                && !closed.contains(&key)
-                && self.early.older.len() < self.options.max_flows
-            {
-                self.early.older.insert(key, handler.older(socket, task));
-            }
-        }
-    }
-
     fn find_or_join(
         &mut self,
         event: &Event<'_>,
@@ -353,15 +361,20 @@ impl<H: Handler> Flows<H> {
             && let Some(slot) = &self.slots[index]
         {
             let lane = slot.lanes.get(data.direction);
-            if slot.flow.socket == event.socket && !lane.is_discontinuous(data.position) {
+            let same = slot.flow.socket == event.socket || slot.is_behind(event);
+            if same && !lane.is_discontinuous(data.position) {
                 return Some(index);
             }
             // The kernel has reused the `sock` and its close was lost.
             self.close_sk(event.socket.sk, event.time, Close::Abandoned, handler);
         }
+        if event.socket.local.port() == Some(0) {
+            // Taken long after the connection's end, with which it was counted.
+            return None;
+        }
         let end = match (
-            self.options.ports.contains(event.socket.local.port()),
-            self.options.ports.contains(event.socket.remote.port()),
+            self.options.ports.expects(event.socket.local),
+            self.options.ports.expects(event.socket.remote),
         ) {
             (true, false) => End::Server,
             (false, true) => End::Client,
@@ -371,9 +384,21 @@ impl<H: Handler> Flows<H> {
                 return None;
             }
             // Of a port that was watched when the source saw it.
-            (false, false) => return None,
+            (false, false) => {
+                telemetry
+                    .skipped(Skipped::Unwatched)
+                    .add(data.length.into());
+                return None;
+            }
         };
-        Some(self.open(event, end, None, handler, telemetry))
+        // While it connects, a client can send once: what goes with the SYN.
+        let first = data.opening && self.early.connecting.contains_key(&event.socket.sk);
+        let start = first.then_some((Some(data.position), None));
+        let index = self.open(event, end, start, handler, telemetry);
+        if let Some(slot) = &mut self.slots[index] {
+            slot.flow.opening = data.opening;
+        }
+        Some(index)
     }
 
     fn open(
@@ -389,32 +414,31 @@ impl<H: Handler> Flows<H> {
             self.evict(event.time, handler);
         }
         let (send, receive) = start.unwrap_or_default();
-        let (send_side, receive_side) = match end {
-            End::Client => (Side::Request, Side::Reply),
-            End::Server => (Side::Reply, Side::Request),
-        };
         self.opened += 1;
         let mut flow = Flow {
             socket: event.socket,
             end,
             from_start: start.is_some(),
             verdict: verdict(self.options.role, end, &event.socket),
+            shared: (self.options.role == Role::Both && end == End::Client).then_some(self.opened),
             number: self.opened,
             since: event.time,
             last: event.time,
             registration: Registration::default(),
-            seen: Vec::new(),
+            seen: Sightings::default(),
             attended: false,
+            opening: false,
         };
-        let lanes = Lanes {
-            send: Reassembler::new(send_side, send),
-            receive: Reassembler::new(receive_side, receive),
-        };
-        if self.options.role == Role::Auto && end == End::Client {
+        let lanes = Lanes::new(end, send, receive);
+        if self.options.role.pairs() && end == End::Client {
             self.pairing
                 .register_addresses(flow.number, &flow.socket, &mut flow.registration);
         }
-        if flow.verdict == Verdict::Undecided && self.pairing.has_peer_of(&flow.socket) {
+        // Not for `both`, which wants to know which: the addresses may be those of a connection that was closed just now.
+        if self.options.role == Role::Auto
+            && flow.verdict == Verdict::Undecided
+            && self.pairing.peer_of(&flow.socket).is_some()
+        {
             flow.verdict = Verdict::Redundant;
         }
         if flow.verdict != Verdict::Redundant {
@@ -431,47 +455,67 @@ impl<H: Handler> Flows<H> {
         });
         if ticks || flow.verdict == Verdict::Undecided {
             flow.attended = true;
-            self.attention.push(index);
+            self.attention.push((index, flow.number));
         }
         self.by_sk.insert(event.socket.sk, index);
         self.slots[index] = Some(Slot {
             flow,
             lanes,
             session,
+            closing: None,
+            held: 0,
+            place: 0,
         });
         index
     }
 
-    fn data(&mut self, index: usize, event: &Event<'_>, data: &Data<'_>, handler: &mut H) {
+    fn data(
+        &mut self,
+        index: usize,
+        event: &Event<'_>,
+        data: &Data<'_>,
+        handler: &mut H,
+        telemetry: &Telemetry,
+    ) {
+        let redundant = || {
+            telemetry
+                .skipped(Skipped::Redundant)
+                .add(data.length.into());
+        };
         let Some(slot) = self.slots[index].as_mut() else {
             return;
         };
         slot.flow.last = event.time;
         if slot.flow.verdict == Verdict::Redundant {
-            return;
+            return redundant();
         }
-        if self.options.role == Role::Auto
+        let role = self.options.role;
+        if role.pairs()
             && let Some(opposite) = data.opposite
         {
-            let wanted = match (slot.flow.end, data.direction) {
-                (End::Client, Direction::Send) => !slot.flow.registration.is_full(),
-                (End::Server, Direction::Receive) => slot.flow.verdict == Verdict::Undecided,
-                _ => false,
+            let (wanted, towards) = match slot.flow.end {
+                End::Client => (!slot.flow.registration.is_full(), Direction::Send),
+                End::Server => (slot.flow.is_alone(role), Direction::Receive),
             };
             if wanted {
-                self.pair(index, (data.position, opposite), handler);
+                let positions = match data.direction == towards {
+                    true => (data.position, opposite),
+                    false => (opposite, data.position),
+                };
+                self.pair(index, positions, handler);
             }
         }
         let Some(Slot {
             flow,
             lanes,
             session,
+            ..
         }) = self.slots[index].as_mut()
         else {
             return;
         };
         if flow.verdict == Verdict::Redundant {
-            return;
+            return redundant();
         }
         if let Some(opposite) = data.opposite {
             // A reply to what is sent here that is lost must be missed, also on a connection that was joined.
@@ -490,8 +534,9 @@ impl<H: Handler> Flows<H> {
         wanted |= lane.is_waiting();
         if wanted && !flow.attended {
             flow.attended = true;
-            self.attention.push(index);
+            self.attention.push((index, flow.number));
         }
+        self.weigh(index, event.time, handler);
     }
 
     /// Notes the positions that one end sees, and decides a server's end whose client's end is here.
@@ -504,77 +549,46 @@ impl<H: Handler> Flows<H> {
                 self.pairing
                     .register_positions(flow.number, positions, &mut flow.registration);
             }
-            End::Server if flow.verdict == Verdict::Undecided => {
-                if self.pairing.has_positions(positions) {
-                    flow.verdict = Verdict::Redundant;
+            End::Server if flow.is_alone(self.options.role) => {
+                if flow.seen.add(positions)
+                    && let Some(peer) = self.pairing.find(&flow.seen)
+                {
+                    flow.decide(self.options.role, Some(peer));
                     handler.decided(flow, session);
-                } else if flow.seen.len() < Registration::MAX_POSITIONS {
-                    flow.seen.push(positions);
                 }
             }
             End::Server => {}
         }
     }
 
+    /// Ends a flow; one that lingers as its socket did.
     fn close_sk(&mut self, sk: u64, time: Nanos, close: Close, handler: &mut H) {
         let Some(index) = self.by_sk.remove(&sk) else {
             return;
         };
+        self.set_held(index, 0);
         let Some(Slot {
             mut flow,
             mut lanes,
             mut session,
+            closing,
+            ..
         }) = self.slots[index].take()
         else {
             return;
         };
         self.free.push(index);
-        if flow.attended {
-            self.attention.retain(|&other| other != index);
-        }
-        for direction in [Direction::Send, Direction::Receive] {
-            lanes.get_mut(direction).finish(&mut |segment| {
-                handler.segment(&flow, &mut session, &segment);
-            });
-        }
+        let (time, close) = closing.map_or((time, close), |closing| (closing.time, closing.close));
+        lanes.finish(closing, &mut |segment| {
+            handler.segment(&flow, &mut session, &segment);
+        });
         if flow.verdict == Verdict::Undecided {
-            flow.verdict = if is_paired(&self.pairing, &flow) {
-                Verdict::Redundant
-            } else {
-                Verdict::Reported
-            };
+            let peer = flow.peer(&self.pairing);
+            flow.decide(self.options.role, peer);
             handler.decided(&flow, &mut session);
         }
         self.pairing
             .close(flow.number, time, std::mem::take(&mut flow.registration));
         handler.close(&flow, session, close, time);
     }
-
-    /// Makes room: of a few sockets in turn, the one that was silent longest goes.
-    fn evict(&mut self, time: Nanos, handler: &mut H) {
-        const SAMPLE: usize = 16;
-        let mut oldest: Option<(Nanos, u64)> = None;
-        let mut looked = 0;
-        for _ in 0..self.slots.len() {
-            self.hand = (self.hand + 1) % self.slots.len();
-            if let Some(slot) = &self.slots[self.hand] {
-                looked += 1;
-                if oldest.is_none_or(|(last, _)| slot.flow.last < last) {
-                    oldest = Some((slot.flow.last, slot.flow.socket.sk));
-                }
-                if looked == SAMPLE {
-                    break;
-                }
-            }
-        }
-        if let Some((_, sk)) = oldest {
-            self.close_sk(sk, time, Close::Abandoned, handler);
-        }
-    }
-}
-
-/// Whether the client's end of this server's socket is on this host.
-fn is_paired(pairing: &Pairing, flow: &Flow) -> bool {
-    let seen = |positions: &Positions| pairing.has_positions(*positions);
-    flow.seen.iter().any(seen) || pairing.has_peer_of(&flow.socket)
 }

@@ -7,12 +7,14 @@
 //! - [`pairing`]: which two sockets of this host are the two ends of one connection.
 //! - [`datagram`]: UDP, where every datagram is a whole.
 //! - `role`: which end of a connection is reported.
+//! - `lanes`: the two directions of a socket, and where they ended.
 //! - `early`: sockets of which no byte was seen yet.
 //! - [`flows`]: the table of sockets, their roles, their beginning and end.
 
 pub mod datagram;
 mod early;
 pub mod flows;
+mod lanes;
 pub mod pairing;
 pub mod reassembly;
 mod role;
@@ -46,6 +48,8 @@ pub struct Segment<'a> {
     pub task: Option<&'a Task>,
     /// Whether its first byte is the first of a call (of a packet, in captures).
     pub call_start: bool,
+    /// TCP sequence number of its first byte, also of one that is missing; 0 of datagrams. Both ends of a connection see the same.
+    pub position: u32,
     /// What it holds.
     pub content: Content<'a>,
 }
@@ -64,4 +68,11 @@ pub enum Content<'a> {
     },
     /// Positions contradict each other: what follows belongs to the stream, but from where is not known.
     Break,
+    /// This many bytes arrived and are no part of what is handed on. It stands outside of the stream.
+    Dropped {
+        /// How many.
+        length: u64,
+        /// Why.
+        reason: Skipped,
+    },
 }

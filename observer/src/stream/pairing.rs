@@ -1,47 +1,91 @@
 //! Which two sockets of this host are the two ends of one connection.
 //!
-//! The client's end and the server's end see the same TCP sequence numbers: what one sends next, the other
-//! receives next. A pair of positions, one for each direction, is 64 bits that survive address translation and network
-//! namespaces. Where no such pair was seen, the address pair decides, within one namespace.
+//! The client's end and the server's end see the same TCP sequence numbers: where a send begins that one makes, a receive of the
+//! other begins, unless it took several at once. A position in each direction is 64 bits that survive address translation and
+//! network namespaces. Where no such two were seen, the address pair decides, within one namespace. The addresses and positions of
+//! a unix socket are its connection's own.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use rustc_hash::FxHashMap;
 
-use crate::source::event::{Nanos, SocketId};
+use crate::source::event::{Address, Nanos, SocketId};
 
-/// Next position towards the server, and towards the client.
+/// Where a call begins or the next one will: the position towards the server, and the one towards the client.
 pub type Positions = (u32, u32);
 
 /// How long the end of a connection is remembered after its close, nanoseconds: the other end may report later.
 const MEMORY: Nanos = 1_000_000_000;
 
-type Addresses = (u32, SocketAddr, SocketAddr);
+/// Most ends remembered: of 65,536 connections that close within a second.
+const MAX_CLOSED: usize = 65_536;
+
+type Addresses = (u32, Address, Address);
 
 /// The clients' ends on this host, found by the positions or addresses that a server's end sees.
 #[derive(Debug, Default)]
 pub struct Pairing {
-    positions: FxHashMap<Positions, u64>,
+    requests: FxHashMap<u32, u64>,
+    replies: FxHashMap<u32, u64>,
     addresses: FxHashMap<Addresses, u64>,
     closed: VecDeque<(Nanos, u64, Registration)>,
+}
+
+/// The first positions that an end has seen.
+#[derive(Debug, Default)]
+pub struct Sightings {
+    requests: Vec<u32>,
+    replies: Vec<u32>,
+    /// More would be of no use.
+    enough: bool,
+}
+
+impl Sightings {
+    /// Most in each direction. Of ends that are met mid-stream, the client may read what the server sent many calls ago.
+    const MAX: usize = 64;
+
+    /// Adds the positions of a call. Answers whether there was room.
+    pub fn add(&mut self, (request, reply): Positions) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        for (list, position) in [(&mut self.requests, request), (&mut self.replies, reply)] {
+            if list.len() < Self::MAX && !list.contains(&position) {
+                list.push(position);
+            }
+        }
+        true
+    }
+
+    /// The connection is known from its beginning: both ends have seen these positions.
+    pub fn end(&mut self) {
+        self.enough = true;
+    }
+
+    /// Whether more positions would be of no use.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.enough || self.requests.len() >= Self::MAX && self.replies.len() >= Self::MAX
+    }
 }
 
 /// What one client's end has registered.
 #[derive(Debug, Default)]
 pub struct Registration {
-    positions: Vec<Positions>,
+    positions: Sightings,
     addresses: Option<Addresses>,
 }
 
 impl Registration {
-    /// Positions registered by one end: a server's end that is met mid-stream sees one of the first sends after that.
-    pub const MAX_POSITIONS: usize = 8;
-
-    /// Whether more positions would be of use.
+    /// Whether more positions would be of no use.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.positions.len() >= Self::MAX_POSITIONS
+        self.positions.is_full()
+    }
+
+    /// See [`Sightings::end`].
+    pub fn end(&mut self) {
+        self.positions.end();
     }
 }
 
@@ -65,13 +109,21 @@ impl Pairing {
         positions: Positions,
         registration: &mut Registration,
     ) {
-        if !registration.is_full() && self.positions.insert(positions, owner).is_none() {
-            registration.positions.push(positions);
+        registration.positions.add(positions);
+        // Of two ends that see the same position neither can be told from the other by it; each has more.
+        if registration.positions.requests.contains(&positions.0) {
+            self.requests.entry(positions.0).or_insert(owner);
+        }
+        if registration.positions.replies.contains(&positions.1) {
+            self.replies.entry(positions.1).or_insert(owner);
         }
     }
 
     /// A client's end is gone at `time`.
     pub fn close(&mut self, owner: u64, time: Nanos, registration: Registration) {
+        if self.closed.len() >= MAX_CLOSED {
+            self.forget_first();
+        }
         self.closed.push_back((time, owner, registration));
     }
 
@@ -81,28 +133,45 @@ impl Pairing {
             if now.saturating_sub(*time) < MEMORY {
                 return;
             }
-            if let Some((_, owner, registration)) = self.closed.pop_front() {
-                for key in registration.positions {
-                    remove(&mut self.positions, &key, owner);
-                }
-                if let Some(key) = registration.addresses {
-                    remove(&mut self.addresses, &key, owner);
-                }
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((_, owner, registration)) = self.closed.pop_front() {
+            for position in registration.positions.requests {
+                remove(&mut self.requests, &position, owner);
+            }
+            for position in registration.positions.replies {
+                remove(&mut self.replies, &position, owner);
+            }
+            if let Some(key) = registration.addresses {
+                remove(&mut self.addresses, &key, owner);
             }
         }
     }
 
-    /// Whether a client's end with these positions is on this host.
+    /// The client's end on this host that has one of these positions in each direction.
     #[must_use]
-    pub fn has_positions(&self, positions: Positions) -> bool {
-        self.positions.contains_key(&positions)
+    pub fn find(&self, seen: &Sightings) -> Option<u64> {
+        let mut last = None;
+        let mut owners = seen.requests.iter().filter_map(|position| {
+            let owner = self.requests.get(position);
+            // Nearly always all are one's.
+            owner.filter(|_| std::mem::replace(&mut last, owner) != owner)
+        });
+        let replies = |owner: &&u64| {
+            let mut replies = seen.replies.iter();
+            replies.any(|position| self.replies.get(position) == Some(owner))
+        };
+        owners.find(replies).copied()
     }
 
-    /// Whether the other end of this server's socket is in the same network namespace.
+    /// The other end of this server's socket, if it is in the same network namespace.
     #[must_use]
-    pub fn has_peer_of(&self, server: &SocketId) -> bool {
-        self.addresses
-            .contains_key(&(server.netns, server.remote, server.local))
+    pub fn peer_of(&self, server: &SocketId) -> Option<u64> {
+        let key = (server.netns, server.remote, server.local);
+        self.addresses.get(&key).copied()
     }
 }
 
@@ -115,6 +184,14 @@ fn remove<K: Eq + std::hash::Hash>(map: &mut FxHashMap<K, u64>, key: &K, owner: 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn seen(positions: &[Positions]) -> Sightings {
+        let mut seen = Sightings::default();
+        for positions in positions {
+            seen.add(*positions);
+        }
+        seen
+    }
 
     fn socket(netns: u32, local: &str, remote: &str) -> SocketId {
         SocketId {
@@ -134,8 +211,9 @@ mod tests {
             &socket(7, "10.0.0.1:4000", "10.0.0.2:6379"),
             &mut registration,
         );
-        assert!(pairing.has_peer_of(&socket(7, "10.0.0.2:6379", "10.0.0.1:4000")));
-        assert!(!pairing.has_peer_of(&socket(8, "10.0.0.2:6379", "10.0.0.1:4000")));
+        let server = |netns| socket(netns, "10.0.0.2:6379", "10.0.0.1:4000");
+        assert_eq!(pairing.peer_of(&server(7)), Some(1));
+        assert_eq!(pairing.peer_of(&server(8)), None);
     }
 
     #[test]
@@ -145,12 +223,35 @@ mod tests {
         pairing.register_positions(1, (10, 20), &mut first);
         pairing.close(1, 0, first);
         pairing.tick(MEMORY - 1);
-        assert!(pairing.has_positions((10, 20)));
+        assert_eq!(pairing.find(&seen(&[(10, 20)])), Some(1));
         let mut second = Registration::default();
         let socket = socket(7, "10.0.0.1:4000", "10.0.0.2:6379");
         pairing.register_addresses(2, &socket, &mut second);
         pairing.tick(MEMORY);
-        assert!(!pairing.has_positions((10, 20)));
+        assert_eq!(pairing.find(&seen(&[(10, 20)])), None);
         assert_eq!(pairing.addresses.len(), 1);
+        assert!(pairing.requests.is_empty() && pairing.replies.is_empty());
+    }
+
+    #[test]
+    fn a_position_in_each_direction_is_needed() {
+        let mut pairing = Pairing::default();
+        let mut registrations = [Registration::default(), Registration::default()];
+        for (owner, registration) in registrations.iter_mut().enumerate() {
+            for n in 0..100 {
+                let at = 1_000 * owner as u32 + n;
+                pairing.register_positions(owner as u64, (at, at + 500), registration);
+            }
+            assert!(registration.is_full());
+        }
+        // Seen at different moments, as where much is under way.
+        assert_eq!(pairing.find(&seen(&[(3, 9_999), (8_888, 506)])), Some(0));
+        assert_eq!(
+            pairing.find(&seen(&[(8_888, 506), (1_007, 1_500)])),
+            Some(1)
+        );
+        // Of two, and of later ones than are kept.
+        assert_eq!(pairing.find(&seen(&[(3, 1_503)])), None);
+        assert_eq!(pairing.find(&seen(&[(64, 564)])), None);
     }
 }

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use super::{Content, Segment, Side};
 use crate::source::event::{Data, Nanos, Task, Uncaptured};
-use crate::telemetry::Skipped;
+use crate::telemetry::{Skipped, work};
 
 /// How a source's positions behave, and what may be held for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +131,12 @@ impl Reassembler {
         !self.held.is_empty()
     }
 
+    /// Bytes held on the heap.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.held_bytes + self.held.capacity() * size_of::<Held>()
+    }
+
     /// Whether `position` is so far from the stream that it must be of another connection.
     #[must_use]
     pub fn is_discontinuous(&self, position: u32) -> bool {
@@ -161,6 +167,7 @@ impl Reassembler {
             behind => {
                 let old = behind.unsigned_abs();
                 if limits.retransmissions {
+                    self.drop_bytes(time, old.min(data.length), Skipped::Duplicate, out);
                     if let Some(rest) = trimmed(data, old) {
                         self.insert(time, task, &rest, limits, out);
                     }
@@ -190,32 +197,69 @@ impl Reassembler {
         while !self.held.is_empty() {
             self.deliver_first(out);
         }
+        self.held = VecDeque::new();
+    }
+
+    /// Takes the first held piece out. Holes are rare: no room is kept for the next.
+    fn pop(&mut self) -> Option<Held> {
+        let first = self.held.pop_front()?;
+        self.held_bytes -= first.payload.len();
+        if self.held.is_empty() {
+            self.held = VecDeque::new();
+        }
+        Some(first)
+    }
+
+    /// Whether what lies before `end` was not all handed on yet.
+    #[must_use]
+    pub fn lags(&self, end: u32) -> bool {
+        self.is_waiting() || self.next.is_some_and(|next| distance(next, end) > 0)
+    }
+
+    /// The stream has ended at `end`: what nobody told of is a gap.
+    pub fn end_at(&mut self, end: u32, time: Nanos, out: &mut dyn FnMut(Segment<'_>)) {
+        if !self.lags(end) {
+            return;
+        }
+        let next = self.next.replace(end).unwrap_or(end);
+        out(self.missing(end.wrapping_sub(next), next, time, time));
+    }
+
+    /// Bytes that nobody told of.
+    fn missing(&self, length: u32, position: u32, started: Nanos, time: Nanos) -> Segment<'static> {
+        Segment {
+            side: self.side,
+            started,
+            time,
+            task: None,
+            call_start: false,
+            position,
+            content: Content::Gap {
+                length: length.into(),
+                reason: Skipped::Missing,
+            },
+        }
     }
 
     /// Delivers the first held piece, and the hole before it, if any, as a gap.
     fn deliver_first(&mut self, out: &mut dyn FnMut(Segment<'_>)) {
-        let Some(first) = self.held.pop_front() else {
+        let Some(first) = self.pop() else {
             return;
         };
-        self.held_bytes -= first.payload.len();
         let hole = self
             .next
             .map_or(0, |next| first.position.wrapping_sub(next));
         if hole > 0 {
-            out(Segment {
-                side: self.side,
-                started: first.started,
-                time: first.time,
-                task: None,
-                call_start: false,
-                content: Content::Gap {
-                    length: hole.into(),
-                    reason: Skipped::Missing,
-                },
-            });
+            out(self.missing(
+                hole,
+                first.position.wrapping_sub(hole),
+                first.started,
+                first.time,
+            ));
         }
         let data = Data {
             direction: crate::source::event::Direction::Send,
+            opening: false,
             started: first.started,
             position: first.position,
             opposite: None,
@@ -227,6 +271,30 @@ impl Reassembler {
         self.deliver(first.time, first.task.as_ref(), &data, out);
     }
 
+    /// Tells of bytes that are not handed on.
+    fn drop_bytes(
+        &self,
+        time: Nanos,
+        length: u32,
+        reason: Skipped,
+        out: &mut dyn FnMut(Segment<'_>),
+    ) {
+        if length > 0 {
+            out(Segment {
+                side: self.side,
+                started: time,
+                time,
+                task: None,
+                call_start: false,
+                position: self.next.unwrap_or(0),
+                content: Content::Dropped {
+                    length: length.into(),
+                    reason,
+                },
+            });
+        }
+    }
+
     /// Hands on a piece that is next in the stream.
     fn deliver(
         &mut self,
@@ -236,16 +304,18 @@ impl Reassembler {
         out: &mut dyn FnMut(Segment<'_>),
     ) {
         self.next = Some(data.position.wrapping_add(data.length));
-        let segment = |call_start, content| Segment {
+        let segment = |call_start, position, content| Segment {
             side: self.side,
             started: data.started,
             time,
             task,
             call_start,
+            position,
             content,
         };
         if !data.payload.is_empty() {
-            out(segment(!data.continued, Content::Bytes(data.payload)));
+            let content = Content::Bytes(data.payload);
+            out(segment(!data.continued, data.position, content));
         }
         let missing = u64::from(data.length).saturating_sub(data.payload.len() as u64);
         if missing > 0 {
@@ -256,6 +326,7 @@ impl Reassembler {
             };
             out(segment(
                 data.payload.is_empty() && !data.continued,
+                data.position.wrapping_add(data.payload.len() as u32),
                 Content::Gap {
                     length: missing,
                     reason,
@@ -280,22 +351,27 @@ impl Reassembler {
             .is_some_and(|right| distance(right.position, new.end()) > 0);
         if !overlaps_left && !overlaps_right {
             self.held_bytes += new.payload.len();
+            // The queue moves the smaller part.
+            work::add(1 + at.min(self.held.len() - at));
             self.held.insert(at, new);
         } else if limits.retransmissions {
-            self.fill(new, at);
+            self.fill(new, at, out);
         } else {
             self.relocate(new, at, overlaps_left, out);
         }
     }
 
     /// Captures: keeps of a retransmission what is not held yet.
-    fn fill(&mut self, mut new: Held, mut at: usize) {
+    fn fill(&mut self, mut new: Held, mut at: usize, out: &mut dyn FnMut(Segment<'_>)) {
+        let time = new.time;
         let left = at.checked_sub(1).and_then(|left| self.held.get(left));
         let covered = left.map_or(0, |left| distance(new.position, left.end()).max(0));
-        if covered.unsigned_abs() >= new.length {
+        let covered = covered.unsigned_abs().min(new.length);
+        self.drop_bytes(time, covered, Skipped::Duplicate, out);
+        if covered == new.length {
             return;
         }
-        new = new.split(covered.unsigned_abs()).1;
+        new = new.split(covered).1;
         while let Some(right) = self.held.get(at) {
             let room = distance(new.position, right.position).max(0).unsigned_abs();
             if room >= new.length {
@@ -309,8 +385,9 @@ impl Reassembler {
                 at += 1;
             }
             at += 1;
-            let covered = beyond - room;
-            if covered >= rest.length {
+            let covered = (beyond - room).min(rest.length);
+            self.drop_bytes(time, covered, Skipped::Duplicate, out);
+            if covered == rest.length {
                 return;
             }
             new = rest.split(covered).1;
@@ -363,6 +440,9 @@ impl Reassembler {
                 moved.end()
             };
             let time = moved.time.max(right.time);
+            for piece in [&moved, &right] {
+                self.drop_bytes(time, piece.length, Skipped::Race, out);
+            }
             self.give_up(time, end, out);
         }
     }
@@ -372,27 +452,31 @@ impl Reassembler {
         let end = data.position.wrapping_add(data.length);
         let next = self.next.unwrap_or(end);
         let end = if distance(next, end) > 0 { end } else { next };
+        self.drop_bytes(time, data.length, Skipped::Race, out);
         self.give_up(time, end, out);
     }
 
+    /// Goes on at `end`, without what is held before.
     fn give_up(&mut self, time: Nanos, end: u32, out: &mut dyn FnMut(Segment<'_>)) {
-        out(Segment {
-            side: self.side,
-            started: time,
-            time,
-            task: None,
-            call_start: false,
-            content: Content::Break,
-        });
         // What is held beyond `end` stays held, behind an ordinary hole; what is before it is part of the break.
         self.next = Some(end);
         while let Some(first) = self.held.front() {
             if distance(end, first.position) >= 0 {
                 break;
             }
-            self.held_bytes -= first.payload.len();
-            self.held.pop_front();
+            let length = first.length;
+            self.pop();
+            self.drop_bytes(time, length, Skipped::Race, out);
         }
+        out(Segment {
+            side: self.side,
+            started: time,
+            time,
+            task: None,
+            call_start: false,
+            position: end,
+            content: Content::Break,
+        });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::source::event::{End, SocketId};
+use crate::source::event::{Address, End, SocketId, SocketName};
 
 /// Which end of a connection is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -14,13 +14,23 @@ pub enum Role {
     Client,
     /// Servers' ends only.
     Server,
-    /// Every end.
+    /// Every end; those of one connection together.
     Both,
 }
 
-/// The ports on which servers are watched.
+impl Role {
+    /// Whether it matters which two sockets of this host are the ends of one connection.
+    pub(super) fn pairs(self) -> bool {
+        matches!(self, Role::Auto | Role::Both)
+    }
+}
+
+/// The ports and unix sockets on which servers are watched.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ports(Vec<u16>);
+pub struct Ports {
+    ports: Vec<u16>,
+    sockets: Vec<SocketName>,
+}
 
 impl Ports {
     /// A set of ports.
@@ -28,13 +38,41 @@ impl Ports {
     pub fn new(mut ports: Vec<u16>) -> Self {
         ports.sort_unstable();
         ports.dedup();
-        Self(ports)
+        Self {
+            ports,
+            sockets: Vec::new(),
+        }
     }
 
     /// Whether a server is expected there.
     #[must_use]
     pub fn contains(&self, port: u16) -> bool {
-        self.0.binary_search(&port).is_ok()
+        self.ports.binary_search(&port).is_ok()
+    }
+
+    /// Whether a server is expected there.
+    #[must_use]
+    pub fn expects(&self, address: Address) -> bool {
+        match address {
+            Address::Inet(address) => self.contains(address.port()),
+            Address::Unix { name, .. } => name.is_some_and(|name| self.sockets.contains(&name)),
+        }
+    }
+
+    /// A server is expected at this unix socket, too.
+    pub fn add(&mut self, name: SocketName) {
+        if !self.sockets.contains(&name) {
+            self.sockets.push(name);
+        }
+    }
+
+    /// The unix sockets of `other` in place of its own.
+    #[must_use]
+    pub fn with_sockets_of(self, other: &Self) -> Self {
+        Self {
+            sockets: other.sockets.clone(),
+            ..self
+        }
     }
 }
 
@@ -43,7 +81,7 @@ impl Ports {
 pub enum Verdict {
     /// It is.
     Reported,
-    /// Not yet known: the other end may be on this host too.
+    /// Not yet known whether, or together with which other: the other end may be on this host too.
     Undecided,
     /// It is not: the other end is reported instead.
     Redundant,
@@ -52,18 +90,21 @@ pub enum Verdict {
 /// What can be said of a flow at its beginning.
 pub(super) fn verdict(role: Role, end: End, socket: &SocketId) -> Verdict {
     match (role, end) {
-        (Role::Both, _)
-        | (Role::Client | Role::Auto, End::Client)
-        | (Role::Server, End::Server) => Verdict::Reported,
+        (Role::Client | Role::Auto | Role::Both, End::Client) | (Role::Server, End::Server) => {
+            Verdict::Reported
+        }
         (Role::Client, End::Server) | (Role::Server, End::Client) => Verdict::Redundant,
         (Role::Auto, End::Server) if is_local(socket) => Verdict::Redundant,
-        (Role::Auto, End::Server) => Verdict::Undecided,
+        (Role::Auto | Role::Both, End::Server) => Verdict::Undecided,
     }
 }
 
-/// Whether both ends of a socket are certainly in one network namespace.
+/// Whether both ends of a socket are certainly on this host.
 fn is_local(socket: &SocketId) -> bool {
     let loopback = |address: IpAddr| address.is_loopback();
-    let (local, remote) = (socket.local.ip(), socket.remote.ip());
+    let (Some(local), Some(remote)) = (socket.local.inet(), socket.remote.inet()) else {
+        return true;
+    };
+    let (local, remote) = (local.ip(), remote.ip());
     local == remote || (loopback(local) && loopback(remote))
 }

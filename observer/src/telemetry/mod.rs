@@ -4,11 +4,14 @@
 //! the one that is called a gauge.
 
 mod health;
+mod ledger;
 pub mod names;
+pub(crate) mod work;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use health::{Health, Phase};
+pub use ledger::{Account, Ledger, Way};
 
 /// A counter that only grows.
 #[derive(Debug, Default)]
@@ -18,6 +21,12 @@ impl Counter {
     /// Counts `n` more.
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Counts `n` more, of a counter that one thread alone writes: without the locked instruction, 1 ns in place of 6.
+    pub fn add_alone(&self, n: u64) {
+        let total = self.0.load(Ordering::Relaxed).wrapping_add(n);
+        self.0.store(total, Ordering::Relaxed);
     }
 
     /// Takes over a total kept elsewhere, such as in the kernel.
@@ -97,8 +106,14 @@ reasons! {
         Peer = "peer",
         /// A datagram that came again, or after its exchange was over.
         Duplicate = "duplicate",
-        /// Of a connection that a rule says to ignore.
+        /// Of a connection that a rule says to ignore. They were decoded nevertheless.
         Rule = "rule",
+        /// Of an end of a connection whose other end is reported.
+        Redundant = "redundant",
+        /// A datagram in several, or a reply in several datagrams, the rest of which did not arrive.
+        Partial = "partial",
+        /// Of a port that is not watched any more.
+        Unwatched = "unwatched",
     }
 }
 
@@ -121,7 +136,7 @@ reasons! {
 }
 
 reasons! {
-    /// Which of the limits of the configuration was met: `observer.limits.exceeded`.
+    /// Which limit was met, those of the configuration by their names there: `observer.limits.exceeded`.
     Limit {
         /// A process whose metrics went to the service that all beyond the limit share.
         Services = "services",
@@ -131,6 +146,27 @@ reasons! {
         Connections = "connections",
         /// A pair of endpoints that exchange datagrams was forgotten, or an exchange given up, to make room for others.
         DatagramPairs = "datagram-pairs",
+        /// A connection held too much of messages that are not complete, or all together did and it was silent longest: that was
+        /// given up.
+        PendingBytes = "pending-bytes",
+        /// A command of a server's end, or a span of its client's end, did not wait for the other any longer, to make room.
+        Ends = "ends",
+    }
+}
+
+reasons! {
+    /// Why a request that was decoded is told nowhere.
+    LeftOut {
+        /// Of a connection that a rule says to ignore.
+        Rule = "rule",
+        /// The other end of the connection tells it.
+        Redundant = "redundant",
+        /// Of a server's end whose client's end is reported, too, and counts it.
+        Served = "served",
+        /// It made the connection the link of a replica, or was sent on one.
+        Replication = "replication",
+        /// It may be a part of a value: what was taken for a boundary did not go on as requests do.
+        Unproven = "unproven",
     }
 }
 
@@ -174,6 +210,8 @@ pub struct Telemetry {
     resyncs: [[Counter; Resync::ALL.len()]; 2],
     spans: [Counter; SpanOutcome::ALL.len()],
     limits: [Counter; Limit::ALL.len()],
+    /// What was seen at each stage, and where it went.
+    pub ledger: Ledger,
 }
 
 impl Telemetry {

@@ -50,6 +50,8 @@ pub struct Groups {
     /// Number of the first group in the queue.
     first: u64,
     queue: VecDeque<Group>,
+    /// Transactions in them that have ended.
+    held: usize,
 }
 
 impl Groups {
@@ -60,7 +62,19 @@ impl Groups {
             gather,
             first: 0,
             queue: VecDeque::new(),
+            held: 0,
         }
+    }
+
+    /// Bytes held on the heap, without the details of requests.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.queue.capacity() * size_of::<Group>() + self.held * size_of::<Transaction>()
+    }
+
+    /// Gives back what is empty.
+    pub fn shrink(&mut self) {
+        self.queue.shrink_to_fit();
     }
 
     /// A request is sent. `multi`: it begins a transaction of the server's.
@@ -145,6 +159,7 @@ impl Groups {
             Some(group) if group.kind.is_some() || group.open => {
                 group.ended += 1;
                 group.transactions.push(transaction);
+                self.held += 1;
             }
             Some(group) => {
                 group.ended += 1;
@@ -177,6 +192,7 @@ impl Groups {
             return;
         };
         self.first += 1;
+        self.held -= group.transactions.len();
         match group.kind {
             Some(kind) if group.transactions.len() > 1 => out(Exchange::Batch(Batch {
                 kind,

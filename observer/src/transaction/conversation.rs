@@ -11,22 +11,26 @@
 //!
 //! A connection that was joined, or that lost its framing, goes on at a boundary that is likely but not proven. Until it
 //! is, it is on *probation*: transactions are withheld. Drained (every request answered, nothing extra) and then quiet,
-//! or drained again and again, proves it; a reply without a request refutes it.
+//! or drained again and again while no reply can be that of an earlier request, proves it; a reply without a request refutes it.
 
+mod boundary;
 mod load;
+mod memory;
+mod resync;
 
 use super::batch::Call;
 use super::matcher::Matcher;
 use super::probation::{Probation, QUIET};
 use super::setup::Setup;
-use super::{Ending, Exchange};
-use crate::protocol::detect::{Detected, begins_request, detect};
+use super::watch::Watch;
+use super::{Ending, Exchange, Origin};
 #[cfg(any(test, fuzzing))]
-use crate::protocol::{Effect, Operation};
-use crate::protocol::{Malformed, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
-use crate::source::event::{End, Nanos, Task};
+use crate::protocol::Operation;
+use crate::protocol::detect::{Detected, detect};
+use crate::protocol::{Effect, Protocol, Reply, ReplyDecoder, Request, RequestDecoder};
+use crate::source::event::{End, Nanos};
 use crate::stream::{Content, Segment, Side};
-use crate::telemetry::{Resync, Skipped, Telemetry};
+use crate::telemetry::{LeftOut, Resync, Skipped, Telemetry};
 
 pub use load::Load;
 
@@ -65,13 +69,14 @@ enum Phase {
 
 /// One connection.
 #[derive(Debug)]
-pub struct Conversation {
+pub struct Conversation<W = ()> {
+    watch: W,
     settings: Settings,
     phase: Phase,
     requests: RequestDecoder,
     replies: ReplyDecoder,
     matcher: Matcher,
-    began: (Nanos, Option<Task>),
+    began: (Nanos, Origin),
     /// The send that is being decoded began in the middle of a request.
     continues: bool,
     last: Option<(Side, Nanos)>,
@@ -79,17 +84,31 @@ pub struct Conversation {
     answered: bool,
     /// Until the connection is ready, where that is asked for.
     setup: Option<Setup>,
+    /// Bytes that the details of requests take that have not left.
+    details: usize,
     /// Every request decoded, with its start: each must end exactly once.
     #[cfg(any(test, fuzzing))]
     pub(super) ledger: Vec<(Operation, Nanos)>,
+    /// Length of the ledger when the boundary was found that is on probation.
+    #[cfg(any(test, fuzzing))]
+    proven: usize,
 }
 
 impl Conversation {
     /// A connection that begins, or is joined.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
+        Self::watched(settings, ())
+    }
+}
+
+impl<W: Watch> Conversation<W> {
+    /// The same, with somebody who looks on.
+    #[must_use]
+    pub fn watched(settings: Settings, watch: W) -> Self {
         let protocol = settings.protocol;
         Self {
+            watch,
             settings,
             phase: if settings.from_start {
                 Phase::Detecting { head: Vec::new() }
@@ -99,15 +118,23 @@ impl Conversation {
             requests: RequestDecoder::new(protocol, settings.keep_detail),
             replies: ReplyDecoder::new(protocol),
             matcher: Matcher::new(protocol, settings.from_start, settings.keep_detail),
-            began: (0, None),
+            began: (0, Origin::default()),
             continues: false,
             last: None,
             probation: None,
             answered: false,
             setup: None,
+            details: 0,
             #[cfg(any(test, fuzzing))]
             ledger: Vec::new(),
+            #[cfg(any(test, fuzzing))]
+            proven: 0,
         }
+    }
+
+    /// Who looks on.
+    pub fn watch(&mut self) -> &mut W {
+        &mut self.watch
     }
 
     /// Why nothing of this connection is decoded; `None` while something is.
@@ -140,10 +167,19 @@ impl Conversation {
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) -> bool {
+        if let Content::Dropped { length, reason } = segment.content {
+            telemetry.skipped(reason).add(length);
+            // What comes again was decoded before.
+            if reason == Skipped::Race && self.ignored().is_none() {
+                telemetry.lost_bytes.add(length);
+            }
+            return self.wants_tick();
+        }
         if segment.side == Side::Request {
             self.prove(segment.time, out);
         }
         match segment.content {
+            Content::Dropped { .. } => {}
             Content::Break => self.resynchronize(Resync::Race, segment.time, telemetry, out),
             Content::Gap { length, reason } => {
                 telemetry.skipped(reason).add(length);
@@ -153,7 +189,13 @@ impl Conversation {
                 if segment.side == Side::Reply {
                     self.reply_begins(segment.time, out);
                 }
+                self.watch.offered(segment.side, bytes.len() as u64);
                 self.bytes(bytes, segment, telemetry, out);
+                // First bytes that tell too little are read with those that follow.
+                let waits = matches!(self.phase, Phase::Detecting { .. });
+                if !waits || segment.side == Side::Reply {
+                    self.watch.passed(segment.side);
+                }
             }
         }
         self.last = Some((segment.side, segment.time));
@@ -198,6 +240,9 @@ impl Conversation {
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) {
+        if matches!(self.phase, Phase::Detecting { .. }) {
+            self.wait(telemetry);
+        }
         if self.matcher.is_drained() {
             self.confirm(out);
         }
@@ -240,7 +285,7 @@ impl Conversation {
                     return self.decode(bytes, segment, telemetry, out);
                 }
                 if head.is_empty() {
-                    self.began = (segment.started, segment.task.copied());
+                    self.began = began(segment, segment.position);
                 }
                 // Nearly always the first send tells, and nothing is copied.
                 let joined = if head.is_empty() {
@@ -266,7 +311,7 @@ impl Conversation {
             }
             Phase::Waiting => {
                 if self.may_begin(bytes, segment) {
-                    self.restart();
+                    self.restart(segment.position);
                     self.decode(bytes, segment, telemetry, out);
                 } else if segment.call_start
                     && detect(self.settings.protocol, bytes) == Detected::Tls
@@ -295,12 +340,16 @@ impl Conversation {
         let bridged = match segment.side {
             Side::Request => match self.requests.skip(length) {
                 Ok(message) => {
-                    message.map_or(Ok(()), |request| self.request(request, segment.time, out))
+                    self.watch.bridged(segment.side, length);
+                    message.map_or(Ok(()), |request| {
+                        self.request(request, segment.time, telemetry, out)
+                    })
                 }
                 Err(_) => Err(Resync::Gap),
             },
             Side::Reply => match self.replies.skip(length) {
                 Ok(message) => {
+                    self.watch.bridged(segment.side, length);
                     message.map_or(Ok(()), |reply| self.reply(reply, segment, telemetry, out))
                 }
                 Err(_) => Err(Resync::Gap),
@@ -309,8 +358,12 @@ impl Conversation {
         if let Err(reason) = bridged {
             if reason == Resync::Gap {
                 telemetry.lost_bytes.add(length);
+                if segment.side == Side::Request && self.probation.is_some() {
+                    return self.discard(reason, segment.position, segment.time, telemetry);
+                }
                 if segment.side == Side::Request && self.matcher.awaits_reply() {
                     telemetry.resyncs(self.settings.protocol, reason).add(1);
+                    self.watch.spent(Side::Request);
                     self.phase = Phase::Draining;
                     return;
                 }
@@ -325,14 +378,28 @@ impl Conversation {
     fn look_drained(&mut self, time: Nanos, telemetry: &Telemetry, out: &mut dyn FnMut(Exchange)) {
         if matches!(self.phase, Phase::Draining) && !self.matcher.awaits_reply() {
             self.give_up(Ending::Unresolved, time, telemetry, out);
-            self.phase = Phase::Waiting;
+            self.wait(telemetry);
         }
     }
 
     /// Decodes bytes of one direction, message by message.
     fn decode(
         &mut self,
-        mut input: &[u8],
+        bytes: &[u8],
+        segment: &Segment<'_>,
+        telemetry: &Telemetry,
+        out: &mut dyn FnMut(Exchange),
+    ) {
+        let mut rest = bytes;
+        self.messages(&mut rest, segment, telemetry, out);
+        // What is left was counted as skipped.
+        let decoded = bytes.len() - rest.len();
+        telemetry.ledger.decoded.add_alone(decoded as u64);
+    }
+
+    fn messages(
+        &mut self,
+        input: &mut &[u8],
         segment: &Segment<'_>,
         telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
@@ -340,6 +407,10 @@ impl Conversation {
         if segment.side == Side::Request && segment.call_start {
             self.continues = !self.requests.at_boundary();
         }
+        let end = match segment.content {
+            Content::Bytes(bytes) => segment.position.wrapping_add(bytes.len() as u32),
+            Content::Gap { .. } | Content::Break | Content::Dropped { .. } => segment.position,
+        };
         while !input.is_empty() {
             if let Some(stream) = self.matcher.stream() {
                 // What is outstanding has its replies somewhere in the stream.
@@ -349,10 +420,22 @@ impl Conversation {
             let step = match segment.side {
                 Side::Request => {
                     if self.requests.at_boundary() {
-                        self.began = (segment.started, segment.task.copied());
+                        let position = end.wrapping_sub(input.len() as u32);
+                        if self.ends_value(input) {
+                            pass_over(input.len() as u64, telemetry);
+                            let reason = Resync::Malformed;
+                            return self.discard(reason, position, segment.time, telemetry);
+                        }
+                        self.began = began(segment, position);
                     }
-                    match self.requests.decode(&mut input) {
-                        Ok(Some(request)) => self.request(request, segment.time, out),
+                    let before = *input;
+                    let decoded = self.requests.decode(input);
+                    if decoded.is_ok() {
+                        let read = &before[..before.len() - input.len()];
+                        self.watch.read(segment.side, read);
+                    }
+                    match decoded {
+                        Ok(Some(request)) => self.request(request, segment.time, telemetry, out),
                         Ok(None) => return,
                         Err(malformed) => {
                             return self.malformed(malformed, input.len(), segment, telemetry, out);
@@ -363,7 +446,13 @@ impl Conversation {
                     if self.replies.at_boundary() && self.matcher.unfolds() {
                         self.replies.unfold();
                     }
-                    match self.replies.decode(&mut input) {
+                    let before = *input;
+                    let decoded = self.replies.decode(input);
+                    if decoded.is_ok() {
+                        let read = &before[..before.len() - input.len()];
+                        self.watch.read(segment.side, read);
+                    }
+                    match decoded {
                         Ok(Some(reply)) => self.reply(reply, segment, telemetry, out),
                         Ok(None) => return,
                         Err(malformed) => {
@@ -374,6 +463,11 @@ impl Conversation {
             };
             if let Err(reason) = step {
                 pass_over(input.len() as u64, telemetry);
+                let is_bulk = reason == Resync::Budget && segment.side == Side::Request;
+                if is_bulk && self.probation.is_some() {
+                    let position = end.wrapping_sub(input.len() as u32);
+                    return self.discard(reason, position, segment.time, telemetry);
+                }
                 return self.resynchronize(reason, segment.time, telemetry, out);
             }
             self.look_drained(segment.time, telemetry, out);
@@ -387,9 +481,17 @@ impl Conversation {
         &mut self,
         request: Request,
         now: Nanos,
+        telemetry: &Telemetry,
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
-        let (started, task) = self.began;
+        self.watch.requested(&request);
+        telemetry.ledger.requests.add_alone(1);
+        if matches!(request.effect, Effect::Replica | Effect::Replicate) {
+            telemetry.left_out(LeftOut::Replication).add(1);
+        } else {
+            self.details += request.detail_memory();
+        }
+        let (started, origin) = self.began;
         let setting_up = match &mut self.setup {
             Some(setup) => setup.request(&request, started),
             None => false,
@@ -401,16 +503,16 @@ impl Conversation {
         }
         let call = Call {
             started,
-            tid: task.map_or(0, |task| task.tid),
+            tid: origin.task.map_or(0, |task| task.tid),
             continues: self.continues,
         };
         let matcher = &mut self.matcher;
         let result = match &mut self.probation {
-            None => matcher.request(request, call, now, task, out),
+            None => matcher.request(request, call, now, origin, out),
             Some(probation) => {
                 let withhold = &mut |exchange| probation.withhold(exchange);
                 matcher
-                    .request(request, call, now, task, withhold)
+                    .request(request, call, now, origin, withhold)
                     .and_then(|()| probation.look(matcher, now))
             }
         };
@@ -433,10 +535,12 @@ impl Conversation {
             End::Server => segment.started,
         };
         let matcher = &mut self.matcher;
+        self.watch.replied(matcher.answered());
         let before = matcher.waiting();
         match &mut self.probation {
             None => matcher.reply(reply, time, out)?,
             Some(probation) => {
+                probation.note(matcher, &reply);
                 matcher.reply(reply, time, &mut |exchange| probation.withhold(exchange))?;
                 probation.look(matcher, segment.time)?;
             }
@@ -463,119 +567,12 @@ impl Conversation {
             }
         }
     }
+}
 
-    fn malformed(
-        &mut self,
-        malformed: Malformed,
-        rest: usize,
-        segment: &Segment<'_>,
-        telemetry: &Telemetry,
-        out: &mut dyn FnMut(Exchange),
-    ) {
-        // A connection on which no exchange ever made sense speaks something else.
-        if malformed == Malformed::Foreign || !(self.answered || self.probation.is_some()) {
-            self.resynchronize(Resync::Malformed, segment.time, telemetry, out);
-            self.ignore(Skipped::Foreign, rest, telemetry);
-        } else {
-            pass_over(rest as u64, telemetry);
-            self.resynchronize(Resync::Malformed, segment.time, telemetry, out);
-        }
-    }
-
-    fn ignore(&mut self, reason: Skipped, length: usize, telemetry: &Telemetry) {
-        telemetry.skipped(reason).add(length as u64);
-        self.phase = Phase::Ignored(reason);
-        self.probation = None;
-        // What sets it up is not known.
-        self.setup = None;
-    }
-
-    /// Drops what is not sure, counts it, and waits for a boundary.
-    fn resynchronize(
-        &mut self,
-        reason: Resync,
-        time: Nanos,
-        telemetry: &Telemetry,
-        out: &mut dyn FnMut(Exchange),
-    ) {
-        if self.ignored().is_some() {
-            return;
-        }
-        telemetry.resyncs(self.settings.protocol, reason).add(1);
-        self.give_up(Ending::Unresolved, time, telemetry, out);
-        let orphan = u64::from(reason == Resync::Mismatch);
-        telemetry.orphaned.add(orphan);
-        self.phase = Phase::Waiting;
-    }
-
-    /// Ends what is outstanding. A boundary that is not proven by now was wrong.
-    fn give_up(
-        &mut self,
-        ending: Ending,
-        time: Nanos,
-        telemetry: &Telemetry,
-        out: &mut dyn FnMut(Exchange),
-    ) {
-        let orphans = match &mut self.probation {
-            None => self.matcher.give_up(ending, time, out),
-            Some(probation) => {
-                // Batches that are not complete hold what was answered, too.
-                let withhold = &mut |exchange| probation.withhold(exchange);
-                let orphans = self.matcher.give_up(ending, time, withhold);
-                self.refute(time, telemetry, out);
-                orphans
-            }
-        };
-        telemetry.orphaned.add(orphans);
-    }
-
-    /// Whether a sure boundary may be here: a send that starts a request, after a reply or after a silence.
-    fn may_begin(&self, bytes: &[u8], segment: &Segment<'_>) -> bool {
-        segment.side == Side::Request
-            && segment.call_start
-            && match self.last {
-                None | Some((Side::Reply, _)) => true,
-                Some((Side::Request, time)) => segment.time.saturating_sub(time) >= QUIET,
-            }
-            && begins_request(self.settings.protocol, bytes)
-    }
-
-    fn restart(&mut self) {
-        let protocol = self.settings.protocol;
-        self.requests = RequestDecoder::new(protocol, self.settings.keep_detail);
-        self.replies = ReplyDecoder::new(protocol);
-        self.matcher = Matcher::new(protocol, false, self.settings.keep_detail);
-        self.probation = Some(Probation::default());
-        self.phase = Phase::Synced;
-    }
-
-    /// A request begins: nothing extra came since the connection was drained.
-    fn prove(&mut self, now: Nanos, out: &mut dyn FnMut(Exchange)) {
-        let taints = self.matcher.quiets().taints();
-        if self
-            .probation
-            .as_mut()
-            .is_some_and(|probation| probation.proves(now, taints))
-        {
-            self.confirm(out);
-        }
-    }
-
-    /// The boundary is proven.
-    fn confirm(&mut self, out: &mut dyn FnMut(Exchange)) {
-        if let Some(probation) = self.probation.take() {
-            let tainted = self.matcher.trust();
-            probation.release(tainted, out);
-        }
-    }
-
-    /// The boundary was wrong: the requests were seen, their replies were others'.
-    fn refute(&mut self, time: Nanos, telemetry: &Telemetry, out: &mut dyn FnMut(Exchange)) {
-        if let Some(probation) = self.probation.take() {
-            let replies = probation.refute(time, out);
-            telemetry.orphaned.add(replies);
-        }
-    }
+/// A request whose first byte, in this segment, is at `position`.
+fn began(segment: &Segment<'_>, position: u32) -> (Nanos, Origin) {
+    let task = segment.task.copied();
+    (segment.started, Origin { position, task })
 }
 
 /// Counts bytes that are not decoded while the boundary is not known.

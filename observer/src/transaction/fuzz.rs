@@ -9,7 +9,7 @@ use crate::protocol::fuzz::Choices;
 use crate::protocol::{Answer, Effect, Operation, Outcome, Protocol};
 use crate::source::event::{End, Nanos};
 use crate::stream::{Content, Segment, Side};
-use crate::telemetry::{Resync, Skipped, Telemetry};
+use crate::telemetry::{LeftOut, Resync, Skipped, Telemetry};
 
 /// Time between two steps, nanoseconds.
 const STEP: Nanos = 100_000;
@@ -60,6 +60,8 @@ struct Run {
     settings: Settings,
     telemetry: Telemetry,
     out: Vec<Transaction>,
+    /// Bytes of detail that have left.
+    details: usize,
     now: Nanos,
     /// Bytes of each direction that are still to come.
     backlog: [Vec<u8>; 2],
@@ -77,6 +79,7 @@ impl Run {
             settings,
             telemetry: Telemetry::default(),
             out: Vec::new(),
+            details: 0,
             now: 0,
             backlog: [Vec::new(), Vec::new()],
             length: 0,
@@ -123,8 +126,11 @@ impl Run {
                 }
                 6 => {
                     self.now += Nanos::from(choices.byte()) * STEP;
-                    self.conversation
-                        .tick(self.now, &self.telemetry, &mut |e| keep(&mut self.out, e));
+                    self.conversation.tick(
+                        self.now,
+                        &self.telemetry,
+                        &mut keep(&mut self.out, &mut self.details),
+                    );
                 }
                 _ if step >> 4 == 0 => self.segment(side, Content::Break, true),
                 _ => self.send(side, usize::from(step >> 4)),
@@ -152,7 +158,7 @@ impl Run {
         self.length += match content {
             Content::Bytes(bytes) => bytes.len() as u64,
             Content::Gap { length, .. } => length,
-            Content::Break => 0,
+            Content::Break | Content::Dropped { .. } => 0,
         };
         let segment = Segment {
             side,
@@ -160,18 +166,24 @@ impl Run {
             time: self.now + STEP / 10,
             task: None,
             call_start,
+            position: 0,
             content,
         };
-        self.conversation
-            .segment(&segment, &self.telemetry, &mut |e| keep(&mut self.out, e));
+        self.conversation.segment(
+            &segment,
+            &self.telemetry,
+            &mut keep(&mut self.out, &mut self.details),
+        );
         self.ignored |= self.conversation.ignored().is_some();
     }
 
     fn finish(&mut self) {
-        self.conversation
-            .close(Ending::Unanswered, self.now, &self.telemetry, &mut |e| {
-                keep(&mut self.out, e)
-            });
+        self.conversation.close(
+            Ending::Unanswered,
+            self.now,
+            &self.telemetry,
+            &mut keep(&mut self.out, &mut self.details),
+        );
         let name = |(operation, start): (Operation, Nanos)| (operation.name().to_owned(), start);
         let mut decoded: Vec<_> = self.conversation.ledger.iter().copied().map(name).collect();
         let of = |t: &Transaction| name((t.request.operation, t.start));
@@ -190,16 +202,37 @@ impl Run {
             let redis = self.settings.protocol == Protocol::Redis;
             assert!(redis || transaction.database.is_none());
         }
+        self.conversation.left(self.details);
+        assert_eq!(self.conversation.details(), 0, "details that have not left");
+        let ledger = &self.telemetry.ledger;
+        let left_out = [LeftOut::Replication, LeftOut::Unproven]
+            .map(|reason| self.telemetry.left_out(reason).get());
+        assert_eq!(
+            ledger.requests.get(),
+            self.out.len() as u64 + left_out.iter().sum::<u64>(),
+            "requests"
+        );
+        let skipped = Skipped::ALL
+            .iter()
+            .map(|reason| self.telemetry.skipped(*reason).get());
+        assert_eq!(
+            ledger.decoded.get() + skipped.sum::<u64>(),
+            self.length,
+            "bytes decoded and skipped, and bytes that came"
+        );
         let lost = self.telemetry.lost_bytes.get();
         assert!(lost <= self.length, "{lost} of {} lost", self.length);
     }
 }
 
-fn keep(out: &mut Vec<Transaction>, exchange: Exchange) {
-    let transactions = exchange.transactions();
-    let several = matches!(exchange, Exchange::Batch(_));
-    assert_eq!(several, transactions.len() > 1, "{exchange:?}");
-    out.extend_from_slice(transactions);
+fn keep(out: &mut Vec<Transaction>, details: &mut usize) -> impl FnMut(Exchange) {
+    |exchange| {
+        let transactions = exchange.transactions();
+        let several = matches!(exchange, Exchange::Batch(_));
+        assert_eq!(several, transactions.len() > 1, "{exchange:?}");
+        *details += exchange.detail_memory();
+        out.extend_from_slice(transactions);
+    }
 }
 
 /// Messages as they are met, those that change a connection's state first.

@@ -13,12 +13,12 @@ use super::batch::{Call, GroupId, Groups};
 use super::quiet::{Doubt, Fate, Placed, Quiets};
 use super::reply_mode::ReplyMode;
 use super::subscribed::{Subscribed, is_confirmation, is_message};
-use super::{Ending, Exchange, Transaction};
+use super::{Ending, Exchange, Origin};
 use crate::protocol::reply::{contradicts, silent};
 use crate::protocol::{
     Answer, Client, Effect, Outcome, Protocol, Reply, ReplyKind, Request, outcome,
 };
-use crate::source::event::{Nanos, Task};
+use crate::source::event::Nanos;
 use crate::telemetry::{Resync, Skipped};
 
 /// Most requests outstanding on one connection. Deeper pipelines exist only in bulk loading; a `Pending` takes some
@@ -26,6 +26,8 @@ use crate::telemetry::{Resync, Skipped};
 pub const MAX_PENDING: usize = 65_536;
 /// Most replies held that came before their request.
 pub const MAX_EARLY: usize = 4_096;
+/// Most requests that an idle connection keeps room for.
+const MAX_IDLE: usize = 1_024;
 /// How long such a reply is held, nanoseconds. Where one thread sends and another receives, the reply can be
 /// reported before the request: by the time between the kernel's send and its hook, microseconds unless preempted.
 pub const EARLY_HOLD: Nanos = 20_000_000;
@@ -34,7 +36,7 @@ pub const EARLY_HOLD: Nanos = 20_000_000;
 pub(super) struct Pending {
     pub(super) request: Request,
     pub(super) start: Nanos,
-    task: Option<Task>,
+    origin: Origin,
     /// `None` for a replica's: it is not handed on.
     group: Option<GroupId>,
     /// Confirmations still to come ([`Answer::Subscriptions`]).
@@ -101,6 +103,24 @@ impl Matcher {
         }
     }
 
+    /// Bytes held on the heap, without the details of requests.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        (self.pending.capacity() + self.queued.capacity()) * size_of::<Pending>()
+            + self.early.capacity() * size_of::<(Reply, Nanos)>()
+            + self.groups.memory()
+            + self.quiets.memory()
+    }
+
+    /// Gives back what is empty.
+    pub fn shrink(&mut self) {
+        self.pending.shrink_to_fit();
+        self.queued.shrink_to_fit();
+        self.early.shrink_to_fit();
+        self.groups.shrink();
+        self.quiets.shrink();
+    }
+
     /// Whether every request is answered and no reply waits for a request.
     #[must_use]
     pub fn is_drained(&self) -> bool {
@@ -123,6 +143,16 @@ impl Matcher {
     #[must_use]
     pub fn has_early(&self) -> bool {
         !self.early.is_empty()
+    }
+
+    /// What the next reply answers, if it is no push and its request was seen.
+    #[must_use]
+    pub fn answered(&self) -> Option<&Request> {
+        let next = match self.executing {
+            true => self.queued.front(),
+            false => self.pending.front(),
+        };
+        next.map(|pending| &pending.request)
     }
 
     /// Requests that wait for their reply.
@@ -170,7 +200,7 @@ impl Matcher {
         request: Request,
         call: Call,
         now: Nanos,
-        task: Option<Task>,
+        origin: Origin,
         out: &mut dyn FnMut(Exchange),
     ) -> Result<(), Resync> {
         let start = call.started;
@@ -199,7 +229,7 @@ impl Matcher {
                 self.stream = Some(Skipped::Replication);
             }
             if let Some(group) = group {
-                let ended = self.transaction(request, start, start, task, Ending::NoReply);
+                let ended = self.transaction(request, start, start, origin, Ending::NoReply);
                 self.groups.ended(group, ended, out);
             }
             return Ok(());
@@ -215,7 +245,7 @@ impl Matcher {
         self.pending.push_back(Pending {
             request,
             start,
-            task,
+            origin,
             group,
             confirmations,
             doubtful: self.doubt.added(),
@@ -390,6 +420,10 @@ impl Matcher {
     /// Takes the first request outstanding out.
     fn next(&mut self) -> Option<Pending> {
         let pending = self.pending.pop_front()?;
+        if self.pending.is_empty() && self.pending.capacity() > MAX_IDLE {
+            // A deep pipeline is over.
+            self.shrink();
+        }
         self.doubt.left(pending.doubtful);
         self.quiets.left(&pending);
         Some(pending)
@@ -485,7 +519,8 @@ impl Matcher {
             return;
         };
         let end = time.max(pending.start);
-        let mut ended = self.transaction(pending.request, pending.start, end, pending.task, ending);
+        let mut ended =
+            self.transaction(pending.request, pending.start, end, pending.origin, ending);
         ended.outcome = outcome;
         ended.alone = pending.alone;
         self.groups.ended(group, ended, out);
@@ -539,27 +574,5 @@ impl Matcher {
     ) {
         self.apply(&mut pending.request, &outcome);
         self.ended(pending, Ending::Replied, outcome, time, out);
-    }
-
-    fn transaction(
-        &self,
-        request: Request,
-        start: Nanos,
-        end: Nanos,
-        task: Option<Task>,
-        ending: Ending,
-    ) -> Transaction {
-        Transaction {
-            protocol: self.protocol,
-            request,
-            outcome: Outcome::default(),
-            ending,
-            start,
-            end,
-            database: self.database,
-            client: self.client.clone(),
-            task,
-            alone: false,
-        }
     }
 }

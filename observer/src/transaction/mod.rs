@@ -7,8 +7,10 @@
 //! - `quiet`: the same where some requests are answered only sometimes.
 //! - `setup`: what a client says before its connection is ready.
 //! - [`batch`]: which commands left together.
+//! - [`watch`]: who learns which bytes were read as what.
 //! - [`conversation`]: decoding, detection, and what happens when the boundary or the pairing is not sure.
 
+mod alignment;
 pub mod batch;
 pub mod conversation;
 #[cfg(any(test, fuzzing))]
@@ -19,6 +21,7 @@ mod quiet;
 mod reply_mode;
 mod setup;
 mod subscribed;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -57,6 +60,15 @@ impl Ending {
     }
 }
 
+/// Where a request's first byte is in the stream, and the thread that moved it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// TCP sequence number.
+    pub position: u32,
+    /// `None` for captures.
+    pub task: Option<Task>,
+}
+
 /// A request and how it ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transaction {
@@ -74,6 +86,8 @@ pub struct Transaction {
     pub end: Nanos,
     /// The Redis database it ran in, when known.
     pub database: Option<u32>,
+    /// TCP sequence number of the request's first byte: tells, of two ends of one connection, which transactions are the same.
+    pub position: u32,
     /// What the client had said of itself by then, where it is kept.
     pub client: Option<Arc<Client>>,
     /// The thread at this end that moved the request's first byte; `None` for captures.
@@ -123,6 +137,25 @@ impl Exchange {
             Exchange::One(transaction) => std::slice::from_ref(transaction),
             Exchange::Batch(batch) => &batch.transactions,
             Exchange::Life(_) => &[],
+        }
+    }
+
+    /// Bytes of detail that its requests hold.
+    #[must_use]
+    pub fn detail_memory(&self) -> usize {
+        let transactions = self.transactions().iter();
+        transactions.map(|one| one.request.detail_memory()).sum()
+    }
+
+    /// Whether there is anything that a span could tell.
+    #[must_use]
+    pub fn is_seen(&self) -> bool {
+        match self {
+            Exchange::Life(_) => true,
+            _ => self
+                .transactions()
+                .iter()
+                .any(|one| !one.ending.is_unseen()),
         }
     }
 

@@ -14,6 +14,7 @@ use super::matcher::{EARLY_HOLD, Pending};
 use crate::protocol::reply::{contradicts, is_silence};
 use crate::protocol::{Answer, Protocol, Reply, ReplyKind, Silence, Word};
 use crate::source::event::Nanos;
+use crate::telemetry::work;
 
 /// Most requests looked at for replies that cannot be placed yet: 1,400 requests without a tag, each answered. A reply
 /// costs as many looks as there are requests that could be its own.
@@ -88,6 +89,19 @@ impl Quiets {
         self.count > 0 && (!self.held.is_empty() || front.is_some_and(|front| !is_loud(front)))
     }
 
+    /// Bytes held on the heap: each place of a reply held was looked at.
+    pub(super) fn memory(&self) -> usize {
+        self.held.capacity() * size_of::<Held>()
+            + self.work.min(MAX_WORK) * size_of::<u32>()
+            + self.tags.capacity() * size_of::<(u64, u32)>()
+    }
+
+    /// Gives back what is empty.
+    pub(super) fn shrink(&mut self) {
+        self.held.shrink_to_fit();
+        self.tags.shrink_to_fit();
+    }
+
     /// Whether no quiet request is outstanding.
     pub(super) fn is_empty(&self) -> bool {
         self.count == 0
@@ -113,6 +127,7 @@ impl Quiets {
             before_is_here = here;
         }
         self.work += self.held.len();
+        work::add(self.held.len());
     }
 
     /// A request has left the queue.
@@ -150,6 +165,8 @@ impl Quiets {
             && reply.tag.is_some_and(|tag| self.tags.get(&tag) == Some(&1));
         let (places, open) = self.places(pending, &reply, unique);
         match (&*places, open) {
+            // It is tried anew with each request that comes.
+            ([], true) if self.work > MAX_WORK => return Placed::Budget,
             ([], true) => return Placed::Unseen(reply),
             ([], false) => return Placed::Never,
             _ => {}
@@ -209,9 +226,10 @@ impl Quiets {
         };
         let mut places = Vec::new();
         let mut reached = true;
-        let work = &mut self.work;
+        let looks = &mut self.work;
         for (place, request) in pending.iter().enumerate().skip(first) {
-            *work += 1;
+            *looks += 1;
+            work::add(1);
             if reached && can(request, reply) {
                 places.push(place as u32);
                 if unique {
@@ -235,6 +253,7 @@ impl Quiets {
     fn tell(&mut self, pending: &VecDeque<Pending>, last: usize) -> Vec<Fate> {
         let held = std::mem::take(&mut self.held);
         self.work = 0;
+        work::add(last + 1);
         let sure = held.last().map_or(0, |held| held.places[0] as usize);
         let mut fates: Vec<Fate> = pending
             .iter()
@@ -287,6 +306,7 @@ fn leading_to(after: &[u32], places: &[u32], pending: &VecDeque<Pending>) -> Vec
     let mut kept = Vec::new();
     let mut reached = true;
     for place in (*first..*last).rev() {
+        work::add(1);
         while places.next_if(|next| **next > place).is_some() {}
         let here = places.next_if_eq(&&place).is_some();
         if reached && here {

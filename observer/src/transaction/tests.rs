@@ -3,6 +3,8 @@
 mod connection;
 mod pairing;
 mod quiet;
+mod window;
+mod work;
 
 use super::conversation::{Conversation, Settings};
 use super::{BatchKind, Ending, Exchange, Transaction};
@@ -22,6 +24,8 @@ struct Bench {
     /// Kind and size of each batch.
     batches: Vec<(BatchKind, usize)>,
     now: Nanos,
+    /// Position of the next request byte, and of the next reply byte.
+    next: [u32; 2],
 }
 
 /// Takes in what comes out.
@@ -49,6 +53,8 @@ impl Bench {
             out: Vec::new(),
             batches: Vec::new(),
             now: 0,
+            // Positions wrap.
+            next: [u32::MAX - 20, 7],
         }
     }
 
@@ -62,12 +68,20 @@ impl Bench {
 
     fn content(&mut self, side: Side, content: Content<'_>) -> &mut Self {
         self.now += MS / 10;
+        let next = &mut self.next[side as usize];
+        let position = *next;
+        *next = next.wrapping_add(match content {
+            Content::Bytes(bytes) => bytes.len() as u32,
+            Content::Gap { length, .. } => length as u32,
+            Content::Break | Content::Dropped { .. } => 0,
+        });
         let segment = Segment {
             side,
             started: self.now,
             time: self.now,
             task: None,
             call_start: true,
+            position,
             content,
         };
         self.conversation.segment(

@@ -16,7 +16,8 @@ use crate::shell;
 const LIMIT: Duration = Duration::from_secs(1800);
 
 /// What a guest's first process does: loads the modules, mounts the host's files and puts the folders on top that a program may
-/// write, runs the job, ends. `out` is the one folder of the host that it can write.
+/// write, but leaves in sight what `/kept` names, which may lie in one of them; runs the job, ends. `out` is the one folder of the
+/// host that it can write.
 const INIT: &str = "#!/bin/busybox sh
 b=/bin/busybox
 $b mkdir /proc /host
@@ -24,6 +25,8 @@ $b mount -t proc proc /proc
 for module in /modules/*; do $b insmod $module; done
 share=trans=virtio,version=9p2000.L,msize=524288
 $b mount -t 9p -o $share,cache=loose,ro host /host
+$b mkdir /below
+$b mount -o bind /host /below
 $b mount -t proc proc /host/proc
 $b mount -t sysfs sys /host/sys
 $b mount -t cgroup2 cgroup /host/sys/fs/cgroup
@@ -32,6 +35,9 @@ $b mount -t devtmpfs dev /host/dev
 $b mkdir -p /host/dev/pts /host/dev/shm
 $b mount -t devpts pts /host/dev/pts
 for folder in /dev/shm /run /tmp /var/tmp; do $b mount -t tmpfs tmpfs /host$folder; done
+while read folder; do
+    if ! [ -e \"/host$folder\" ]; then $b mkdir -p \"/host$folder\"; $b mount -o bind \"/below$folder\" \"/host$folder\"; fi
+done < /kept
 export OUT=/run/out
 $b mkdir /host$OUT
 $b mount -t 9p -o $share out /host$OUT
@@ -54,7 +60,11 @@ pub(super) fn run(kernel: &Kernel, job: &str, out: &Path) -> Result<()> {
         .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
         .args(["-m", "1024", "-smp", "2", "-nic", "none"])
         .args(["-nographic", "-no-reboot"])
-        .args(["-append", "console=ttyS0 panic=-1 quiet"])
+        // The emulated processors' counters agree, which the kernel does not believe; any other clock is a device, four times as slow.
+        .args([
+            "-append",
+            "console=ttyS0 panic=-1 quiet tsc=reliable clocksource=tsc cache_observer.guest",
+        ])
         .arg("-kernel")
         .arg(kernel.folder.join("vmlinuz"))
         .arg("-initrd")
@@ -129,6 +139,14 @@ fn initramfs(kernel: &Kernel) -> Result<std::path::PathBuf> {
         let module = module?;
         fs::copy(module.path(), root.join("modules").join(module.file_name()))?;
     }
+    let mut kept = String::new();
+    for folder in [shell::workspace(), &shell::target()] {
+        let folder = folder
+            .to_str()
+            .context("the workspace's path is not printable")?;
+        kept += &format!("{folder}\n");
+    }
+    fs::write(root.join("kept"), kept)?;
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
     let mut pack = shell::program("sh");

@@ -69,6 +69,7 @@ impl Fixture {
             time: at,
             task: None,
             call_start: true,
+            position: 0,
             content: Content::Bytes(b"x"),
         };
         connection.moved(self.aggregator.pool(self.id), load, &segment);

@@ -1,9 +1,6 @@
 //! Connections that begin and end, as spans.
 
-use std::sync::Arc;
-
 use super::{Caller, Reporter};
-use crate::enrichment::Observation;
 use crate::sinks::Sample;
 use crate::source::event::Nanos;
 use crate::transaction::{Exchange, Life, LifeStage};
@@ -31,19 +28,14 @@ impl Reporter {
         let Some(bound) = &caller.bound else { return };
         let wanted = bound.export.spans.connections && bound.accounts.is_some();
         if wanted && self.sinks.wants_spans() {
-            let observation = Observation {
-                exchange: Exchange::Life(Life {
-                    protocol: caller.protocol,
-                    stage,
-                    start,
-                    end,
-                    error,
-                }),
-                endpoint: Arc::clone(&caller.endpoint),
-                service: Arc::clone(&bound.service),
-                export: Arc::clone(&bound.export),
-                clock: self.clock,
-            };
+            let life = Exchange::Life(Life {
+                protocol: caller.protocol,
+                stage,
+                start,
+                end,
+                error,
+            });
+            let observation = bound.observation(&caller.endpoint, life, self.clock);
             self.sinks.submit(observation, Sample::default());
         }
     }

@@ -7,6 +7,7 @@ use super::message::{FramingLost, Malformed, Operation, Request};
 use super::reply::{Reply, ReplyKind};
 
 pub mod binary;
+pub(super) mod mask;
 pub mod meta;
 pub mod text;
 
@@ -77,11 +78,10 @@ impl RequestDecoder {
         }
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
+    /// Bytes held on the heap.
     pub(in crate::protocol) fn memory(&self) -> usize {
         match self {
-            Self::Unknown { .. } => size_of::<Self>(),
+            Self::Unknown { .. } => 0,
             Self::Text(decoder) => decoder.memory(),
             Self::Binary(decoder) => decoder.memory(),
         }
@@ -150,11 +150,10 @@ impl ReplyDecoder {
         }
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
+    /// Bytes held on the heap.
     pub(in crate::protocol) fn memory(&self) -> usize {
         match self {
-            Self::Unknown => size_of::<Self>(),
+            Self::Unknown => 0,
             Self::Text(decoder) => decoder.memory(),
             Self::Binary(decoder) => decoder.memory(),
         }

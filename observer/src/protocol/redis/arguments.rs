@@ -187,8 +187,13 @@ impl Arguments {
         }
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
+    /// Gives back what is empty.
+    pub(super) fn shrink(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.spans.shrink_to_fit();
+    }
+
+    /// Bytes held on the heap.
     pub(super) fn memory(&self) -> usize {
         self.bytes.capacity() + self.spans.capacity() * size_of::<Span>()
     }

@@ -1,5 +1,7 @@
 //! Reads a request's meaning out of its arguments, by the command table.
 
+mod roles;
+
 use super::super::message::{Class, Expiry, HitRule, Operation, Request, Word, seconds};
 use super::super::number;
 use super::super::text::Writer;
@@ -7,6 +9,8 @@ use super::arguments::{Arguments, MAX_KEPT, RESIDUES};
 use super::commands::{Asked, Command, Shape, Ttl, find};
 use super::connection;
 use super::options::{option, subcommand};
+
+pub(super) use roles::{Role, Roles};
 
 /// Most digits of a number that is shown: seconds, milliseconds, counts, indexes. Longer ones may identify someone.
 const MAX_SHOWN_DIGITS: usize = 10;
@@ -45,9 +49,9 @@ pub(super) fn interpret(arguments: &Arguments, keep_detail: bool) -> Request {
 }
 
 /// One pass over the arguments.
-struct Walk<'a> {
+struct Walk<'a, N> {
     arguments: &'a Arguments,
-    writer: Option<Writer>,
+    writer: Option<N>,
     /// Arguments, the name included.
     total: usize,
     /// The next argument.
@@ -67,8 +71,54 @@ struct Walk<'a> {
     last: bool,
 }
 
-impl<'a> Walk<'a> {
-    fn new(arguments: &'a Arguments, writer: Option<Writer>) -> Self {
+/// What is told of the arguments after the name, each by its index and in their order.
+trait Notes {
+    /// A known word.
+    fn word(&mut self, at: usize, word: &str);
+    /// A small number that means something.
+    fn number(&mut self, at: usize, number: i64);
+    /// A time to live, of any length.
+    fn time(&mut self, at: usize);
+    /// Anything else.
+    fn hidden(&mut self);
+    /// A key.
+    fn key(&mut self, at: usize, key: &[u8]);
+    /// The SHA-1 or name of a script or function.
+    fn stored_procedure(&mut self, at: usize, name: &[u8]);
+    /// No more is told.
+    fn cut(&mut self);
+}
+
+impl Notes for Writer {
+    fn word(&mut self, _: usize, word: &str) {
+        Writer::word(self, word);
+    }
+
+    fn number(&mut self, _: usize, number: i64) {
+        Writer::number(self, number);
+    }
+
+    fn time(&mut self, _: usize) {}
+
+    fn hidden(&mut self) {
+        Writer::hidden(self);
+    }
+
+    fn key(&mut self, _: usize, key: &[u8]) {
+        Writer::key(self, key);
+    }
+
+    fn stored_procedure(&mut self, _: usize, name: &[u8]) {
+        Writer::stored_procedure(self, name);
+    }
+
+    fn cut(&mut self) {
+        Writer::cut(self);
+    }
+}
+
+impl<'a, N: Notes> Walk<'a, N> {
+    fn new(arguments: &'a Arguments, writer: Option<N>) -> Self {
         Self {
             arguments,
             writer,
@@ -129,7 +179,7 @@ impl<'a> Walk<'a> {
                     .upper(self.at)
                     .and_then(|upper| subcommand(upper.as_bytes()));
                 match (&mut self.writer, word) {
-                    (Some(writer), Some(word)) => writer.word(word),
+                    (Some(writer), Some(word)) => writer.word(self.at, word),
                     (Some(writer), None) => writer.hidden(),
                     (None, _) => {}
                 }
@@ -137,7 +187,7 @@ impl<'a> Walk<'a> {
             }
             b'S' => {
                 match (&mut self.writer, arguments.unbroken(self.at)) {
-                    (Some(writer), Some(name)) => writer.stored_procedure(name),
+                    (Some(writer), Some(name)) => writer.stored_procedure(self.at, name),
                     (Some(writer), None) => writer.hidden(),
                     (None, _) => {}
                 }
@@ -154,7 +204,7 @@ impl<'a> Walk<'a> {
         {
             // Part of a key is another key.
             match self.arguments.unbroken(self.at) {
-                Some(key) => writer.key(key),
+                Some(key) => writer.key(self.at, key),
                 None => writer.hidden(),
             }
         }
@@ -176,7 +226,7 @@ impl<'a> Walk<'a> {
                 .filter(|text| text.len() <= MAX_SHOWN_DIGITS)
                 .and_then(number::parse);
             match shown {
-                Some(number) => writer.number(number),
+                Some(number) => writer.number(self.at, number),
                 None => writer.hidden(),
             }
         }
@@ -290,10 +340,15 @@ impl<'a> Walk<'a> {
             return false;
         };
         if let Some(writer) = &mut self.writer {
-            writer.word(word);
+            writer.word(self.at, word);
         }
         self.at += 1;
         let integer = self.arguments.integer(self.at);
+        if let (Some(writer), "EX" | "PX" | "EXAT" | "PXAT", Some(_)) =
+            (&mut self.writer, word, integer)
+        {
+            writer.time(self.at);
+        }
         match word {
             "EX" => self.ttl = integer.map(Expiry::After),
             "PX" => self.ttl = integer.map(seconds).map(Expiry::After),
@@ -323,7 +378,7 @@ impl<'a> Walk<'a> {
         if follow.threshold {
             if let Some(sign @ (b"=" | b"~")) = self.arguments.whole(self.at) {
                 if let Some(writer) = &mut self.writer {
-                    writer.word(if sign == b"=" { "=" } else { "~" });
+                    writer.word(self.at, if sign == b"=" { "=" } else { "~" });
                 }
                 self.at += 1;
             }

@@ -47,6 +47,66 @@ pub(super) fn interpret(special: Special, arguments: &Arguments, request: &mut R
     }
 }
 
+/// What an argument says that is read here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    /// A word or number that decides what happens.
+    Word,
+    /// A user.
+    User,
+    /// The name of a client or its library.
+    Client,
+}
+
+/// The arguments that [`interpret`] reads, of `total` that there will be.
+pub(super) fn words(
+    special: Special,
+    arguments: &Arguments,
+    total: u64,
+    said: &mut dyn FnMut(usize, Said),
+) {
+    let word = |index, expected: &[u8]| arguments.is_word(index, expected);
+    match special {
+        Special::Select | Special::Hello if arguments.integer(1).is_some() => said(1, Said::Word),
+        Special::Replica if word(1, b"ACK") => said(1, Said::Word),
+        Special::Auth if total == 3 => said(1, Said::User),
+        Special::Client if total == 3 && word(1, b"REPLY") => {
+            said(1, Said::Word);
+            if word(2, b"ON") || word(2, b"OFF") || word(2, b"SKIP") {
+                said(2, Said::Word);
+            }
+        }
+        Special::Client if total == 3 && word(1, b"SETNAME") => {
+            said(1, Said::Word);
+            said(2, Said::Client);
+        }
+        Special::Client if total == 4 && word(1, b"SETINFO") => {
+            said(1, Said::Word);
+            if word(2, b"LIB-NAME") || word(2, b"LIB-VER") {
+                said(2, Said::Word);
+                said(3, Said::Client);
+            }
+        }
+        _ => {}
+    }
+    if special == Special::Hello {
+        let mut at = 2;
+        while at < arguments.kept() {
+            if word(at, b"AUTH") {
+                said(at, Said::Word);
+                said(at + 1, Said::User);
+                at += 3;
+            } else if word(at, b"SETNAME") {
+                said(at, Said::Word);
+                said(at + 1, Said::Client);
+                at += 2;
+            } else {
+                return;
+            }
+        }
+    }
+}
+
 /// HELLO [version [AUTH user password] [SETNAME name]] (`redis/src/networking.c`, `helloCommand`).
 fn hello(arguments: &Arguments, request: &mut Request) {
     let version = arguments.integer(1);

@@ -1,5 +1,7 @@
 //! Inline commands: one line, split by the server's quoting rules.
 
+use std::ops::Range;
+
 use super::super::message::Malformed;
 use super::arguments::Arguments;
 
@@ -8,6 +10,24 @@ use super::arguments::Arguments;
 /// Stricter than the server in one point: control bytes, which no typed command holds, are refused. They mean that
 /// framing was lost, or that something else is spoken.
 pub(super) fn split(line: &[u8], arguments: &mut Arguments) -> Result<(), Malformed> {
+    each(line, arguments, |_| {})
+}
+
+/// The same, and where each argument stands in the line.
+pub(super) fn places(
+    line: &[u8],
+    arguments: &mut Arguments,
+) -> Result<Vec<Range<usize>>, Malformed> {
+    let mut places = Vec::new();
+    each(line, arguments, |place| places.push(place))?;
+    Ok(places)
+}
+
+fn each(
+    line: &[u8],
+    arguments: &mut Arguments,
+    mut place: impl FnMut(Range<usize>),
+) -> Result<(), Malformed> {
     let mut rest = line;
     let mut argument = Vec::new();
     loop {
@@ -17,9 +37,43 @@ pub(super) fn split(line: &[u8], arguments: &mut Arguments) -> Result<(), Malfor
         if rest.is_empty() {
             return Ok(());
         }
+        let start = line.len() - rest.len();
         argument.clear();
         rest = take(rest, &mut argument)?;
+        place(start..line.len() - rest.len());
         arguments.add(&argument);
+    }
+}
+
+/// Writes filler over an argument as it stands in a line: it is read as one of the same length.
+pub(super) fn fill(raw: &mut [u8]) {
+    let mut at = 0;
+    let mut quote: Option<u8> = None;
+    while let Some(&byte) = raw.get(at) {
+        let unit = match quote {
+            None if matches!(byte, b'"' | b'\'') => {
+                quote = Some(byte);
+                at += 1;
+                continue;
+            }
+            None => Some((byte, 1)),
+            Some(b'"') => double(&raw[at..]),
+            Some(_) => single(&raw[at..]),
+        };
+        let Some((_, length)) = unit else {
+            quote = None;
+            at += 1;
+            continue;
+        };
+        let filler: &[u8] = match (length, quote) {
+            (1, _) => b"y",
+            (2, Some(b'"')) => b"\\y",
+            (2, _) => b"\\'",
+            _ => b"\\x79",
+        };
+        let end = (at + filler.len()).min(raw.len());
+        raw[at..end].copy_from_slice(&filler[..end - at]);
+        at = end;
     }
 }
 

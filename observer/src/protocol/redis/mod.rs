@@ -6,6 +6,7 @@ mod commands;
 mod connection;
 mod head;
 mod inline;
+pub(super) mod mask;
 mod options;
 mod reply;
 mod request;

@@ -7,6 +7,7 @@ use super::super::number::{Decimal, Number, short};
 use super::super::reply::{Reply, ReplyKind};
 use super::head::{MESSAGES, first_word, is_numeric, prefix};
 use super::{MAX_DEPTH, MAX_ELEMENTS, MAX_LINE, MAX_STRING};
+use crate::telemetry::work;
 
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +119,7 @@ impl ReplyDecoder {
     /// [`Malformed`]: no reply looks like this.
     pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Reply>, Malformed> {
         loop {
+            work::add(1);
             let Some((&byte, rest)) = input.split_first() else {
                 return Ok(None);
             };

@@ -7,6 +7,7 @@ use super::arguments::{Arguments, KEEP_KEYS, KEEP_WORDS};
 use super::command::interpret;
 use super::commands::{Special, find};
 use super::{MAX_ARGUMENTS, MAX_INLINE, MAX_STRING, inline};
+use crate::telemetry::work;
 
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,7 @@ impl RequestDecoder {
     /// [`Malformed`]: the server would close the connection here, or does not speak Redis.
     pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Request>, Malformed> {
         loop {
+            work::add(1);
             let Some((&byte, rest)) = input.split_first() else {
                 return Ok(None);
             };
@@ -284,10 +286,14 @@ impl RequestDecoder {
         Ok(())
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
+    /// Bytes held on the heap.
     pub(in crate::protocol) fn memory(&self) -> usize {
-        self.arguments.memory() + self.line.memory() + size_of::<Self>()
+        self.arguments.memory() + self.line.memory()
+    }
+
+    /// See [`RequestDecoder::shrink`](crate::protocol::RequestDecoder::shrink).
+    pub(in crate::protocol) fn shrink(&mut self) {
+        self.arguments.shrink();
     }
 }
 

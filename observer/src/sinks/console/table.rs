@@ -171,7 +171,7 @@ impl Row {
     }
 }
 
-/// `cache.name`, or the same from the server's address and port.
+/// `cache.name`, or the same from the server's address and port; a unix socket has none.
 fn cache<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> Option<String> {
     let (mut address, mut port) = (None, None);
     for pair in attributes {
@@ -182,7 +182,10 @@ fn cache<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> Option<String> {
             _ => {}
         }
     }
-    let (address, port) = (address?, port?);
+    let address = address?;
+    let Some(port) = port else {
+        return Some(address);
+    };
     Some(match address.contains(':') {
         true => format!("[{address}]:{port}"),
         false => format!("{address}:{port}"),

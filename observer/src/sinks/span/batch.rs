@@ -142,7 +142,7 @@ fn text(observation: &Observation, batch: &Batch) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{Ids, Sample, Span, SpanLimits};
+    use super::super::{Ids, Parent, Sample, Span, SpanLimits};
     use super::*;
     use crate::aggregation::testing::{observation, transaction};
     use crate::config::export::{Export, SpanPolicy, SpansPipeline};
@@ -233,10 +233,31 @@ mod tests {
         assert_eq!(text(parent, "error.type"), "OOM");
         assert!(parent.failed);
         for child in &spans[1..] {
-            assert_eq!(child.parent, Some(parent.ids.span));
+            let (span, remote) = (parent.ids.span, false);
+            assert_eq!(child.ids.parent, Some(Parent { span, remote }));
             assert_eq!(child.ids.trace, parent.ids.trace);
             assert_ne!(child.ids.span, parent.ids.span);
         }
         assert_eq!(text(&spans[1], "cache.hit"), "true");
+    }
+
+    #[test]
+    fn of_what_nothing_is_known_there_is_no_span() {
+        let mut observation = batch(BatchKind::Pipeline, &["GET", "GET"]);
+        let count = |observation: &Observation| {
+            let ids = Ids::new(Sample::default());
+            let spans = Span::of(observation, ids, SpanLimits::default()).len();
+            assert_eq!(
+                spans,
+                Span::count(&observation.exchange, &observation.export)
+            );
+            spans
+        };
+        assert_eq!(count(&observation), 1);
+        for left in [1, 0] {
+            let one = &mut observation.exchange.transactions_mut()[left];
+            one.ending = Ending::Unresolved;
+            assert_eq!(count(&observation), left);
+        }
     }
 }

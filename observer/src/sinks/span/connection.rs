@@ -21,26 +21,24 @@ pub(super) fn connection(
     put(attribute::DB_SYSTEM_NAME, protocol.name().into());
     put(attribute::DB_OPERATION_NAME, operation);
     put(attribute::CACHE_OPERATION, class.name().into());
-    put(
-        attribute::SERVER_ADDRESS,
-        endpoint.server.ip().to_string().into(),
-    );
-    put(
-        attribute::SERVER_PORT,
-        i64::from(endpoint.server.port()).into(),
-    );
+    put(attribute::SERVER_ADDRESS, endpoint.server_address().into());
+    if let Some(port) = endpoint.server.port() {
+        put(attribute::SERVER_PORT, i64::from(port).into());
+    }
     put(attribute::CACHE_NAME, endpoint.cache.clone().into());
-    put(
-        attribute::NETWORK_PEER_ADDRESS,
-        peer.ip().to_string().into(),
-    );
-    put(attribute::NETWORK_PEER_PORT, i64::from(peer.port()).into());
+    if let Some(peer) = peer {
+        let address = peer.ip().to_string();
+        put(attribute::NETWORK_PEER_ADDRESS, address.into());
+        put(attribute::NETWORK_PEER_PORT, i64::from(peer.port()).into());
+    }
     put(
         attribute::NETWORK_TRANSPORT,
         endpoint.transport.name().into(),
     );
-    let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
-    put(attribute::NETWORK_TYPE, family.into());
+    if let Some(peer) = peer {
+        let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
+        put(attribute::NETWORK_TYPE, family.into());
+    }
     list
 }
 

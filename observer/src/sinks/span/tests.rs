@@ -10,6 +10,7 @@ fn ids() -> Ids {
     Ids {
         trace: TraceId::from(1_u128),
         span: SpanId::from(2_u64),
+        parent: None,
         sample: Sample::default(),
     }
 }

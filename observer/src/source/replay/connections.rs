@@ -35,13 +35,16 @@ impl Connection {
         SocketId {
             sk: self.sk,
             netns: 0,
-            local: self.client,
-            remote: self.server,
+            local: self.client.into(),
+            remote: self.server.into(),
         }
     }
 
     fn closed(&self) -> EventKind<'static> {
-        EventKind::Closed { fault: self.fault }
+        EventKind::Closed {
+            fault: self.fault,
+            rest: None,
+        }
     }
 
     fn event(&self, time: Nanos, kind: EventKind<'static>) -> Event<'static> {
@@ -229,6 +232,7 @@ fn data<'a>(time: Nanos, packet: &Packet<'a>, from_client: bool) -> Data<'a> {
         payload: packet.payload,
         uncaptured: (packet.payload.len() < packet.length as usize).then_some(Uncaptured::Limit),
         continued: false,
+        opening: false,
     }
 }
 
@@ -288,7 +292,7 @@ mod tests {
             assert_eq!(kinds[0], "Connecting");
             assert_eq!(
                 kinds.last(),
-                Some(&format!("Closed {{ fault: {fault:?} }}"))
+                Some(&format!("Closed {{ fault: {fault:?}, rest: None }}"))
             );
         }
     }

@@ -31,8 +31,8 @@ pub enum ReplayError {
         /// Why.
         source: std::io::Error,
     },
-    /// Neither pcap nor pcapng.
-    #[error("{}: neither pcap nor pcapng", .0.display())]
+    /// Neither a capture nor a recording.
+    #[error("{}: neither pcap nor pcapng nor a recording", .0.display())]
     NotACapture(PathBuf),
     /// It ends inside a packet.
     #[error("{}: cut off after {packets} packets", path.display())]
@@ -41,6 +41,16 @@ pub enum ReplayError {
         path: PathBuf,
         /// Packets read before.
         packets: u64,
+    },
+    /// A recording that cannot be read on.
+    #[error("{}: {reason}, at byte {offset}", path.display())]
+    Recording {
+        /// The file.
+        path: PathBuf,
+        /// Where the frame begins that cannot be read.
+        offset: u64,
+        /// Why.
+        reason: super::recording::Fault,
     },
     /// A block that cannot be understood.
     #[error("{}: damaged after {packets} packets", path.display())]
@@ -126,8 +136,8 @@ fn datagram(
         socket: SocketId {
             sk: 0,
             netns: 0,
-            local,
-            remote,
+            local: local.into(),
+            remote: remote.into(),
         },
         task: None,
         kind: EventKind::Datagram(Datagram {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Datagrams, Due, EARLY_HOLD, Entry, Handler, Held, Live, MAX_HELD, MAX_LIVE, MAX_REMEMBERED,
-    MAX_UNDECIDED, State, TIMEOUT, bytes,
+    Datagrams, Due, EARLY_HOLD, Entry, HEAD, Handler, Held, Live, MAX_HELD, MAX_LIVE,
+    MAX_REMEMBERED, MAX_UNDECIDED, State, TIMEOUT, bytes, orphaned,
 };
 use crate::source::event::Nanos;
 use crate::stream::flows::Verdict;
@@ -25,6 +25,7 @@ impl<P, E> Datagrams<P, E> {
             return;
         };
         if slot.verdict == Verdict::Redundant {
+            telemetry.skipped(Skipped::Redundant).add(request.total());
             return;
         }
         let mut early = Vec::new();
@@ -38,7 +39,7 @@ impl<P, E> Datagrams<P, E> {
                     if now.saturating_sub(old.began) <= EARLY_HOLD {
                         early = replies;
                     } else {
-                        telemetry.orphaned.add(1);
+                        orphaned(&replies, telemetry);
                     }
                 }
                 State::Live(live) => {
@@ -69,6 +70,7 @@ impl<P, E> Datagrams<P, E> {
             &mut live.exchange,
             Side::Request,
             request,
+            telemetry,
         );
         let state = State::Live(Box::new(live));
         self.remember(index, id, now, suspect_until, state);
@@ -89,7 +91,8 @@ impl<P, E> Datagrams<P, E> {
         telemetry: &Telemetry,
     ) {
         let now = reply.time;
-        let length = reply.body.len();
+        let (length, total) = (reply.body.len(), reply.total());
+        let skip = |reason| telemetry.skipped(reason).add(total);
         let budget = self.held + length <= MAX_HELD;
         let Some(slot) = self.slots[index].as_mut() else {
             return;
@@ -99,25 +102,25 @@ impl<P, E> Datagrams<P, E> {
                 self.held += length;
                 self.remember(index, id, now, 0, State::Early(vec![reply]));
             } else {
-                telemetry.skipped(Skipped::Budget).add(length as u64);
+                skip(Skipped::Budget);
             }
             return;
         };
         let live = match &mut entry.state {
-            State::Over => return telemetry.skipped(Skipped::Duplicate).add(length as u64),
+            State::Over => return skip(Skipped::Duplicate),
             State::Early(replies) => {
                 if budget {
                     self.held += length;
                     replies.push(reply);
                 } else {
-                    telemetry.skipped(Skipped::Budget).add(length as u64);
+                    skip(Skipped::Budget);
                 }
                 return;
             }
             State::Live(live) => live,
         };
         if live.suspect {
-            telemetry.skipped(Skipped::Race).add(length as u64);
+            skip(Skipped::Race);
             return self.complete(index, id, now, handler, telemetry);
         }
         if live.count == 0 {
@@ -125,18 +128,18 @@ impl<P, E> Datagrams<P, E> {
         }
         if live.count != reply.count {
             // Two replies in one another: which datagram belongs to which is not known.
-            telemetry.skipped(Skipped::Race).add(length as u64);
+            skip(Skipped::Race);
             return self.complete(index, id, now, handler, telemetry);
         }
         if reply.sequence < live.next || live.held.contains_key(&reply.sequence) {
-            return telemetry.skipped(Skipped::Duplicate).add(length as u64);
+            return skip(Skipped::Duplicate);
         }
         if reply.sequence > live.next {
             if budget {
                 self.held += length;
                 live.held.insert(reply.sequence, reply);
             } else {
-                telemetry.skipped(Skipped::Budget).add(length as u64);
+                skip(Skipped::Budget);
             }
             return;
         }
@@ -149,6 +152,7 @@ impl<P, E> Datagrams<P, E> {
                 &mut live.exchange,
                 Side::Reply,
                 &reply,
+                telemetry,
             );
             live.next += 1;
             next = live.held.remove(&live.next);
@@ -192,6 +196,8 @@ impl<P, E> Datagrams<P, E> {
     ) {
         self.live -= 1;
         self.held -= bytes(live.held.values());
+        let rest = live.held.values().map(Held::total).sum();
+        telemetry.skipped(Skipped::Partial).add(rest);
         if live.count > 0 && !live.suspect {
             let arrived = usize::from(live.next) + live.held.len();
             let lost = usize::from(live.count).saturating_sub(arrived);
@@ -274,7 +280,7 @@ impl<P, E> Datagrams<P, E> {
             }
             Some(State::Early(replies)) => {
                 self.held -= bytes(replies.iter());
-                telemetry.orphaned.add(1);
+                orphaned(&replies, telemetry);
             }
             Some(State::Over) | None => {}
         }
@@ -289,13 +295,16 @@ fn deliver<H: Handler>(
     exchange: &mut H::Exchange,
     side: Side,
     datagram: &Held,
+    telemetry: &Telemetry,
 ) -> bool {
+    telemetry.ledger.decoded.add_alone(HEAD as u64);
     let segment = |content, call_start| Segment {
         side,
         started: datagram.started,
         time: datagram.time,
         task: datagram.task.as_ref(),
         call_start,
+        position: 0,
         content,
     };
     let mut complete = false;

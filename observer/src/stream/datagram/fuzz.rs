@@ -10,7 +10,7 @@ use super::{Datagrams, Handler, Options, Pair, Ports, TIMEOUT};
 use crate::source::event::{Datagram, Direction, End, Event, EventKind, Nanos, SocketId};
 use crate::stream::flows::Role;
 use crate::stream::{Content, Segment, Side};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Skipped, Telemetry};
 
 /// Keeps what each reported exchange held: `>` request, `<` reply, `?` of unknown outcome. A `.` completes one.
 #[derive(Debug, Default)]
@@ -21,6 +21,7 @@ pub(super) struct Log {
     pub(super) parted: u64,
     began: u64,
     ended: u64,
+    bytes: u64,
 }
 
 impl Handler for Log {
@@ -48,6 +49,7 @@ impl Handler for Log {
         });
         if let Content::Bytes(bytes) = segment.content {
             exchange.push_str(&String::from_utf8_lossy(bytes));
+            self.bytes += bytes.len() as u64;
         }
         exchange.ends_with('.')
     }
@@ -104,6 +106,7 @@ pub(super) struct Table {
     pub(super) log: Log,
     pub(super) telemetry: Telemetry,
     now: Nanos,
+    arrived: u64,
 }
 
 impl Table {
@@ -117,6 +120,7 @@ impl Table {
             log: Log::default(),
             telemetry: Telemetry::default(),
             now: 1_000_000_000,
+            arrived: 0,
         }
     }
 
@@ -145,13 +149,14 @@ impl Table {
                 socket: SocketId {
                     sk: u64::from(step.netns),
                     netns: step.netns,
-                    local: step.local,
-                    remote: step.remote,
+                    local: step.local.into(),
+                    remote: step.remote.into(),
                 },
                 task: None,
                 kind: EventKind::Datagram(datagram),
             };
             if piece > 0 {
+                self.arrived += length as u64;
                 self.datagrams
                     .event(&event, &datagram, &mut self.log, &self.telemetry);
             }
@@ -168,6 +173,15 @@ impl Table {
     pub(super) fn finish(&mut self) {
         self.datagrams
             .finish(self.now, &mut self.log, &self.telemetry);
+        let skipped = Skipped::ALL
+            .iter()
+            .map(|reason| self.telemetry.skipped(*reason).get());
+        let told = self.telemetry.ledger.decoded.get() + self.log.bytes;
+        assert_eq!(
+            told + skipped.sum::<u64>(),
+            self.arrived,
+            "bytes handed on and skipped, and bytes that came"
+        );
     }
 }
 

@@ -42,6 +42,13 @@ struct Partial {
 pub(super) struct Pieces(FxHashMap<Key, Partial>);
 
 impl Pieces {
+    /// Gives up what has come in part: no more will.
+    pub(super) fn finish(&mut self, telemetry: &Telemetry) {
+        for (_, partial) in self.0.drain() {
+            lost(partial.come, telemetry);
+        }
+    }
+
     /// Takes a piece in; calls `sink` if it completes its datagram.
     pub(super) fn take(
         &mut self,
@@ -64,17 +71,13 @@ impl Pieces {
             let missing = piece.uncaptured.map(reason);
             return sink(whole(piece.payload, missing, piece.payload.len()));
         }
-        let lost = |bytes: u32| {
-            telemetry.skipped(Skipped::Missing).add(bytes.into());
-            telemetry.lost_bytes.add(bytes.into());
-        };
         let thread = event.task.map_or(0, |task| task.tid);
         let key = (event.socket.sk, thread, piece.direction);
         // What is left of an earlier one is not completed any more.
         let known = self.0.remove(&key).filter(|partial| {
             let goes_on = partial.time == event.time && partial.come == piece.offset;
             if !goes_on {
-                lost(partial.come);
+                lost(partial.come, telemetry);
             }
             goes_on
         });
@@ -91,7 +94,7 @@ impl Pieces {
                     missing: None,
                 }
             }
-            None => return lost(piece.length),
+            None => return lost(piece.length, telemetry),
         };
         // Nothing is put behind a gap.
         if partial.missing.is_none() {
@@ -106,6 +109,12 @@ impl Pieces {
             self.0.insert(key, partial);
         }
     }
+}
+
+/// Counts pieces of a datagram that is not whole.
+fn lost(bytes: u32, telemetry: &Telemetry) {
+    telemetry.skipped(Skipped::Partial).add(bytes.into());
+    telemetry.lost_bytes.add(bytes.into());
 }
 
 fn reason(uncaptured: Uncaptured) -> Skipped {

@@ -14,6 +14,7 @@ fn data(position: u32, payload: &[u8]) -> Data<'_> {
         payload,
         uncaptured: None,
         continued: false,
+        opening: false,
     }
 }
 
@@ -32,6 +33,7 @@ impl Sink {
                 self.0.extend(std::iter::repeat_n(b'.', length as usize));
             }
             Content::Break => self.0.push(b'!'),
+            Content::Dropped { .. } => {}
         }
     }
 
@@ -193,5 +195,56 @@ proptest! {
         }
         lane.insert(0, None, &data(start, &stream), &limits, &mut sink.take());
         prop_assert_eq!(&sink.0, &stream);
+    }
+}
+
+proptest! {
+    /// Every byte that comes is handed on or counted as dropped, once.
+    #[test]
+    fn no_byte_is_lost_silently(
+        pieces in prop::collection::vec((0..200u32, 1..40u32, 0..40_000_000u64), 1..60),
+        capture in any::<bool>(),
+    ) {
+        let limits = match capture {
+            true => Limits { pieces: 8, ..Limits::CAPTURE },
+            false => Limits { pieces: 8, ..Limits::LIVE },
+        };
+        let mut lane = Reassembler::new(Side::Request, Some(100));
+        let (mut came, mut told, mut now) = (0, 0, 0);
+        let mut count = |segment: Segment<'_>| match segment.content {
+            Content::Bytes(bytes) => told += bytes.len() as u64,
+            Content::Dropped { length, .. } => told += length,
+            // Bytes that never came.
+            Content::Gap { .. } | Content::Break => {}
+        };
+        let bytes = [b'x'; 40];
+        for (position, length, time) in pieces {
+            now += time;
+            came += u64::from(length);
+            let payload = &bytes[..length as usize];
+            lane.insert(now, None, &data(position, payload), &limits, &mut count);
+        }
+        lane.finish(&mut count);
+        prop_assert_eq!(told, came);
+        prop_assert_eq!(lane.memory(), 0);
+    }
+}
+
+/// The worst order: each piece before all that are held. A piece costs no more than those that may be held.
+#[test]
+fn disorder_costs_no_more_than_its_budget() {
+    for limits in [Limits::LIVE, Limits::CAPTURE] {
+        for count in [10_000, 40_000] {
+            let mut lane = Reassembler::new(Side::Request, Some(0));
+            let steps = work::of(|| {
+                for number in 0..count {
+                    let position = 10_000_000 - 2 * number;
+                    lane.insert(0, None, &data(position, b"x"), &limits, &mut |_| {});
+                    assert!(lane.memory() < 4 * limits.pieces * size_of::<Held>());
+                }
+            });
+            let most = u64::from(count) * (limits.pieces as u64 + 1);
+            assert!(steps <= most, "{steps} steps for {count} pieces");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What a conversation says of its connection, beside its transactions.
 
 use super::super::setup::{Ready, Setup};
+use super::super::watch::Watch;
 use super::{Conversation, Phase};
 use crate::source::event::Nanos;
 use crate::telemetry::Skipped;
@@ -16,7 +17,7 @@ pub struct Load {
     pub setting_up: bool,
 }
 
-impl Conversation {
+impl<W: Watch> Conversation<W> {
     /// This one, of a connection that was established at `time`: [`Self::take_ready`] will tell when it is ready.
     #[must_use]
     pub fn established(mut self, time: Nanos) -> Self {

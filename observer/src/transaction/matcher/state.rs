@@ -2,11 +2,36 @@
 
 use std::sync::Arc;
 
-use super::{Matcher, ReplyMode, Subscribed};
+use super::super::{Ending, Origin, Transaction};
+use super::{Matcher, Nanos, ReplyMode, Subscribed};
 use crate::protocol::{Client, Effect, Outcome, Request};
 use crate::telemetry::Skipped;
 
 impl Matcher {
+    /// A request that has ended, without an outcome, in the state that the connection is in.
+    pub(super) fn transaction(
+        &self,
+        request: Request,
+        start: Nanos,
+        end: Nanos,
+        Origin { position, task }: Origin,
+        ending: Ending,
+    ) -> Transaction {
+        Transaction {
+            protocol: self.protocol,
+            request,
+            outcome: Outcome::default(),
+            ending,
+            start,
+            end,
+            database: self.database,
+            position,
+            client: self.client.clone(),
+            task,
+            alone: false,
+        }
+    }
+
     /// What a reply says of the connection's state.
     pub(super) fn apply(&mut self, request: &mut Request, outcome: &Outcome) {
         let refused = outcome.error.is_some();

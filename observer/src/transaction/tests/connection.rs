@@ -229,3 +229,81 @@ fn silence_that_is_refused_is_no_silence() {
     let told = bench.told();
     assert_eq!(told[2..], ["GET b -1"], "{told:?}");
 }
+
+#[test]
+fn requests_are_known_by_their_first_bytes_position() {
+    // Cut anywhere, in pipelines, with bytes of a value missing: it is the place in the stream.
+    let first = "*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nv\r\n";
+    let rest = "GET a\r\nGET b\r\n";
+    for cut in 1..first.len() {
+        let mut bench = Bench::redis();
+        let start = bench.next[0];
+        bench
+            .send(&first[..cut])
+            .send(&format!("{}{rest}", &first[cut..]))
+            .receive("+OK\r\n$1\r\nv\r\n$-1\r\n")
+            .send("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$100\r\n")
+            .gap(Side::Request, 100)
+            .send("\r\n")
+            .receive("+OK\r\n")
+            .send("PING\r\n")
+            .receive("+PONG\r\n");
+        let positions = bench.out.iter().map(|one| one.position);
+        let offsets: Vec<u32> = positions.map(|at| at.wrapping_sub(start)).collect();
+        assert_eq!(offsets, [0, 27, 34, 41, 169], "{cut}");
+    }
+}
+
+#[test]
+fn requests_in_a_value_are_no_requests() {
+    // Joined in the middle of a value that holds commands, at the beginning of one.
+    for (protocol, fake, reply, real) in [
+        (
+            Protocol::Redis,
+            "*3\r\n$3\r\nSET\r\n$4\r\nfake\r\n$1\r\nx\r\n",
+            "+OK\r\n",
+            ["*2\r\n$3\r\nGET\r\n$1\r\na\r\n", "$-1\r\n"],
+        ),
+        (
+            Protocol::Memcached,
+            "set fake 0 0 1\r\nx\r\n",
+            "STORED\r\n",
+            ["get a\r\n", "END\r\n"],
+        ),
+    ] {
+        for times in [1, 2, 100] {
+            let mut bench = Bench::new(protocol, false);
+            bench
+                .send(&fake.repeat(times))
+                .wait(30 * MS)
+                .send(&format!("{}\r\n", fake.repeat(times)))
+                .receive(reply)
+                .wait(30 * MS);
+            for _ in 0..2 {
+                bench.send(real[0]).receive(real[1]).wait(30 * MS);
+            }
+            let told = bench.out.iter();
+            let names: Vec<_> = told.map(|one| one.request.operation.name()).collect();
+            assert_eq!(names, ["GET", "GET"], "{protocol:?} {times}");
+            assert_eq!(bench.telemetry.orphaned.get(), 0);
+            // All of the value that was seen, and its end.
+            let lost = (2 * times * fake.len() + 2 + reply.len()) as u64;
+            assert_eq!(bench.telemetry.lost_bytes.get(), lost);
+        }
+    }
+}
+
+#[test]
+fn requests_before_a_gap_are_none_while_the_boundary_is_not_proven() {
+    let mut bench = Bench::joined();
+    let fake = "*3\r\n$3\r\nSET\r\n$4\r\nfake\r\n$1\r\nx\r\n";
+    bench
+        .send(fake)
+        .gap(Side::Request, 1_000)
+        .wait(MS)
+        .receive("+OK\r\n");
+    bench.send("PING\r\n").receive("+PONG\r\n").wait(30 * MS);
+    assert_eq!(bench.told(), ["PING"]);
+    let lost = (fake.len() + 1_000 + "+OK\r\n".len()) as u64;
+    assert_eq!(bench.telemetry.lost_bytes.get(), lost);
+}

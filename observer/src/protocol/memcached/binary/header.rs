@@ -139,8 +139,7 @@ impl Part {
         self.buffer.is_empty()
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
+    /// Bytes held on the heap.
     pub(super) fn memory(&self) -> usize {
         self.buffer.capacity()
     }

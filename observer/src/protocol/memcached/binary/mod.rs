@@ -21,6 +21,7 @@
 //! | others | error `STATUS_0X…`, the number in four hexadecimal digits |
 
 mod header;
+pub(super) mod mask;
 mod opcodes;
 mod reply;
 mod request;

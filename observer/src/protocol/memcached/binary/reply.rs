@@ -120,10 +120,9 @@ impl ReplyDecoder {
         self.state == State::Header && self.part.is_empty() && self.parts.is_none()
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
+    /// Bytes held on the heap.
     pub(in crate::protocol) fn memory(&self) -> usize {
-        self.part.memory() + size_of::<Self>()
+        self.part.memory()
     }
 
     /// Reads a header into the reply. Answers how many bytes are to be passed over; `None`: the key is to be read first.

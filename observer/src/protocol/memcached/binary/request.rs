@@ -151,10 +151,9 @@ impl RequestDecoder {
         self.state == State::Header && self.part.is_empty()
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
+    /// Bytes held on the heap.
     pub(in crate::protocol) fn memory(&self) -> usize {
-        self.part.memory() + size_of::<Self>()
+        self.part.memory()
     }
 }
 

@@ -75,6 +75,21 @@ pub(super) fn row(word: &[u8]) -> Option<u16> {
     Some(row)
 }
 
+/// Whether the command of that row has a key.
+pub(super) fn has_key(row: u16) -> bool {
+    COMMANDS[usize::from(row)].class != Class::Connection
+}
+
+/// Whether the length of a data block follows its key.
+pub(super) fn has_data(row: u16) -> bool {
+    COMMANDS[usize::from(row)].class == Class::Set
+}
+
+/// Value of `db.operation.name`.
+pub(super) fn name(row: u16) -> &'static str {
+    COMMANDS[usize::from(row)].name
+}
+
 /// Whether a reply that is no error can answer the command of that row; `None` when there is no such row.
 pub(super) fn can_answer(row: usize, reply: &Reply) -> Option<bool> {
     let command = COMMANDS.get(row)?;
@@ -102,7 +117,7 @@ fn tag(opaque: Option<&[u8]>, key: Option<&[u8]>) -> Option<u64> {
 }
 
 /// Decodes base64 with padding, as the server does for keys with the flag `b`. `None` when it is none.
-fn base64(text: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn base64(text: &[u8]) -> Option<Vec<u8>> {
     if text.is_empty() || !text.len().is_multiple_of(4) {
         return None;
     }
@@ -131,4 +146,20 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
     }
     out.truncate(out.len() - padding);
     Some(out)
+}
+
+/// Encodes base64 with padding.
+pub(super) fn to_base64(bytes: &[u8]) -> Vec<u8> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = Vec::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let mut three = [0; 4];
+        three[1..=group.len()].copy_from_slice(group);
+        let bits = u32::from_be_bytes(three);
+        for place in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * place) & 63) as usize];
+            out.push(if place > group.len() { b'=' } else { digit });
+        }
+    }
+    out
 }

@@ -4,6 +4,7 @@
 
 mod authentication;
 mod commands;
+pub(super) mod mask;
 mod reply;
 mod request;
 

@@ -171,10 +171,9 @@ impl ReplyDecoder {
         self.state == State::Line && !self.list && self.line.is_empty()
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
+    /// Bytes held on the heap.
     pub(in crate::protocol) fn memory(&self) -> usize {
-        self.line.memory() + size_of::<Self>()
+        self.line.memory()
     }
 
     /// Reads a line. `true` when it ends the reply.
@@ -272,7 +271,7 @@ fn first_word(line: &[u8]) -> &[u8] {
 }
 
 /// `VALUE <key> <flags> <bytes> [<cas unique>]`
-fn value_length(line: &[u8]) -> Result<u64, Malformed> {
+pub(super) fn value_length(line: &[u8]) -> Result<u64, Malformed> {
     let bytes = line
         .split(|byte| *byte == b' ')
         .nth(3)

@@ -11,6 +11,7 @@ use super::super::meta;
 use super::authentication::Authentication;
 use super::commands::{COMMANDS, Command, SHOWN, Shape, Word, word};
 use super::{MAX_DATA, MAX_KEY, MAX_LINE};
+use crate::telemetry::work;
 
 /// Longest relative expiry, seconds; above it, exptime is a point in time (`REALTIME_MAXDELTA` in `memcached.h`).
 const MAX_RELATIVE: i64 = 60 * 60 * 24 * 30;
@@ -60,6 +61,7 @@ impl RequestDecoder {
     /// the next command begins.
     pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Request>, Malformed> {
         loop {
+            work::add(1);
             let Some((&byte, rest)) = input.split_first() else {
                 return Ok(None);
             };
@@ -170,15 +172,17 @@ impl RequestDecoder {
         self.state == State::Line && self.line.is_empty()
     }
 
-    /// Bytes of memory held.
-    #[cfg(any(test, fuzzing))]
+    /// Bytes held on the heap.
     pub(in crate::protocol) fn memory(&self) -> usize {
-        self.line.memory() + size_of::<Self>()
+        self.line.memory()
     }
 }
 
 /// Reads a command line; the second part is the length of the data block that follows.
-fn read_line(line: &[u8], keep_detail: bool) -> Result<(Request, Option<u64>), Malformed> {
+pub(super) fn read_line(
+    line: &[u8],
+    keep_detail: bool,
+) -> Result<(Request, Option<u64>), Malformed> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     // The server splits at spaces only (`tokenize_command`).
     let mut words = line
