@@ -105,7 +105,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// A call that moved bytes of a unix socket, whose positions these are.
+    /// A call that moved `length` bytes of a unix socket, whose positions these are.
     #[inline(always)]
     pub(crate) fn unix(
         way: (u8, u32),
@@ -113,9 +113,8 @@ impl<'a> Call<'a> {
         common: &'a Common,
         ports: &'a Ports,
         ends: &'a Ends,
-        length: u32,
         positions: (u32, u32),
-        started: u64,
+        (length, started): (u32, u64),
     ) -> Self {
         Self {
             ends: Some(ends),

@@ -120,9 +120,8 @@ impl Socket {
             &common,
             &self.ports,
             &ends,
-            length,
             positions,
-            started,
+            (length, started),
         );
         call.send(&buffer(call.task()))
     }
@@ -188,8 +187,8 @@ impl Socket {
         if let Some(inode) = inode(self.peer) {
             return inode;
         }
-        // SAFETY: a value of the map, which stays memory of the map.
         let known = STREAMS.get_ptr_mut(self.peer);
+        // SAFETY: a value of the map, which stays memory of the map.
         known.map_or(0, |streams| unsafe { (*streams).inode })
     }
 }
@@ -241,7 +240,8 @@ fn number(lane: u32, lengths: &[u64; 2], sk: u64) -> u32 {
         if generated::bpf_probe_read_kernel(to, n, from as *const _) != 0 {
             return 0;
         }
-        SERVERS.get(&*name).copied().unwrap_or(0)
+        let name = &*name;
+        SERVERS.get(name).copied().unwrap_or(0)
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn task(options: &Options) -> Result<()> {
     }
     // A name belongs to tests of this host.
     if !options.unit && !options.live && options.arguments.is_empty() {
-        vm::task(&vm::Options::all())?;
+        vm::task(&vm::Options::guests())?;
     }
     eprintln!("test: all passed in {} s", begun.elapsed().as_secs());
     Ok(())

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 
 use crate::protocol::reply::contradicts;
-use crate::protocol::{Answer, Effect, Protocol, Reply, Request};
+use crate::protocol::{Answer, Effect, Protocol, Reply, Request, outcome};
 
 /// Most requests that a client is expected to have under way all the time.
 const MAX_UNDER_WAY: usize = 64;
@@ -28,7 +28,8 @@ pub(super) struct Alignment {
 impl Alignment {
     /// A reply was given to a request.
     pub(super) fn note(&mut self, request: &Request, reply: &Reply) {
-        if request.answer != Answer::One || request.effect != Effect::None {
+        let queued = outcome(request, reply).queued;
+        if queued || request.answer != Answer::One || request.effect != Effect::None {
             // Not one reply for one request: places do not tell any more.
             self.pairs.clear();
             return;

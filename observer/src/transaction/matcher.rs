@@ -527,7 +527,7 @@ impl Matcher {
     }
 
     /// Whether a reply is out of turn, or a confirmation of a subscription.
-    fn is_push(&self, reply: &Reply) -> bool {
+    pub(super) fn is_push(&self, reply: &Reply) -> bool {
         let subscription = |pending: &Pending| pending.confirmations > 0;
         match reply.kind {
             ReplyKind::Push => true,

@@ -86,6 +86,7 @@ impl Probation {
     /// A reply is about to be given to the request that it answers.
     pub(super) fn note(&mut self, matcher: &Matcher, reply: &Reply) {
         if self.proofs >= PROOFS
+            && !matcher.is_push(reply)
             && let Some(request) = matcher.answered()
         {
             self.alignment.note(request, reply);
@@ -115,6 +116,7 @@ impl Probation {
         };
         if self.taints != taints {
             (self.taints, self.proofs) = (taints, 0);
+            self.alignment = Alignment::default();
         }
         self.proofs += 1;
         now.saturating_sub(since) >= QUIET || self.alignment.is_proven(protocol)

@@ -20,12 +20,13 @@ const PROGRAMS: [(&str, &str); 4] = [
 
 /// Modules that a guest loads: the host's files, and the cable between two namespaces, with what makes it slow and translates
 /// addresses. What a kernel has built in is no module of its package.
-const MODULES: [&str; 7] = [
+const MODULES: [&str; 8] = [
     "virtio_pci",
     "9pnet_virtio",
     "9p",
     "veth",
     "sch_tbf",
+    "crc32c_generic",
     "nft_chain_nat",
     "nft_nat",
 ];
