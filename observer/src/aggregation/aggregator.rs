@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::exemplar::SpanReference;
 use super::metrics::{Metrics, ServiceMetrics};
@@ -15,6 +15,9 @@ use crate::source::event::{Address, Clock, End, Nanos};
 use crate::telemetry::Limit;
 use crate::telemetry::names::value;
 use crate::transaction::{Ending, Transaction};
+
+/// How often services without connections are looked at, and how long one has to be without.
+const LOOKED_AT: Duration = Duration::from_secs(10);
 
 /// The series of a connection, from [`Aggregator::bind`] to [`Aggregator::release`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,6 +34,8 @@ pub struct Aggregator {
     keys: HashMap<Key, u32>,
     /// Sets whose pools have to be told of time.
     pools: Vec<u32>,
+    /// When it was looked for services whose process has ended.
+    looked: Instant,
 }
 
 /// What tells one set of series from another.
@@ -55,6 +60,7 @@ struct Slot {
 /// A service with series here.
 #[derive(Debug)]
 struct Bound {
+    service: Arc<Service>,
     metrics: Arc<ServiceMetrics>,
     /// It shares the overflow service's metrics.
     overflow: bool,
@@ -76,6 +82,7 @@ impl Aggregator {
             free: Vec::new(),
             keys: HashMap::new(),
             pools: Vec::new(),
+            looked: Instant::now(),
         }
     }
 
@@ -95,7 +102,7 @@ impl Aggregator {
     pub(super) fn bind_at(
         &mut self,
         endpoint: &Endpoint,
-        service: &Service,
+        service: &Arc<Service>,
         protocol: Protocol,
         now: Instant,
     ) -> SeriesId {
@@ -200,8 +207,8 @@ impl Aggregator {
 
     /// The connection is gone; `id` must not be used again for it.
     ///
-    /// Series stay until their service had no connection for [`Options::idle`](super::Options::idle), or until another
-    /// service needs the room.
+    /// Series stay until their service had no connection for [`Options::idle`](super::Options::idle), its process has ended, or
+    /// another service needs the room.
     pub fn release(&mut self, id: SeriesId) {
         self.release_at(id, Instant::now());
     }
@@ -238,13 +245,30 @@ impl Aggregator {
         }
     }
 
+    /// Forgets the services without connections whose process has ended, as `has_ended` tells: they will have none again. Looks
+    /// every ten seconds.
+    pub fn forget_ended(&mut self, now: Instant, has_ended: impl Fn(&Service) -> bool) {
+        if now.duration_since(self.looked) < LOOKED_AT {
+            return;
+        }
+        self.looked = now;
+        let ended: Vec<u32> = self
+            .idle_for(LOOKED_AT, now)
+            .filter(|bound| has_ended(&bound.service))
+            .map(|bound| bound.service.id)
+            .collect();
+        for service in ended {
+            self.forget(service);
+        }
+    }
+
     /// Totals so far.
     #[must_use]
     pub fn summary(&self) -> &Summary {
         &self.summary
     }
 
-    fn acquire(&mut self, service: &Service, now: Instant) -> Bound {
+    fn acquire(&mut self, service: &Arc<Service>, now: Instant) -> Bound {
         let metrics = self.metrics.acquire(service).or_else(|| {
             let idle = self
                 .services
@@ -269,6 +293,7 @@ impl Aggregator {
             }
         }
         Bound {
+            service: Arc::clone(service),
             metrics: metrics.unwrap_or_else(|| self.metrics.overflow()),
             overflow,
             connections: 0,
@@ -280,17 +305,18 @@ impl Aggregator {
     /// Forgets the services that had no connection for long.
     fn forget_idle(&mut self, now: Instant) {
         let limit = self.metrics.options().idle;
-        let idle: Vec<u32> = self
-            .services
-            .iter()
-            .filter(|(_, bound)| {
-                bound.connections == 0 && now.duration_since(bound.idle_since) >= limit
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for service in idle {
+        let idle = self.idle_for(limit, now).map(|bound| bound.service.id);
+        for service in idle.collect::<Vec<u32>>() {
             self.forget(service);
         }
+    }
+
+    /// The services that had no connection for that long.
+    fn idle_for(&self, limit: Duration, now: Instant) -> impl Iterator<Item = &Bound> {
+        let all = self.services.values();
+        all.filter(move |bound| {
+            bound.connections == 0 && now.duration_since(bound.idle_since) >= limit
+        })
     }
 
     fn forget(&mut self, service: u32) {

@@ -43,7 +43,7 @@ pub struct Options {
     /// Pools of one service with numbers of their own; further ones share those of `_OTHER`. They have 18 instruments, 80 KiB of
     /// a service with this limit (measured).
     pub max_pools: usize,
-    /// How long a service without connections keeps its metrics.
+    /// How long a service without connections keeps its metrics while its process lives.
     pub idle: Duration,
     /// Whether the points of [`Metrics::collect`] are totals since the start or since the last collection.
     pub temporality: Temporality,
@@ -347,6 +347,7 @@ impl Metrics {
             // Nobody may come for them: the oldest go then.
             if services.retired.len() >= self.options.max_services {
                 services.retired.remove(0);
+                self.telemetry.exceeded(Limit::Services).add(1);
             }
             if retired.to_push || retired.to_scrape {
                 services.retired.push(retired);

@@ -10,7 +10,7 @@ use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMe
 
 use super::testing::{endpoint, other, service, transaction};
 use super::{Aggregator, Metrics, Options, SeriesId};
-use crate::enrichment::Endpoint;
+use crate::enrichment::{Endpoint, Service};
 use crate::protocol::{Class, Expiry, Protocol, Redirect, Word};
 use crate::source::event::{Clock, End};
 use crate::telemetry::{Limit, Telemetry};
@@ -20,6 +20,17 @@ struct Fixture {
     telemetry: Arc<Telemetry>,
     metrics: Arc<Metrics>,
     aggregator: Aggregator,
+}
+
+/// The names of the services that have points.
+fn services(points: &BTreeMap<String, String>) -> Vec<String> {
+    let mut names: Vec<_> = points
+        .keys()
+        .filter_map(|name| name.split(' ').next())
+        .map(str::to_owned)
+        .collect();
+    names.dedup();
+    names
 }
 
 fn fixture(options: Options) -> Fixture {
@@ -378,15 +389,6 @@ fn a_service_without_connections_makes_room() {
             .record(id, &transaction("GET", 3), Clock::default());
     }
     assert_eq!(fixture.telemetry.exceeded(Limit::Services).get(), 1);
-    let services = |points: &BTreeMap<String, String>| {
-        let mut names: Vec<_> = points
-            .keys()
-            .filter_map(|name| name.split(' ').next())
-            .map(str::to_owned)
-            .collect();
-        names.dedup();
-        names
-    };
     assert_eq!(
         services(&fixture.collect()),
         ["cache-observer.overflow", "s1", "s2"]
@@ -450,6 +452,34 @@ fn forgets_services_that_were_idle_for_long() {
         .bind_at(&end, &service(2, "new"), Protocol::Redis, much_later);
     assert!(fixture.collect().contains_key(operations), "once more");
     assert!(!fixture.collect().contains_key(operations));
+}
+
+#[test]
+fn forgets_services_whose_process_has_ended() {
+    let mut fixture = fixture(Options::default());
+    let start = Instant::now();
+    let end = endpoint(End::Client, "127.0.0.1:6379");
+    for (id, name) in [(1, "gone"), (2, "alive"), (3, "connected")] {
+        let id = fixture
+            .aggregator
+            .bind_at(&end, &service(id, name), Protocol::Redis, start);
+        fixture
+            .aggregator
+            .record(id, &transaction("GET", 3), Clock::default());
+        if name != "connected" {
+            fixture.aggregator.release_at(id, start);
+        }
+    }
+    let mut look = |seconds| {
+        let now = start + Duration::from_secs(seconds);
+        let ended = |service: &Service| service.name != "alive";
+        fixture.aggregator.forget_ended(now, ended);
+        services(&fixture.collect())
+    };
+    let all = ["alive", "connected", "gone"];
+    assert_eq!(look(1), all);
+    assert_eq!(look(30), all, "once more");
+    assert_eq!(look(60), ["alive", "connected"]);
 }
 
 #[test]

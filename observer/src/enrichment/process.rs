@@ -83,10 +83,26 @@ pub struct Enricher {
 #[derive(Debug)]
 struct Process {
     service: Arc<Service>,
-    /// Start time in clock ticks since boot, `/proc/PID/stat` field 22. `None` when the process was gone.
-    started: Option<u64>,
+    started: Started,
     checked: Instant,
     used: Instant,
+}
+
+/// When a process has started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Started {
+    /// In clock ticks since boot, `/proc/PID/stat` field 22.
+    At(u64),
+    /// It was gone before it was looked up.
+    Gone,
+    /// It is of a recording, and is not looked up.
+    Told,
+}
+
+impl Started {
+    fn of(directory: &Path) -> Self {
+        start_time(directory).map_or(Self::Gone, Self::At)
+    }
 }
 
 impl Enricher {
@@ -126,9 +142,9 @@ impl Enricher {
                 return Arc::clone(&process.service);
             }
             process.checked = now;
-            let started = start_time(&self.proc_root.join(task.pid.to_string()));
+            let started = Started::of(&self.proc_root.join(task.pid.to_string()));
             // A process that is gone keeps its service: the last bytes of it are still on their way.
-            if started.is_none() || started == process.started {
+            if started == Started::Gone || started == process.started {
                 return Arc::clone(&process.service);
             }
         }
@@ -139,7 +155,7 @@ impl Enricher {
             task.pid,
             Process {
                 service: Arc::clone(&service),
-                started: start_time(&directory),
+                started: Started::of(&directory),
                 checked: now,
                 used: now,
             },
@@ -194,6 +210,26 @@ impl Enricher {
         }
     }
 
+    /// Whether the process of a service has ended (one small read).
+    #[must_use]
+    pub fn has_ended(&self, service: &Service) -> bool {
+        let Some((pid, process)) = service
+            .pid
+            .and_then(|pid| self.processes.get_key_value(&pid))
+        else {
+            return false;
+        };
+        // Its number may have been given to another.
+        process.service.id != service.id
+            || match process.started {
+                Started::At(_) => {
+                    Started::of(&self.proc_root.join(pid.to_string())) != process.started
+                }
+                Started::Gone => true,
+                Started::Told => false,
+            }
+    }
+
     /// What a recording says of a process. It is looked up no more.
     pub fn told(&mut self, process: crate::source::recording::Process) {
         self.forget_some();
@@ -218,7 +254,7 @@ impl Enricher {
             process.pid,
             Process {
                 service: Arc::new(service),
-                started: None,
+                started: Started::Told,
                 checked: now,
                 used: now,
             },
@@ -525,6 +561,7 @@ mod tests {
         let new = enricher.service_at(&task(7), start + TRUSTED);
         assert_eq!(new.name, "new");
         assert_ne!(new.id, old.id);
+        assert!(enricher.has_ended(&old) && !enricher.has_ended(&new));
 
         fs::remove_dir_all(fake.0.join("7")).unwrap();
         let gone = enricher.service_at(&task(7), start + 3 * TRUSTED);

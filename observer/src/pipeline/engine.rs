@@ -7,6 +7,7 @@ mod serve;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::info;
 
@@ -165,8 +166,11 @@ impl Engine {
 
     /// Time has passed on the source's clock.
     pub(super) fn tick(&mut self, now: Nanos) {
-        self.reporter.aggregator.tick(now);
-        self.reporter.ends.tick(now);
+        let reporter = &mut self.reporter;
+        reporter.aggregator.tick(now);
+        reporter.ends.tick(now);
+        let ended = |service: &Service| reporter.enricher.has_ended(service);
+        reporter.aggregator.forget_ended(Instant::now(), ended);
     }
 
     fn protocol(&self, server: Address) -> Protocol {
