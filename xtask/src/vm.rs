@@ -7,9 +7,10 @@ mod host;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::{build, setup, shell, test};
 
@@ -105,35 +106,31 @@ pub(crate) fn task(options: &Options) -> Result<()> {
     if programs.is_empty() {
         bail!("there is no test program {}", options.test.join(", "));
     }
-    let mut table = vec![["kernel", "backend", "passed", "failed", "seconds"].map(String::from)];
-    let mut failed = Vec::new();
+    let mut machines = Vec::new();
     for version in &options.kernel {
         let machine = Machine::named(version, &binary)?;
-        let wanted =
-            |name: &str| options.backend.is_empty() || options.backend.iter().any(|b| b == name);
-        let backends = machine.has.iter().filter(|backend| wanted(backend));
-        let mut runs = Vec::new();
-        for &backend in backends.clone() {
-            let here = |(name, _): &&(String, _)| {
-                let named = !options.test.is_empty() || !options.backend.is_empty();
-                let first = machine.has.first() == Some(&backend);
-                let once = PROGRAMS.contains(&(name.as_str(), false));
-                (named || first || !once)
-                    && (machine.kernel.is_some() || !GUEST_ONLY.contains(&name.as_str()))
-            };
-            runs.extend(programs.iter().filter(here).map(|(name, program)| Run {
-                backend,
-                name: name.clone(),
-                program: program.clone(),
-                outcome: None,
-            }));
-        }
-        match &machine.kernel {
-            Some(kernel) => {
-                let job = job(&runs, &binary, &options.arguments);
-                guest::run(kernel, &job, &machine.logs)?;
-            }
-            None => host::run(&runs, &binary, &options.arguments, &machine.logs)?,
+        let runs = machine.runs(options, &programs);
+        machines.push((version, machine, runs));
+    }
+    // An emulated machine keeps one processor of this host busy: guests run beside each other.
+    thread::scope(|scope| {
+        let guests: Vec<_> = machines
+            .iter()
+            .filter_map(|(_, machine, runs)| Some((machine.kernel.as_ref()?, machine, runs)))
+            .map(|(kernel, machine, runs)| {
+                let job = job(runs, &binary, &options.arguments);
+                scope.spawn(move || guest::run(kernel, &job, &machine.logs))
+            })
+            .collect();
+        guests
+            .into_iter()
+            .try_for_each(|guest| guest.join().map_err(|_| anyhow!("a guest's thread has died"))?)
+    })?;
+    let mut table = vec![["kernel", "backend", "passed", "failed", "seconds"].map(String::from)];
+    let mut failed = Vec::new();
+    for (version, machine, mut runs) in machines {
+        if machine.kernel.is_none() {
+            host::run(&runs, &binary, &options.arguments, &machine.logs)?;
         }
         for run in &mut runs {
             let log = machine.logs.join(run.backend).join(&run.name);
@@ -149,7 +146,7 @@ pub(crate) fn task(options: &Options) -> Result<()> {
                 eprint!("{text}");
             }
         }
-        for backend in backends {
+        for backend in machine.wanted(options) {
             table.push(row(&machine.release, backend, &runs));
         }
         for (backend, why) in machine.lacks {
@@ -198,6 +195,35 @@ impl Machine {
             logs: kernel.folder.join("out"),
             kernel: Some(kernel),
         })
+    }
+
+    /// The backends that the user asks for, of those it has.
+    fn wanted<'a>(&'a self, options: &'a Options) -> impl Iterator<Item = &'static str> {
+        let asked = |backend: &&str| {
+            options.backend.is_empty() || options.backend.iter().any(|name| name == backend)
+        };
+        self.has.iter().copied().filter(asked)
+    }
+
+    /// What runs on it.
+    fn runs(&self, options: &Options, programs: &[(String, PathBuf)]) -> Vec<Run> {
+        let named = !options.test.is_empty() || !options.backend.is_empty();
+        let mut runs = Vec::new();
+        for backend in self.wanted(options) {
+            let first = self.has.first() == Some(&backend);
+            let here = |(name, _): &&(String, _)| {
+                let once = PROGRAMS.contains(&(name.as_str(), false));
+                (named || first || !once)
+                    && (self.kernel.is_some() || !GUEST_ONLY.contains(&name.as_str()))
+            };
+            runs.extend(programs.iter().filter(here).map(|(name, program)| Run {
+                backend,
+                name: name.clone(),
+                program: program.clone(),
+                outcome: None,
+            }));
+        }
+        runs
     }
 }
 
