@@ -122,9 +122,11 @@ pub(crate) fn task(options: &Options) -> Result<()> {
                 scope.spawn(move || guest::run(kernel, &job, &machine.logs))
             })
             .collect();
-        guests
-            .into_iter()
-            .try_for_each(|guest| guest.join().map_err(|_| anyhow!("a guest's thread has died"))?)
+        guests.into_iter().try_for_each(|guest| {
+            guest
+                .join()
+                .map_err(|_| anyhow!("a guest's thread has died"))?
+        })
     })?;
     let mut table = vec![["kernel", "backend", "passed", "failed", "seconds"].map(String::from)];
     let mut failed = Vec::new();

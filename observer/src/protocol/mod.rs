@@ -41,6 +41,12 @@ pub use message::{
 };
 pub use reply::{Reply, ReplyKind, outcome};
 
+/// How much of `input` belongs to a value of which `remaining` bytes are to come.
+fn part(remaining: u64, input: &[u8]) -> usize {
+    let whole = usize::try_from(remaining).unwrap_or(usize::MAX);
+    whole.min(input.len())
+}
+
 /// Decodes what a client sends.
 #[derive(Debug)]
 pub enum RequestDecoder {

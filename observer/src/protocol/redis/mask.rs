@@ -7,6 +7,7 @@ use super::super::number;
 use super::arguments::{Arguments, KEEP_KEYS, KEEP_WORDS, MAX_KEPT};
 use super::command::{Role, Roles};
 use super::{MAX_INLINE, inline};
+use crate::protocol::part;
 
 pub(in super::super) use replies::Replies;
 
@@ -97,9 +98,7 @@ impl Requests {
                     }
                 }
                 State::Body(remaining) => {
-                    let take = usize::try_from(remaining)
-                        .unwrap_or(usize::MAX)
-                        .min(input.len());
+                    let take = part(remaining, input);
                     let (body, rest) = input.split_at(take);
                     input = rest;
                     self.arguments.push(body);

@@ -7,6 +7,7 @@ use super::super::number::{Decimal, Number, short};
 use super::super::reply::{Reply, ReplyKind};
 use super::head::{MESSAGES, first_word, is_numeric, prefix};
 use super::{MAX_DEPTH, MAX_ELEMENTS, MAX_LINE, MAX_STRING};
+use crate::protocol::part;
 use crate::telemetry::work;
 
 /// What comes next.
@@ -142,9 +143,7 @@ impl ReplyDecoder {
                     Some(number) => self.number(kind, number)?,
                 },
                 State::Body(remaining) => {
-                    let take = usize::try_from(remaining)
-                        .unwrap_or(usize::MAX)
-                        .min(input.len());
+                    let take = part(remaining, input);
                     let (body, rest) = input.split_at(take);
                     self.keep(body);
                     *input = rest;

@@ -7,6 +7,7 @@ use super::arguments::{Arguments, KEEP_KEYS, KEEP_WORDS};
 use super::command::interpret;
 use super::commands::{Special, find};
 use super::{MAX_ARGUMENTS, MAX_INLINE, MAX_STRING, inline};
+use crate::protocol::part;
 use crate::telemetry::work;
 
 /// What comes next.
@@ -131,9 +132,7 @@ impl RequestDecoder {
                     };
                 }
                 State::Body(remaining) => {
-                    let take = usize::try_from(remaining)
-                        .unwrap_or(usize::MAX)
-                        .min(input.len());
+                    let take = part(remaining, input);
                     let (body, rest) = input.split_at(take);
                     self.arguments.push(body);
                     *input = rest;

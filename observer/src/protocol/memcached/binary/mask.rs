@@ -5,6 +5,7 @@ use super::super::mask::FILLER;
 use super::MAX_KEY;
 use super::header::{Header, LENGTH, Part, REPLY, REQUEST};
 use super::opcodes::{MECHANISMS, OPCODES, STATISTICS, Shape, row};
+use crate::protocol::part;
 
 #[derive(Debug, Clone, Copy)]
 enum State {
@@ -52,9 +53,7 @@ impl Messages {
                 State::Header => LENGTH,
                 State::Prefix(header) => header.prefix(),
                 State::Body(remaining) => {
-                    let take = usize::try_from(remaining)
-                        .unwrap_or(usize::MAX)
-                        .min(input.len());
+                    let take = part(remaining, input);
                     out.zeros(take as u64);
                     input = &input[take..];
                     self.state = match remaining - take as u64 {

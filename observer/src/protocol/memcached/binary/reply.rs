@@ -5,6 +5,7 @@ use super::super::super::reply::{Reply, ReplyKind};
 use super::MAX_KEY;
 use super::header::{Header, Part, REPLY, tag};
 use super::opcodes::{OPCODES, Shape, numbered, row};
+use crate::protocol::part;
 
 /// Success.
 const SUCCESS: u16 = 0x00;
@@ -82,9 +83,7 @@ impl ReplyDecoder {
                     }
                 }
                 State::Body(remaining) => {
-                    let take = usize::try_from(remaining)
-                        .unwrap_or(usize::MAX)
-                        .min(input.len());
+                    let take = part(remaining, input);
                     *input = &input[take..];
                     match self.passed(remaining - take as u64) {
                         Some(reply) => return Ok(Some(reply)),

@@ -7,6 +7,7 @@ use super::super::super::text::Writer;
 use super::MAX_KEY;
 use super::header::{Header, Part, REQUEST, tag};
 use super::opcodes::{FIRST_INDEX, MECHANISMS, OPCODES, Opcode, STATISTICS, Shape, row, unknown};
+use crate::protocol::part;
 
 /// Longest relative expiry, seconds; above it, expiry is a point in time (`REALTIME_MAXDELTA` in `memcached.h`).
 const MAX_RELATIVE: u32 = 60 * 60 * 24 * 30;
@@ -91,9 +92,7 @@ impl RequestDecoder {
                     }
                 }
                 State::Value(remaining) => {
-                    let take = usize::try_from(remaining)
-                        .unwrap_or(usize::MAX)
-                        .min(input.len());
+                    let take = part(remaining, input);
                     *input = &input[take..];
                     match remaining - take as u64 {
                         0 => {

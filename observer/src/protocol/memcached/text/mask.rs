@@ -11,6 +11,7 @@ use super::commands::{COMMANDS, SHOWN, Shape, Word, word};
 use super::reply::value_length;
 use super::request::read_line;
 use super::{MAX_KEY, MAX_LINE};
+use crate::protocol::part;
 
 /// Longest data that may be a name and a password.
 const MAX_TOKEN: u64 = 256;
@@ -92,9 +93,7 @@ impl Requests {
                     self.request_line(&line, out)?;
                 }
                 State::Data(remaining) => {
-                    let take = usize::try_from(remaining)
-                        .unwrap_or(usize::MAX)
-                        .min(input.len());
+                    let take = part(remaining, input);
                     match &mut self.held {
                         Some(held) => held.data += take as u64,
                         None => out.zeros(take as u64),
@@ -379,9 +378,7 @@ impl Replies {
                     self.reply_line(&line, out)?;
                 }
                 State::Data(remaining) => {
-                    let take = usize::try_from(remaining)
-                        .unwrap_or(usize::MAX)
-                        .min(input.len());
+                    let take = part(remaining, input);
                     out.zeros(take as u64);
                     input = &input[take..];
                     self.state = State::data(remaining - take as u64);

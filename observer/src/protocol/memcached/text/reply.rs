@@ -6,6 +6,7 @@ use super::super::super::number;
 use super::super::super::reply::{Reply, ReplyKind};
 use super::super::meta;
 use super::{MAX_DATA, MAX_LINE};
+use crate::protocol::part;
 
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,9 +103,7 @@ impl ReplyDecoder {
                     }
                 }
                 State::Data(remaining) => {
-                    let take = usize::try_from(remaining)
-                        .unwrap_or(usize::MAX)
-                        .min(input.len());
+                    let take = part(remaining, input);
                     *input = &input[take..];
                     self.state = match remaining - take as u64 {
                         0 => State::Cr,

@@ -11,6 +11,7 @@ use super::super::meta;
 use super::authentication::Authentication;
 use super::commands::{COMMANDS, Command, SHOWN, Shape, Word, word};
 use super::{MAX_DATA, MAX_KEY, MAX_LINE};
+use crate::protocol::part;
 use crate::telemetry::work;
 
 /// Longest relative expiry, seconds; above it, exptime is a point in time (`REALTIME_MAXDELTA` in `memcached.h`).
@@ -99,9 +100,7 @@ impl RequestDecoder {
                     }
                 }
                 State::Data(remaining) => {
-                    let take = usize::try_from(remaining)
-                        .unwrap_or(usize::MAX)
-                        .min(input.len());
+                    let take = part(remaining, input);
                     self.authentication.data(&input[..take]);
                     *input = &input[take..];
                     self.state = match remaining - take as u64 {

@@ -4,6 +4,7 @@ use super::super::super::mask::{Disagrees, Masked};
 use super::super::super::message::Redirect;
 use super::super::head::{MESSAGES, first_word, is_numeric, prefix};
 use super::decimal;
+use crate::protocol::part;
 
 /// First bytes of a reply's line that are looked at, as many as the decoder does.
 const HEAD: usize = 12 + Redirect::CAPACITY;
@@ -85,9 +86,7 @@ impl Replies {
                     }
                 }
                 Next::Body(remaining) => {
-                    let take = usize::try_from(remaining)
-                        .unwrap_or(usize::MAX)
-                        .min(input.len());
+                    let take = part(remaining, input);
                     let (body, rest) = input.split_at(take);
                     self.body(body, out);
                     input = rest;
