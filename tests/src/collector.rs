@@ -37,17 +37,31 @@ impl Collector {
     ///
     /// When it is not installed or does not start.
     pub fn start_on(grpc: u16, http: u16) -> Result<Self> {
-        let folder = Folder::new()?;
-        let mut command = Command::new(agent()?);
-        command.args(["start", "--exporter", "blackhole"]);
-        command.args([
+        let printing = [
             "--debug-log",
             "traces",
             "--debug-log",
             "metrics",
             "--debug-log-verbosity",
             "detailed",
-        ]);
+        ];
+        Self::start_with(grpc, http, &printing)
+    }
+
+    /// Starts one on free ports that prints nothing.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed or does not start.
+    pub fn start_quiet() -> Result<Self> {
+        Self::start_with(free_port()?, free_port()?, &[])
+    }
+
+    fn start_with(grpc: u16, http: u16, options: &[&str]) -> Result<Self> {
+        let folder = Folder::new()?;
+        let mut command = Command::new(agent()?);
+        command.args(["start", "--exporter", "blackhole"]);
+        command.args(options);
         command.args(["--otlp-grpc-endpoint", &format!("127.0.0.1:{grpc}")]);
         command.args(["--otlp-http-endpoint", &format!("127.0.0.1:{http}")]);
         let log = File::create(folder.path().join("log"))?;

@@ -19,6 +19,7 @@ pub mod process;
 pub mod prometheus;
 pub mod random;
 pub mod recording;
+pub mod relay;
 pub mod scrape;
 pub mod secrets;
 pub mod server;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -60,6 +60,21 @@ impl Load {
         let mut load = Self::none();
         for (seed, work) in [commands(port)?, pipelines(port)?].into_iter().enumerate() {
             load.add(seed as u64, pause, work);
+        }
+        Ok(load)
+    }
+
+    /// GET, nine of ten of which find their key, and one SET in ten: `rate` a second altogether, from `connections` that send `pipeline` of
+    /// them at once.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not accept a connection.
+    pub fn steady(port: u16, rate: u64, connections: u64, pipeline: u64) -> Result<Self> {
+        let mut load = Self::none();
+        for seed in 0..connections {
+            let every = Duration::from_secs(connections * pipeline) / rate as u32;
+            load.add(seed, Duration::ZERO, steady(port, every, pipeline)?);
         }
         Ok(load)
     }
@@ -182,6 +197,30 @@ fn commands(port: u16) -> Result<Work> {
             redis.command(words)?;
         }
         Ok(13)
+    }))
+}
+
+/// `pipeline` commands in one send, at fixed times.
+fn steady(port: u16, every: Duration, pipeline: u64) -> Result<Work> {
+    let mut redis = Redis::connect(("127.0.0.1", port))?;
+    let mut next = Instant::now();
+    Ok(Box::new(move |random| {
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+        next += every;
+        let mut bytes = Vec::new();
+        for _ in 0..pipeline {
+            let key = format!("user:{}:profile", random.below(KEYS));
+            match random.below(10) {
+                0 => bytes.extend(encode(&[b"SET", key.as_bytes(), &value(&key)])),
+                1 => bytes.extend(encode(&["GET", "user:0:absent"])),
+                _ => bytes.extend(encode(&["GET", &key])),
+            }
+        }
+        redis.send(&bytes)?;
+        for _ in 0..pipeline {
+            redis.reply()?;
+        }
+        Ok(pipeline)
     }))
 }
 

@@ -5,6 +5,7 @@
 mod hooks;
 mod overhead;
 mod pipeline;
+mod rates;
 mod table;
 
 use std::fs;
@@ -43,6 +44,8 @@ enum Part {
     Hooks,
     /// Nanoseconds a command takes in user space.
     Pipeline,
+    /// Processor time, memory and what leaves by OTLP, at fixed rates of commands.
+    Rates,
 }
 
 /// Measures, prints a table, writes target/bench.json.
@@ -72,6 +75,9 @@ pub(crate) fn task(options: &Options) -> Result<()> {
     }
     if wanted(Part::Overhead) {
         results["overhead"] = overhead::measure(options, &mut table)?;
+    }
+    if wanted(Part::Rates) {
+        results["rates"] = rates::measure(&mut table)?;
     }
     let file = shell::target().join("bench.json");
     fs::write(&file, serde_json::to_string_pretty(&results)?)?;

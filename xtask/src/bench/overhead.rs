@@ -116,7 +116,7 @@ fn observe(case: Case, server: &Server, requests: u64) -> Result<(Vec<(String, f
 }
 
 /// Processor time of the observer so far, its hooks not included: those are the callers' time.
-fn cpu_seconds(observer: &Observer) -> Result<f64> {
+pub(super) fn cpu_seconds(observer: &Observer) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", observer.process.id()))?;
     let behind_name = stat.rsplit(") ").next().context("a process has a name")?;
     let ticks: Vec<&str> = behind_name.split(' ').collect();
