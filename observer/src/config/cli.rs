@@ -47,21 +47,9 @@ pub struct Run {
     /// What is watched and reported.
     #[command(flatten)]
     pub common: Common,
-    /// Kernel hooks; `auto` takes the first that loads: fentry, kprobe, tracepoint
-    #[arg(
-        long,
-        env = "CACHE_OBSERVER_BACKEND",
-        value_enum,
-        default_value_t,
-        value_name = "BACKEND"
-    )]
-    pub backend: BackendArgument,
-    /// Stop after this time, such as 10s or 5m [default: at SIGINT or SIGTERM]
-    #[arg(long, env = "CACHE_OBSERVER_DURATION", value_parser = duration, value_name = "T")]
-    pub duration: Option<Duration>,
-    /// Keep all privileges and system calls after the start, to find out whether a fault comes of giving them up
-    #[arg(long, env = "CACHE_OBSERVER_UNCONFINED")]
-    pub unconfined: bool,
+    /// How this host is looked at.
+    #[command(flatten)]
+    pub live: LiveArguments,
     /// Where the prometheus exporter serves /metrics [default: 127.0.0.1:9464]
     #[arg(long, env = "CACHE_OBSERVER_PROMETHEUS_LISTEN", value_parser = address, value_name = "ADDR")]
     pub prometheus_listen: Option<SocketAddr>,
@@ -114,21 +102,9 @@ pub struct Record {
         hide_possible_values = true
     )]
     pub keys: Option<Keys>,
-    /// Kernel hooks; `auto` takes the first that loads: fentry, kprobe, tracepoint
-    #[arg(
-        long,
-        env = "CACHE_OBSERVER_BACKEND",
-        value_enum,
-        default_value_t,
-        value_name = "BACKEND"
-    )]
-    pub backend: BackendArgument,
-    /// Stop after this time, such as 10s or 5m [default: at SIGINT or SIGTERM]
-    #[arg(long, env = "CACHE_OBSERVER_DURATION", value_parser = duration, value_name = "T")]
-    pub duration: Option<Duration>,
-    /// Keep all privileges and system calls after the start, to find out whether a fault comes of giving them up
-    #[arg(long, env = "CACHE_OBSERVER_UNCONFINED")]
-    pub unconfined: bool,
+    /// How this host is looked at.
+    #[command(flatten)]
+    pub live: LiveArguments,
     /// Read this capture instead of the kernel: a copy of it without values and credentials
     #[arg(long, value_name = "CAPTURE")]
     pub from: Option<PathBuf>,
@@ -160,6 +136,26 @@ pub struct Doctor {
     /// Ports.
     #[command(flatten)]
     pub ports: PortArguments,
+}
+
+/// How this host is looked at.
+#[derive(Debug, Args)]
+pub struct LiveArguments {
+    /// Kernel hooks; `auto` takes the first that loads: fentry, kprobe, tracepoint
+    #[arg(
+        long,
+        env = "CACHE_OBSERVER_BACKEND",
+        value_enum,
+        default_value_t,
+        value_name = "BACKEND"
+    )]
+    pub backend: BackendArgument,
+    /// Stop after this time, such as 10s or 5m [default: at SIGINT or SIGTERM]
+    #[arg(long, env = "CACHE_OBSERVER_DURATION", value_parser = duration, value_name = "T")]
+    pub duration: Option<Duration>,
+    /// Keep all privileges and system calls after the start, to find out whether a fault comes of giving them up
+    #[arg(long, env = "CACHE_OBSERVER_UNCONFINED")]
+    pub unconfined: bool,
 }
 
 /// Ports.

@@ -97,9 +97,9 @@ impl LiveConfig {
     pub fn new(run: &cli::Run, config: &Config) -> Self {
         let scraped = config.metrics.contains(&Exporter::Prometheus);
         Self {
-            backend: run.backend,
-            duration: run.duration,
-            unconfined: run.unconfined,
+            backend: run.live.backend,
+            duration: run.live.duration,
+            unconfined: run.live.unconfined,
             prometheus: scraped.then(|| run.prometheus_listen.unwrap_or(config.prometheus)),
             health: run.health_listen,
         }

@@ -47,7 +47,7 @@ pub fn record(config: &Config, options: &Record) -> Result<(), Failure> {
     let signals =
         Signals::catch(&runtime, false).map_err(|error| Failure::Runtime(error.to_string()))?;
     let output = create(path)?;
-    let mut source = attach(config, options.backend, &telemetry)?;
+    let mut source = attach(config, options.live.backend, &telemetry)?;
     let origin = Source {
         origin: Origin::Live,
         kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
@@ -56,7 +56,7 @@ pub fn record(config: &Config, options: &Record) -> Result<(), Failure> {
         backend: Some(source.backend().to_string()),
         records: Some(observer_ebpf::VERSION),
     };
-    if !options.unconfined {
+    if !options.live.unconfined {
         confine(&source);
     }
     let mut recorder = Recorder::new(config, origin, output, Arc::clone(&telemetry))
@@ -88,7 +88,7 @@ pub fn record(config: &Config, options: &Record) -> Result<(), Failure> {
             .spawn(move || observe(source, recorder, (&found, sockets), &telemetry, &stop))
             .map_err(|error| Failure::Runtime(error.to_string()))?
     };
-    runtime.block_on(signals.wait(options.duration, || observer.is_finished()));
+    runtime.block_on(signals.wait(options.live.duration, || observer.is_finished()));
     stop.store(true, Ordering::Relaxed);
     let (recorder, result) = observer
         .join()
