@@ -19,7 +19,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::client::Redis;
 use tests::collector::Collector;
-use tests::process::{Folder, Running, eventually, python};
+use tests::process::{Folder, Running, eventually, output, python};
+use tests::prometheus::deploy;
 use tests::scrape::get;
 use tests::server::{Server, free_port};
 
@@ -226,9 +227,12 @@ fn values_do_what_they_say() -> Result<()> {
         r#"prometheus.podMonitor.labels={"release":"prometheus"}"#,
     ])?)?;
     let monitor = of_kind(&monitored, "PodMonitor")?;
+    // As the alerts name the job.
+    let job = monitor["spec"]["jobLabel"].as_str().context("a label")?;
     let set = of_kind(&monitored, "DaemonSet")?;
     ensure!(monitor["metadata"]["labels"]["release"] == "prometheus");
     ensure!(monitor["spec"]["selector"] == set["spec"]["selector"]);
+    ensure!(set["spec"]["template"]["metadata"]["labels"][job] == "cache-observer");
     let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
     let port = set.pointer(&container("/ports/0/name"));
     ensure!(endpoint["path"] == "/metrics" && Some(&endpoint["port"]) == port);
@@ -363,7 +367,70 @@ fn the_observer_takes_what_the_chart_writes() -> Result<()> {
     Ok(())
 }
 
-/// Started as in a pod: it answers the probes, is scraped, and sends what it sees to a collector that is found by the
+/// The fenced blocks of a language in the guide.
+fn blocks(guide: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    let blocks = guide.split(&fence).skip(1);
+    let ends = blocks.filter_map(|block| block.split_once("\n```"));
+    ends.map(|(block, _)| block.to_owned()).collect()
+}
+
+/// Its commands of helm are taken, its values too, by the observer as well, and its configuration by Prometheus.
+#[test]
+fn the_guide_can_be_followed() -> Result<()> {
+    let guide = fs::read_to_string(deploy().join("README.md"))?;
+    let texts = blocks(&guide, "yaml");
+    let (values, others): (Vec<_>, Vec<_>) = texts
+        .iter()
+        .partition(|text| text.starts_with("# values.yaml\n"));
+    ensure!(values.len() == 2 && others.len() == 1);
+    let mut effects = Vec::new();
+    for text in values {
+        let (_folder, file) = written(text)?;
+        let rendered = rendered(&[&format!("--values={file}")])?;
+        by_schema(&rendered, VERSIONS[0])?;
+        effects.push(
+            Pod::of(
+                &documents(&rendered)?,
+                &[("OTEL_EXPORTER_OTLP_HEADERS", "a=b")],
+            )?
+            .effect()?,
+        );
+    }
+    ensure!(effects[0].contains("traces-exporter = [\"otlp\"] # "));
+    ensure!(effects[1].contains("\"10.0.0.7:6379\" = \"sessions\" # "));
+    // Debian's Prometheus is built without Kubernetes: of that part only that it is there.
+    let (head, tail) = others[0]
+        .split_once("    relabel_configs:")
+        .context("no relabelling")?;
+    let (head, discovery) = head
+        .split_once("    kubernetes_sd_configs:")
+        .context("no discovery")?;
+    ensure!(discovery.contains("role: pod") && discovery.contains("[cache-observer]"));
+    let (_folder, file) = written(&format!("{head}    relabel_configs:{tail}"))?;
+    output("promtool", ["check", "config", &file])?;
+
+    let mut seen = 0;
+    for block in blocks(&guide, "sh") {
+        let block = block.replace("\\\n", " ");
+        for line in block.lines() {
+            let Some(words) = line.strip_prefix("helm upgrade --install ") else {
+                continue;
+            };
+            seen += 1;
+            // As a shell splits them, and without a cluster to upgrade.
+            let words = words.replace(" deploy/kubernetes/chart ", " chart ");
+            let words = words.replace("--values values.yaml", &format!("--set {IMAGE}"));
+            let words = output("sh", ["-c", &format!("printf '%s\\n' {words}")])?;
+            let rendered = tool("helm", std::iter::once("template").chain(words.lines()))?;
+            ensure!(rendered.contains("kind: DaemonSet"), "{line}");
+        }
+    }
+    ensure!(seen == 7, "{seen} commands");
+    Ok(())
+}
+
+/// Started as in a pod, with its rights: it answers the probes, is scraped, and sends what it sees to a collector that is found by the
 /// node's address. It ends well within the time that the pod gives it.
 #[test]
 fn an_observer_of_the_chart_runs() -> Result<()> {
@@ -393,6 +460,10 @@ fn an_observer_of_the_chart_runs() -> Result<()> {
     })
     .with_context(said)?;
     ensure!(answer("livenessProbe") == Some(200), "{}", said());
+    // All that it needs, and to become nobody, are among its rights.
+    ensure!(!said().contains("WARN"), "{}", said());
+    let state = fs::read_to_string(format!("/proc/{}/status", observer.id()))?;
+    ensure!(state.contains("Uid:\t65534"), "{state}");
 
     let mut client = Redis::connect(("127.0.0.1", server.port))?;
     client.command(&["SET", "chart:1", "value"])?;

@@ -22,12 +22,16 @@ pub(crate) struct Pod {
 
 impl Pod {
     pub(crate) fn new(values: &[&str]) -> Result<Self> {
-        let documents = documents(&rendered(values)?)?;
+        Self::of(&documents(&rendered(values)?)?, &[])
+    }
+
+    /// Of a rendered chart, with what the cluster would take from elsewhere.
+    pub(crate) fn of(documents: &[Value], elsewhere: &[(&str, &str)]) -> Result<Self> {
         let container =
-            of_kind(&documents, "DaemonSet")?["spec"]["template"]["spec"]["containers"][0].clone();
+            of_kind(documents, "DaemonSet")?["spec"]["template"]["spec"]["containers"][0].clone();
         let folder = Folder::new()?;
         let file = folder.path().join("cache-observer.toml");
-        let map = &of_kind(&documents, "ConfigMap")?["data"]["cache-observer.toml"];
+        let map = &of_kind(documents, "ConfigMap")?["data"]["cache-observer.toml"];
         fs::write(&file, map.as_str().context("a file")?)?;
         let mounted = "/etc/cache-observer/cache-observer.toml";
         let strings = |list: &Value| -> Vec<String> {
@@ -43,12 +47,16 @@ impl Pod {
         let mut environment = Vec::<(String, String)>::new();
         for variable in container["env"].as_array().into_iter().flatten() {
             let name = variable["name"].as_str().context("a name")?.to_owned();
-            let mut value = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
-                Some("spec.nodeName") => "node-1".to_owned(),
-                Some("status.hostIP") => "127.0.0.1".to_owned(),
+            let told = elsewhere.iter().find(|(known, _)| *known == name);
+            let value = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
+                Some("spec.nodeName") => Some("node-1"),
+                Some("status.hostIP") => Some("127.0.0.1"),
                 Some(other) => anyhow::bail!("{other}"),
-                None => variable["value"].as_str().context("a value")?.to_owned(),
+                None => variable["value"].as_str().or(told.map(|(_, value)| *value)),
             };
+            let mut value = value
+                .with_context(|| format!("no value: {name}"))?
+                .to_owned();
             for (known, of_known) in &environment {
                 value = value.replace(&format!("$({known})"), of_known);
             }
@@ -62,11 +70,20 @@ impl Pod {
         })
     }
 
+    /// The observer, with the rights of the container: root, with these capabilities alone and no way to more.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(binary());
+        let context = &self.container["securityContext"];
+        let added = context["capabilities"]["add"].as_array();
+        let added = added.into_iter().flatten().filter_map(Value::as_str);
+        let bounds = added.fold("-all".to_owned(), |bounds, name| {
+            format!("{bounds},+{}", name.to_lowercase())
+        });
+        let mut command = Command::new("setpriv");
+        command.args(["--no-new-privs", "--inh-caps=-all", "--bounding-set"]);
+        command.args([&bounds, "--"]).arg(binary());
         command.args(&self.arguments);
         command.envs(self.environment.iter().cloned());
-        command.env_remove("RUST_LOG").stdin(Stdio::null());
+        command.stdin(Stdio::null());
         command
     }
 

@@ -36,7 +36,7 @@ pub(crate) fn tool<'a>(name: &str, arguments: impl IntoIterator<Item = &'a str>)
     output("env", words.into_iter().chain(arguments))
 }
 
-/// The chart rendered with these values.
+/// The chart rendered with these values, or further options.
 pub(crate) fn rendered(values: &[&str]) -> Result<String> {
     let mut arguments = vec![
         "template",
@@ -48,6 +48,10 @@ pub(crate) fn rendered(values: &[&str]) -> Result<String> {
         IMAGE,
     ];
     for value in values {
+        if value.starts_with("--") {
+            arguments.push(value);
+            continue;
+        }
         // What is no plain text is JSON.
         let typed = value
             .split_once('=')
