@@ -367,6 +367,77 @@ fn the_observer_takes_what_the_chart_writes() -> Result<()> {
     Ok(())
 }
 
+/// Each tier listens where its service sends to, and sends to what the other's is called; who asks the API server may.
+#[test]
+fn the_collectors_find_each_other() -> Result<()> {
+    let objects = documents(&tool("kubectl", ["kustomize", "collector"])?)?;
+    let named = |kind: &str, name: &str| -> Result<&Value> {
+        let mut found = objects.iter().filter(|one| one["kind"] == kind);
+        let found = found.find(|one| one["metadata"]["name"] == *name);
+        found.with_context(|| format!("no {kind} {name}"))
+    };
+    let of_file = |file: &str| -> Result<Value> {
+        let text = fs::read_to_string(folder().join("collector").join(file))?;
+        Ok(documents(&text)?.remove(0))
+    };
+    let enriching = named("Service", "cache-observer-enrich")?;
+    let address = format!(
+        "cache-observer-enrich.{}.svc",
+        enriching["metadata"]["namespace"].as_str().context("one")?
+    );
+    let gateway = of_file("gateway.yaml")?;
+    let resolver = &gateway["exporters"]["loadbalancing"]["resolver"]["dns"];
+    ensure!(resolver["hostname"] == *address && resolver["port"] == 4317);
+    ensure!(gateway["exporters"]["otlp"]["endpoint"] == *format!("dns:///{address}:4317"));
+    ensure!(enriching["spec"]["clusterIP"] == "None");
+
+    for (name, file) in [
+        ("cache-observer-gateway", "gateway.yaml"),
+        ("cache-observer-enrich", "enrich.yaml"),
+    ] {
+        let collector = of_file(file)?;
+        let pod = &named("Deployment", name)?["spec"]["template"];
+        let container = &pod["spec"]["containers"][0];
+        ensure!(container["args"] == json!([format!("--config=/etc/collector/{file}")]));
+        let protocols = collector["receivers"]["otlp"]["protocols"].as_object();
+        let mut listens: Vec<_> = protocols
+            .context("no protocols")?
+            .values()
+            .chain([&collector["extensions"]["health_check"]])
+            .filter_map(|one| one["endpoint"].as_str()?.strip_prefix("${env:POD_IP}:"))
+            .map(str::to_owned)
+            .collect();
+        let ports = container["ports"].as_array().context("no ports")?;
+        let mut opens: Vec<_> = ports
+            .iter()
+            .map(|port| port["containerPort"].to_string())
+            .collect();
+        listens.sort();
+        opens.sort();
+        assert_eq!(listens, opens, "{name}");
+        let service = named("Service", name)?;
+        for (label, value) in service["spec"]["selector"].as_object().context("one")? {
+            ensure!(pod["metadata"]["labels"][label] == *value, "{name}");
+        }
+        for port in service["spec"]["ports"].as_array().context("no ports")? {
+            let target = ports.iter().find(|one| one["name"] == port["targetPort"]);
+            ensure!(target.is_some_and(|one| one["containerPort"] == port["port"]));
+        }
+        let asks = !collector["processors"]["k8sattributes"].is_null();
+        ensure!(
+            pod["spec"]["automountServiceAccountToken"] == asks,
+            "{name}"
+        );
+        let binding = named("ClusterRoleBinding", "cache-observer-enrich")?;
+        let bound = &binding["subjects"][0];
+        let account = named("ServiceAccount", name)?;
+        ensure!(pod["spec"]["serviceAccountName"] == name);
+        ensure!(asks == (bound["name"] == name), "{name}");
+        ensure!(bound["namespace"] == account["metadata"]["namespace"]);
+    }
+    Ok(())
+}
+
 /// The fenced blocks of a language in the guide.
 fn blocks(guide: &str, language: &str) -> Vec<String> {
     let fence = format!("```{language}\n");
