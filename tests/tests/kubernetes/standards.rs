@@ -1,14 +1,18 @@
 //! The Pod Security Standards of Kubernetes 1.35, <https://kubernetes.io/docs/concepts/security/pod-security-standards/>: its
 //! controls in their order, and where a pod deviates from them.
 //!
-//! The admission plugin itself is a library of Go that no registry of packages in CI's reach has.
+//! The admission plugin itself is a library of Go that no registry of packages in CI's reach has. Monokle's rules, which are older
+//! and do not say which capability it is, are the second opinion.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::tools::{documents, tool};
+use tests::process::{output, tools};
+
+use crate::tools::{documents, of_kind, rendered, tool, written};
 
 /// Where a pod does not keep a standard: `baseline | Host Namespaces | hostPID`.
 pub(crate) type Deviations = BTreeSet<String>;
@@ -226,19 +230,9 @@ fn restricted(spec: &Value, deviates: &mut impl FnMut(&str, &str)) {
     }
 }
 
-#[test]
-fn collectors_keep_the_standards_and_each_check_sees() -> Result<()> {
-    let collectors = documents(&tool("kubectl", ["kustomize", "collector"])?)?;
-    let deployments: Vec<_> = collectors
-        .iter()
-        .filter(|one| one["kind"] == "Deployment")
-        .map(|one| &one["spec"]["template"])
-        .collect();
-    ensure!(deployments.len() == 2);
-    for template in &deployments {
-        assert_eq!(deviations(template), BTreeSet::new());
-    }
-    for (place, value, found) in [
+/// What each pod template is without the deviation that it is given, and the deviation.
+fn spoilt(template: &Value) -> Result<Vec<(Value, &'static str)>> {
+    let changes = [
         (
             "/spec/hostNetwork",
             json!(true),
@@ -270,7 +264,7 @@ fn collectors_keep_the_standards_and_each_check_sees() -> Result<()> {
             "restricted | Running as Non-root user | runAsUser",
         ),
         (
-            "/spec/securityContext/runAsNonRoot",
+            "/spec/containers/0/securityContext/runAsNonRoot",
             json!(false),
             "restricted | Running as Non-root | runAsNonRoot",
         ),
@@ -301,7 +295,7 @@ fn collectors_keep_the_standards_and_each_check_sees() -> Result<()> {
         ),
         (
             "/spec/containers/0/securityContext/allowPrivilegeEscalation",
-            Value::Null,
+            json!(true),
             "restricted | Privilege Escalation | allowPrivilegeEscalation",
         ),
         (
@@ -334,19 +328,91 @@ fn collectors_keep_the_standards_and_each_check_sees() -> Result<()> {
             json!({"container.apparmor.security.beta.kubernetes.io/collector": "unconfined"}),
             "baseline | AppArmor | container.apparmor.security.beta.kubernetes.io/collector",
         ),
-    ] {
-        let mut changed = deployments[0].clone();
+    ];
+    let changes = changes.into_iter().map(|(place, value, deviation)| {
+        let mut changed = template.clone();
         let (parent, last) = place.rsplit_once('/').context("a place")?;
-        let parent = changed.pointer_mut(parent).context(place)?;
-        match parent {
+        match changed.pointer_mut(parent).context(place)? {
             Value::Array(list) => list[last.parse::<usize>()?] = value,
             object => object[last] = value,
         }
+        Ok((changed, deviation))
+    });
+    changes.collect()
+}
+
+/// The pod templates of the Collectors.
+fn collectors() -> Result<Vec<Value>> {
+    let objects = documents(&tool("kubectl", ["kustomize", "collector"])?)?;
+    let deployments = objects.iter().filter(|one| one["kind"] == "Deployment");
+    let templates: Vec<_> = deployments
+        .map(|one| one["spec"]["template"].clone())
+        .collect();
+    ensure!(templates.len() == 2);
+    Ok(templates)
+}
+
+#[test]
+fn collectors_keep_the_standards_and_each_check_sees() -> Result<()> {
+    let collectors = collectors()?;
+    for template in &collectors {
+        assert_eq!(deviations(template), BTreeSet::new());
+    }
+    for (changed, deviation) in spoilt(&collectors[0])? {
         assert_eq!(
             deviations(&changed),
-            BTreeSet::from([found.to_owned()]),
-            "{place}"
+            BTreeSet::from([deviation.to_owned()]),
+            "{deviation}"
         );
     }
+    Ok(())
+}
+
+/// What Monokle's rules do not see: fields that are younger than they, and annotations for AppArmor.
+const UNSEEN: [&str; 2] = ["Host Probes", "AppArmor"];
+
+/// The controls that pods made of these templates do not keep, by Monokle.
+fn second_opinion(templates: &[Value]) -> Result<Vec<BTreeSet<String>>> {
+    let pods = templates.iter().map(|template| {
+        let (metadata, spec) = (&template["metadata"], &template["spec"]);
+        let mut pod =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+        pod["metadata"]["name"] = json!("pod");
+        pod
+    });
+    let (_folder, file) = written(&Value::from_iter(pods).to_string())?;
+    let script =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes/monokle/standards.mjs");
+    let packages = tools().with_file_name("monokle");
+    let words = [script.as_os_str(), packages.as_os_str(), file.as_ref()];
+    let told =
+        output("node", words).context("`cargo xtask setup --tests` installs what it uses")?;
+    Ok(serde_json::from_str(&told)?)
+}
+
+#[test]
+fn another_tool_sees_the_same() -> Result<()> {
+    let mut templates = vec![];
+    for values in [&[][..], &["kprobe=true"]] {
+        let objects = documents(&rendered(values)?)?;
+        templates.push(of_kind(&objects, "DaemonSet")?["spec"]["template"].clone());
+    }
+    let collectors = collectors()?;
+    let spoilt = spoilt(&collectors[0])?.into_iter();
+    let spoilt = spoilt.filter(|(_, deviation)| !UNSEEN.iter().any(|one| deviation.contains(one)));
+    templates.extend(spoilt.map(|(changed, _)| changed));
+    templates.extend(collectors);
+    let others = second_opinion(&templates)?;
+    ensure!(others.len() == templates.len());
+    let mut differ = Vec::new();
+    for (template, others) in templates.iter().zip(others) {
+        let ours = deviations(template);
+        let controls = ours.iter().filter_map(|one| one.split(" | ").nth(1));
+        let controls: BTreeSet<_> = controls.map(str::to_owned).collect();
+        if controls != others {
+            differ.push((ours, others));
+        }
+    }
+    ensure!(differ.is_empty(), "ours, others': {differ:#?}");
     Ok(())
 }
