@@ -106,6 +106,11 @@ fn all_fits_the_schemas_of_kubernetes() -> Result<()> {
         r#"podLabels={"a":"b"}"#,
     ])?;
     let node = tool("kubectl", ["kustomize", "."])?;
+    let image = format!(
+        "image: registry.example.com/cache-observer:{}",
+        env!("CARGO_PKG_VERSION")
+    );
+    ensure!(manifest.contains(&image.replace(": ", ": \"")) && node.contains(&image));
     let collectors = tool("kubectl", ["kustomize", "collector"])?;
     for version in VERSIONS {
         for text in [&manifest, &everything, &node, &collectors] {
