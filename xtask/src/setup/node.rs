@@ -1,4 +1,4 @@
-//! The Node packages of the tests: client libraries, in the versions of `tests/clients/*/package-lock.json`.
+//! The Node packages of the tests, in the versions of the `package-lock.json` beside what uses them.
 
 use std::fs;
 use std::time::Duration;
@@ -9,23 +9,32 @@ use crate::shell;
 
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Folders of `tests/clients`, and what they bring.
-const FOLDERS: [(&str, &str); 2] = [
-    ("node", "ioredis, node-redis and generic-pool, for tests"),
-    ("memjs", "memjs, for tests"),
+/// Folders of `tests`, what they are called below `target/tools`, and what they bring.
+const FOLDERS: [(&str, &str, &str); 3] = [
+    (
+        "clients/node",
+        "node",
+        "ioredis, node-redis and generic-pool, for tests",
+    ),
+    ("clients/memjs", "memjs", "memjs, for tests"),
+    (
+        "tests/kubernetes/monokle",
+        "monokle",
+        "what knows the Pod Security Standards, for tests",
+    ),
 ];
 
 /// Installs them, unless they are there in just these versions.
 pub(super) fn environment() -> Result<()> {
     FOLDERS
         .iter()
-        .try_for_each(|(name, why)| install(name, why))
+        .try_for_each(|(sources, name, why)| install(sources, name, why))
 }
 
 /// Installs those of one folder. They lie beside the Python environment.
-fn install(name: &str, why: &str) -> Result<()> {
+fn install(sources: &str, name: &str, why: &str) -> Result<()> {
     let folder = shell::target().join("tools").join(name);
-    let pinned = shell::workspace().join("tests/clients").join(name);
+    let pinned = shell::workspace().join("tests").join(sources);
     let wanted = fs::read_to_string(pinned.join("package-lock.json")).context("the versions")?;
     // Written last, so that an installation that was cut off is done again.
     let stamp = folder.join("installed.json");
