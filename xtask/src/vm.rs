@@ -22,11 +22,12 @@ const KERNELS: [&str; 3] = [host::NAME, "6.1", "6.12"];
 /// send the same records, which `backends` compares.
 ///
 /// With it: whether one runs with each backend, or with the kernel's first only, as an emulated machine has no time for all.
-const PROGRAMS: [(&str, bool); 8] = [
+const PROGRAMS: [(&str, bool); 9] = [
     ("backends", true),
     ("clock", false),
     ("confine", false),
     ("lifecycle", true),
+    ("namespaces", false),
     ("privileges", false),
     ("sockets", false),
     ("udp", false),
