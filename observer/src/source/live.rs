@@ -27,6 +27,7 @@ use super::counters::{tell, total};
 use super::event::{Clock, Direction, Event, SocketName};
 use super::hooks_unix;
 use super::layout::Config;
+use super::memory;
 use super::record::decode;
 use super::unix::Older;
 pub use super::wait::monotonic;
@@ -200,6 +201,13 @@ impl Live {
         if !missing.is_empty() {
             return Err(StartError::Privileges { missing });
         }
+        let live = Self::attach_first(options, telemetry);
+        memory::give_back();
+        live
+    }
+
+    /// Attaches the first backend that can be.
+    fn attach_first(options: &Options<'_>, telemetry: &Arc<Telemetry>) -> Result<Self, StartError> {
         let btf = Btf::from_kernel()?;
         let config = Config::common(&btf)?;
         let mut reasons = Vec::new();

@@ -19,6 +19,7 @@ mod hooks_unix;
 mod kprobe;
 mod layout;
 pub mod live;
+mod memory;
 pub mod preflight;
 pub mod record;
 pub mod recording;
