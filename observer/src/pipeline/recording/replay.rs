@@ -80,6 +80,7 @@ pub(in super::super) fn replay(
             }
             Frame::Clock(offset) => pipeline.set_clock(Clock { offset }),
             Frame::Process(process) => pipeline.told(process),
+            Frame::Server(server) => pipeline.told_server(server),
             Frame::Socket(name, memcached) => {
                 let protocol = match memcached {
                     true => Protocol::Memcached,
@@ -118,7 +119,12 @@ fn begin(about: &About, config: &Config, pipeline: &mut Pipeline) {
         Origin::Capture => Limits::CAPTURE,
     };
     let watched = Watched::ports(&about.redis_ports, &about.memcached_ports);
-    pipeline.begin(watched, config.rules(), limits, Enricher::new(Places::nowhere()));
+    pipeline.begin(
+        watched,
+        config.rules(),
+        limits,
+        Enricher::new(Places::nowhere()),
+    );
     if about.source == Origin::Live {
         pipeline.expect_older();
     }
