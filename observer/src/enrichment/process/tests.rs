@@ -273,18 +273,19 @@ fn notices_a_reused_pid() {
     fake.process(7, 100, "OTEL_SERVICE_NAME=old\0");
     let mut enricher = Enricher::new(fake.places());
     let start = Instant::now();
-    let mut at = |now| Arc::clone(&enricher.process(&task(7), now).service);
-    let old = at(start);
+    let at = |enricher: &mut Enricher, now| Arc::clone(&enricher.process(&task(7), now).service);
+    let old = at(&mut enricher, start);
 
     fake.process(7, 200, "OTEL_SERVICE_NAME=new\0");
-    let cached = at(start + TRUSTED / 2);
+    let cached = at(&mut enricher, start + TRUSTED / 2);
     assert!(Arc::ptr_eq(&old, &cached));
-    let new = at(start + TRUSTED);
+    let new = at(&mut enricher, start + TRUSTED);
     assert_eq!(new.name, "new");
     assert_ne!(new.id, old.id);
+    assert!(enricher.has_ended(&old) && !enricher.has_ended(&new));
 
     fs::remove_dir_all(fake.0.join("7")).unwrap();
-    let gone = at(start + 3 * TRUSTED);
+    let gone = at(&mut enricher, start + 3 * TRUSTED);
     assert!(
         Arc::ptr_eq(&new, &gone),
         "a process that is gone keeps its service"
