@@ -216,8 +216,9 @@ impl Enricher {
         self.process(task, Instant::now()).otherwise.is_none()
     }
 
-    /// What the process that `task` belongs to calls this server, as its file of hosts says; no other is asked. It is meant for the begin
-    /// of a connection: measured, 15 µs for a file that was not read before, 5 µs where another process sees the same.
+    /// What the process that `task` belongs to calls this server, as its file of hosts says; no other is asked.
+    ///
+    /// It is meant for the begin of a connection: measured, 10 µs at the first one of a process, 90 ns later.
     pub fn server_name(&mut self, task: Option<&Task>, server: Address) -> Option<Arc<str>> {
         let address = server.inet()?.ip();
         let task = task.filter(|task| task.pid != 0 && is_named(address))?;
