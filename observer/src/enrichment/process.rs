@@ -31,6 +31,8 @@ const HOSTS_TRUSTED: Duration = Duration::from_secs(10);
 const MAX_ENVIRONMENT: u64 = 256 * 1024;
 /// Most bytes read of any other file.
 const MAX_FILE: u64 = 16 * 1024;
+/// The namespace of the host's own name; the others have numbers that differ (`PROC_UTS_INIT_INO`, `linux/proc_ns.h`).
+const HOST_NAMES: &str = "uts:[4026531838]";
 /// Most characters kept of a name.
 const MAX_NAME: usize = 200;
 
@@ -439,13 +441,13 @@ fn default_name(service: &Service) -> String {
 /// the first process's file system says.
 #[must_use]
 pub fn host_name(proc_root: &Path, node: Option<&str>) -> Option<String> {
-    let space = |process: &str| fs::read_link(proc_root.join(process).join("ns/uts")).ok();
     let name = |path: &Path| {
         let text = read(path, MAX_FILE)?;
         let name = clean(String::from_utf8_lossy(&text).trim());
         Some(name).filter(|name| !name.is_empty())
     };
-    let is_own = space("1").is_some_and(|first| space("self").is_some_and(|own| own != first));
+    let space = fs::read_link(proc_root.join("self/ns/uts")).ok();
+    let is_own = space.is_some_and(|space| space.as_os_str() != HOST_NAMES);
     let of_host = || {
         node.map(str::to_owned)
             .or_else(|| name(&proc_root.join("1/root/etc/hostname")))
