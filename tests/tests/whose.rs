@@ -322,6 +322,36 @@ fn processes_that_are_gone_are_named() -> Result<()> {
     Ok(())
 }
 
+/// Numbers of processes are the host's: in a namespace of its own the observer would find others under them.
+#[test]
+fn processes_of_another_namespace_are_not_confused() -> Result<()> {
+    let server = Server::redis()?;
+    let id = Ids::new().container();
+    let cgroup = Cgroup::new(&format!("/docker/{id}"))?;
+    let binary = binary().to_string_lossy().into_owned();
+    let observer = Options::new()
+        .by(&["unshare", "--pid", "--fork", "--mount-proc", &binary])
+        .redis(server.port)
+        .start()?;
+    let mut command = cgroup.inside("python3");
+    command.args(["-c", CLIENT, "127.0.0.1", &server.port.to_string()]);
+    let mut client = Client::start(command.env("OTEL_SERVICE_NAME", "out of sight"))?;
+    client.say("SET key x")?;
+    ensure!(client.line()? == "OK", "SET");
+    eventually(Duration::from_secs(10), "it is told", || {
+        Ok(!observer.spans()?.is_empty())
+    })?;
+    // The first process of a namespace gets no signal that it does not wait for, and its parent passes none on.
+    let id_of = observer.process.id();
+    let children = fs::read_to_string(format!("/proc/{id_of}/task/{id_of}/children"))?;
+    output("kill", ["-INT", children.trim()])?;
+    let report = observer.finish(Duration::from_secs(5))?;
+    ensure!(report.log.contains("--pid host"), "{}", report.log);
+    let found = resources(&report.spans);
+    let wanted = json!({"service.name": "unknown_service:python3", "container.id": id, "process.pid": client.process.id()});
+    assert_holds("key", found.get("key").context("no span")?, &wanted)
+}
+
 /// Each with a connection and a name of its own.
 const THREADS: &str = "
 import socket, sys, threading

@@ -31,8 +31,10 @@ const HOSTS_TRUSTED: Duration = Duration::from_secs(10);
 const MAX_ENVIRONMENT: u64 = 256 * 1024;
 /// Most bytes read of any other file.
 const MAX_FILE: u64 = 16 * 1024;
-/// The namespace of the host's own name; the others have numbers that differ (`PROC_UTS_INIT_INO`, `linux/proc_ns.h`).
+/// The namespaces of the host's own name and of all its processes; others have other numbers (`PROC_UTS_INIT_INO`,
+/// `PROC_PID_INIT_INO`, `linux/proc_ns.h`).
 const HOST_NAMES: &str = "uts:[4026531838]";
+const HOST_PROCESSES: &str = "pid:[4026531836]";
 /// Most characters kept of a name.
 const MAX_NAME: usize = 200;
 
@@ -170,7 +172,11 @@ impl Enricher {
             pods: PodNames::new(places.pods),
             hosts: HostsFiles::default(),
             names: ServiceNames::default(),
-            proc_root: places.proc,
+            proc_root: match sees_processes(&places.proc) {
+                true => places.proc,
+                // Of these numbers others are there.
+                false => Places::nowhere().proc,
+            },
             processes: HashMap::new(),
             unknown: Arc::new(Service {
                 id: next_id(),
@@ -446,8 +452,7 @@ pub fn host_name(proc_root: &Path, node: Option<&str>) -> Option<String> {
         let name = clean(String::from_utf8_lossy(&text).trim());
         Some(name).filter(|name| !name.is_empty())
     };
-    let space = fs::read_link(proc_root.join("self/ns/uts")).ok();
-    let is_own = space.is_some_and(|space| space.as_os_str() != HOST_NAMES);
+    let is_own = is_elsewhere(proc_root, "uts", HOST_NAMES);
     let of_host = || {
         node.map(str::to_owned)
             .or_else(|| name(&proc_root.join("1/root/etc/hostname")))
@@ -456,6 +461,18 @@ pub fn host_name(proc_root: &Path, node: Option<&str>) -> Option<String> {
         .then(of_host)
         .flatten()
         .or_else(|| name(&proc_root.join("sys/kernel/hostname")))
+}
+
+/// Whether processes have the numbers below `proc_root` that the kernel gives with events: those of the host.
+#[must_use]
+pub fn sees_processes(proc_root: &Path) -> bool {
+    !is_elsewhere(proc_root, "pid", HOST_PROCESSES)
+}
+
+/// Whether this process is in a namespace of its own.
+fn is_elsewhere(proc_root: &Path, kind: &str, host: &str) -> bool {
+    let own = fs::read_link(proc_root.join("self/ns").join(kind));
+    own.is_ok_and(|own| own.as_os_str() != host)
 }
 
 fn next_id() -> u32 {
