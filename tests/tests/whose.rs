@@ -322,6 +322,40 @@ fn processes_that_are_gone_are_named() -> Result<()> {
     Ok(())
 }
 
+/// They live for a few milliseconds. How many of them were looked up in time is no matter of right or wrong: it is printed.
+#[test]
+fn short_lived_clients_are_named_or_not() -> Result<()> {
+    let server = Server::redis()?;
+    let observer = Options::new().redis(server.port).start()?;
+    let (rounds, port) = (load(60)?.max(3), server.port.to_string());
+    for _ in 0..rounds {
+        let mut cli = Command::new("redis-cli");
+        cli.args(["-p", &port, "set", "key", "x"]);
+        let done = cli.env("OTEL_SERVICE_NAME", "shop").output()?;
+        ensure!(done.status.success(), "redis-cli");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let report = observer.stop()?;
+    let spans = report.of("SET");
+    ensure!(spans.len() as u64 == rounds, "{}", report.summary.0);
+    let mut own = 0;
+    for span in spans {
+        let resource = &span["resource"];
+        let named = resource["service.name"] == "shop";
+        own += u32::from(named);
+        ensure!(
+            named || resource["service.name"] == "unknown_service:redis-cli",
+            "{resource}"
+        );
+        ensure!(
+            resource["process.executable.name"] == "redis-cli",
+            "{resource}"
+        );
+    }
+    println!("{own} of {rounds} by the name that they gave themselves");
+    Ok(())
+}
+
 /// Numbers of processes are the host's: in a namespace of its own the observer would find others under them.
 #[test]
 fn processes_of_another_namespace_are_not_confused() -> Result<()> {
