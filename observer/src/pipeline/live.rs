@@ -17,6 +17,7 @@ use crate::config::cli::{BackendArgument, RoleArgument};
 use crate::config::export::SpanPolicy;
 use crate::config::reload::Reloader;
 use crate::config::{Config, LiveConfig};
+use crate::enrichment::{Places, sees_processes};
 use crate::sinks::Overflow;
 use crate::source::confine::{self, Identity};
 use crate::source::live::{BackendChoice, Live, Options, StartError, monotonic};
@@ -49,8 +50,10 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
     if !live.unconfined {
         confine(&source);
     }
+    let places = places(live.node.clone());
+    let clock = source.clock();
     let mut pipeline =
-        exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
+        exporting.pipeline(config, Limits::LIVE, clock, SpanPolicy::PER_SECOND, places);
     // Before it is said that all is observed: connections that are made from then on are seen whole.
     let sockets = Sockets::start(config, &mut source, &mut |name, protocol| {
         pipeline.watch_socket(name, protocol);
@@ -117,6 +120,20 @@ pub(super) fn attach(
         unix: !(config.redis_sockets.is_none() && config.memcached_sockets.is_none()),
     };
     Live::start(&options, telemetry)
+}
+
+/// Where it is found out whose traffic it is.
+pub(super) fn places(node: Option<String>) -> Places {
+    let places = Places {
+        node,
+        ..Places::default()
+    };
+    if !sees_processes(&places.proc) {
+        warn!(
+            "processes are named by their threads and control groups only: this is not the host's process namespace (hostPID, --pid host)"
+        );
+    }
+    places
 }
 
 /// Gives up what is needed no more. What cannot be given up is said, and no reason to end.
