@@ -98,6 +98,15 @@ pub(crate) fn tests() -> Result<()> {
     go::programs()
 }
 
+/// What builds the static binary.
+pub(crate) fn musl(target: &str) -> Result<()> {
+    packages::programs(
+        &[("musl-gcc", "musl-tools")],
+        "the C parts of the static binary",
+    )?;
+    standard_library(target, "the static binary")
+}
+
 /// The target of the check for 64-bit Arm.
 pub(crate) const ARM: &str = "aarch64-unknown-linux-gnu";
 
@@ -113,20 +122,21 @@ pub(crate) fn arm() -> Result<()> {
         ],
         "lint compiles for 64-bit Arm",
     )?;
+    standard_library(ARM, "lint compiles for 64-bit Arm")
+}
+
+/// The standard library of another target.
+fn standard_library(target: &str, why: &str) -> Result<()> {
     let there = shell::output("rustup", ["target", "list", "--installed"]);
-    if there.is_some_and(|there| there.lines().any(|target| target == ARM)) {
+    if there.is_some_and(|there| there.lines().any(|line| line == target)) {
         return Ok(());
     }
-    shell::step(
-        &format!("rustup target add {ARM}"),
-        "lint compiles for 64-bit Arm",
-        || {
-            shell::run_quietly(
-                shell::program("rustup").args(["target", "add", ARM]),
-                Duration::from_secs(600),
-            )
-        },
-    )
+    shell::step(&format!("rustup target add {target}"), why, || {
+        shell::run_quietly(
+            shell::program("rustup").args(["target", "add", target]),
+            Duration::from_secs(600),
+        )
+    })
 }
 
 /// What `lint` calls.

@@ -118,7 +118,12 @@ fn begin(about: &About, config: &Config, pipeline: &mut Pipeline) {
         Origin::Capture => Limits::CAPTURE,
     };
     let watched = Watched::ports(&about.redis_ports, &about.memcached_ports);
-    pipeline.begin(watched, config.rules(), limits, Enricher::new(Places::nowhere()));
+    pipeline.begin(
+        watched,
+        config.rules(),
+        limits,
+        Enricher::new(Places::nowhere()),
+    );
     if about.source == Origin::Live {
         pipeline.expect_older();
     }
