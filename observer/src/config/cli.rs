@@ -39,6 +39,9 @@ pub enum Command {
     Record(Record),
     /// Say what this kernel and user allow, and what to do
     Doctor(Doctor),
+    /// Write man pages and shell completions; for those who make packages
+    #[command(hide = true)]
+    Generate(Generate),
 }
 
 /// Options of `run`.
@@ -160,6 +163,14 @@ pub struct Doctor {
     /// Ports.
     #[command(flatten)]
     pub ports: PortArguments,
+}
+
+/// Options of `generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// A folder that is there
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
 }
 
 /// Ports.
