@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Setup(options) => setup::task(&options),
         Task::Build => build::task().map(drop),
-        Task::Dist => dist::task(),
+        Task::Dist => dist::task().map(drop),
         Task::Run(options) => return exit(run::task(&options)),
         Task::Test(options) => test::task(&options),
         Task::Vm(options) => vm::task(&options),
