@@ -146,6 +146,17 @@ impl Machine {
         Ok(text)
     }
 
+    /// The processes of a system service, as this host numbers them.
+    ///
+    /// # Errors
+    ///
+    /// When it has no cgroup, that is, does not run.
+    pub fn processes(&self, service: &str) -> Result<Vec<u32>> {
+        let file = self.cgroup.join("system.slice").join(service);
+        let text = fs::read_to_string(file.join("cgroup.procs"))?;
+        text.lines().map(|line| Ok(line.parse()?)).collect()
+    }
+
     /// A property of a unit.
     ///
     /// # Errors

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::ptrace;
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::process::Signal;
 use tests::machine::Machine;
-use tests::observer::{Observer, Options, call};
+use tests::observer::{Options, call};
 use tests::process::{Folder, eventually, output, patience};
 use tests::server::{Server, free_port};
 
@@ -115,9 +115,17 @@ impl Manager {
     }
 }
 
-/// The thread that reads the ring and runs the stages.
-fn pipeline_thread(observer: &Observer) -> Result<Pid> {
-    let threads = format!("/proc/{}/task", observer.process.id());
+/// Stops the thread that reads the ring and runs the stages, and no other.
+fn stop_pipeline(process: u32) -> Result<Pid> {
+    let thread = pipeline_thread(process)?;
+    ptrace::seize(thread, ptrace::Options::empty())?;
+    ptrace::interrupt(thread)?;
+    waitpid(thread, Some(WaitPidFlag::__WALL))?;
+    Ok(thread)
+}
+
+fn pipeline_thread(process: u32) -> Result<Pid> {
+    let threads = format!("/proc/{process}/task");
     for thread in fs::read_dir(threads)? {
         let thread = thread?;
         if fs::read_to_string(thread.path().join("comm"))?.trim() == "observer" {
@@ -160,10 +168,7 @@ fn a_manager_is_told_when_it_observes_reloads_hangs_and_ends() -> Result<()> {
 
     let alive = || manager.next(Duration::from_secs(10));
     assert_eq!(alive()?.as_deref(), Some("WATCHDOG=1\n"));
-    let thread = pipeline_thread(&observer)?;
-    ptrace::seize(thread, ptrace::Options::empty())?;
-    ptrace::interrupt(thread)?;
-    waitpid(thread, Some(nix::sys::wait::WaitPidFlag::__WALL))?;
+    let thread = stop_pipeline(observer.process.id())?;
     // What was on its way, and then none in three times the interval.
     while manager.next(Duration::from_millis(1500))?.is_some() {}
     ptrace::detach(thread, None)?;
@@ -239,6 +244,35 @@ fn newer(package: &Path, folder: &Path) -> Result<()> {
             file.as_os_str(),
         ],
     )?;
+    Ok(())
+}
+
+/// With other times than the unit's, which are long.
+fn is_started_anew_when_it_hangs(machine: &Machine) -> Result<()> {
+    let set = |text: &str| -> Result<()> {
+        let script = "d=/run/systemd/system/$0.d; mkdir -p $d; printf \"$1\" > $d/times.conf; systemctl daemon-reload";
+        machine.run(&["sh", "-c", script, UNIT, text])?;
+        machine.run(&["systemctl", "restart", UNIT])?;
+        Ok(())
+    };
+    set("[Service]\nWatchdogSec=1s\nRestartSec=100ms\n")?;
+    let processes = machine.processes(UNIT)?;
+    assert_eq!(processes.len(), 1);
+    let thread = stop_pipeline(processes[0])?;
+    eventually(Duration::from_secs(20), "it is ended", || {
+        let status = waitpid(thread, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))?;
+        Ok(matches!(
+            status,
+            WaitStatus::Signaled(..) | WaitStatus::Exited(..)
+        ))
+    })?;
+    eventually(Duration::from_secs(20), "it is started anew", || {
+        let restarts = machine.property(UNIT, "NRestarts")?;
+        Ok(restarts == "1" && machine.property(UNIT, "ActiveState")? == "active")
+    })?;
+    set("")?;
+    machine.run(&["rm", "-r", &format!("/run/systemd/system/{UNIT}.d")])?;
+    machine.run(&["systemctl", "daemon-reload"])?;
     Ok(())
 }
 
@@ -320,6 +354,9 @@ fn installed_started_reloaded_upgraded_removed() -> Result<()> {
     })?;
     assert_eq!(machine.property(UNIT, "ActiveState")?, "active");
     assert_eq!(machine.property(UNIT, "MainPID")?, first);
+
+    is_started_anew_when_it_hangs(&machine)?;
+    let first = machine.property(UNIT, "MainPID")?;
 
     // Upgraded: the new one runs, the edit is kept, what was not edited is new.
     machine.run(&["dpkg", "-i", "/mnt/newer.deb"])?;
