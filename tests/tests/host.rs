@@ -117,23 +117,31 @@ impl Manager {
 
 /// Stops the thread that reads the ring and runs the stages, and no other.
 fn stop_pipeline(process: u32) -> Result<Pid> {
-    let thread = pipeline_thread(process)?;
+    let mut found = None;
+    // A thread gives itself its name, when it first runs.
+    eventually(Duration::from_secs(10), "the pipeline's thread", || {
+        found = pipeline_thread(process)?;
+        Ok(found.is_some())
+    })?;
+    let thread = found.context("waited for above")?;
     ptrace::seize(thread, ptrace::Options::empty())?;
     ptrace::interrupt(thread)?;
     waitpid(thread, Some(WaitPidFlag::__WALL))?;
     Ok(thread)
 }
 
-fn pipeline_thread(process: u32) -> Result<Pid> {
+fn pipeline_thread(process: u32) -> Result<Option<Pid>> {
     let threads = format!("/proc/{process}/task");
     for thread in fs::read_dir(threads)? {
         let thread = thread?;
-        if fs::read_to_string(thread.path().join("comm"))?.trim() == "observer" {
+        // Threads come and go.
+        let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        if name.trim() == "observer" {
             let id = thread.file_name().to_string_lossy().parse()?;
-            return Ok(Pid::from_raw(id));
+            return Ok(Some(Pid::from_raw(id)));
         }
     }
-    anyhow::bail!("no thread `observer`")
+    Ok(None)
 }
 
 #[test]
