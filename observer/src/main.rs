@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use observer::config::cli::{Command, one_line};
 use observer::config::load::{Loaded, Refusal, load};
 use observer::config::reload::Reloader;
-use observer::config::{Config, LiveConfig, Surroundings, effective};
+use observer::config::{Config, LiveConfig, Surroundings, effective, manual};
 use observer::pipeline::{self, Failure};
 use tracing_subscriber::EnvFilter;
 
@@ -91,6 +91,8 @@ fn execute(
             pipeline::record(&config, record)
         }
         Command::Doctor(doctor) => pipeline::doctor(&doctor.ports),
+        Command::Generate(generate) => manual::write(&generate.folder)
+            .map_err(|error| Failure::Runtime(format!("{}: {error}", generate.folder.display()))),
     }
 }
 

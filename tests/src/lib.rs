@@ -11,6 +11,7 @@ pub mod collector;
 pub mod commands;
 pub mod coverage;
 pub mod load;
+pub mod machine;
 pub mod memcached;
 pub mod namespace;
 pub mod observer;

@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod demo;
+mod dist;
 mod lint;
 mod picture;
 mod run;
@@ -26,6 +27,8 @@ enum Task {
     Setup(setup::Options),
     /// Build the release binary: target/release/cache-observer.
     Build,
+    /// Build what is installed elsewhere: a Debian package and a tarball of the static binary and what belongs to it.
+    Dist,
     /// Build, become root, observe this host.
     Run(run::Options),
     /// Run all tests; those with real servers as root, and those of `vm`.
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Setup(options) => setup::task(&options),
         Task::Build => build::task().map(drop),
+        Task::Dist => dist::task().map(drop),
         Task::Run(options) => return exit(run::task(&options)),
         Task::Test(options) => test::task(&options),
         Task::Vm(options) => vm::task(&options),

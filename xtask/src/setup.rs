@@ -91,13 +91,40 @@ pub(crate) fn tests() -> Result<()> {
             ("saslpasswd2", "sasl2-bin"),
             ("prometheus", "prometheus"),
             ("promtool", "prometheus"),
+            ("systemd-analyze", "systemd"),
         ],
         "the tests use it",
     )?;
+    musl()?;
+    packager()?;
     python::environment()?;
     node::environment()?;
     kubernetes::programs()?;
     go::programs()
+}
+
+/// A version that builds with the workspace's compiler.
+const CARGO_DEB: &str = "3.8.0";
+
+/// What makes the Debian package.
+pub(crate) fn packager() -> Result<()> {
+    packages::programs(&[("dpkg-deb", "dpkg")], "the package")?;
+    cargo_program("deb", CARGO_DEB, "makes Debian packages; a few minutes")
+}
+
+/// The target whose programs need nothing of the system they run on.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const STATIC: &str = "x86_64-unknown-linux-musl";
+#[cfg(target_arch = "aarch64")]
+pub(crate) const STATIC: &str = "aarch64-unknown-linux-musl";
+
+/// What builds the static binary.
+pub(crate) fn musl() -> Result<()> {
+    packages::programs(
+        &[("musl-gcc", "musl-tools")],
+        "the C parts of the static binary",
+    )?;
+    standard_library(STATIC, "the static binary")
 }
 
 /// The target of the check for 64-bit Arm.
@@ -115,41 +142,42 @@ pub(crate) fn arm() -> Result<()> {
         ],
         "lint compiles for 64-bit Arm",
     )?;
+    standard_library(ARM, "lint compiles for 64-bit Arm")
+}
+
+/// The standard library of another target.
+fn standard_library(target: &str, why: &str) -> Result<()> {
     let there = shell::output("rustup", ["target", "list", "--installed"]);
-    if there.is_some_and(|there| there.lines().any(|target| target == ARM)) {
+    if there.is_some_and(|there| there.lines().any(|line| line == target)) {
         return Ok(());
     }
-    shell::step(
-        &format!("rustup target add {ARM}"),
-        "lint compiles for 64-bit Arm",
-        || {
-            shell::run_quietly(
-                shell::program("rustup").args(["target", "add", ARM]),
-                Duration::from_secs(600),
-            )
-        },
-    )
+    shell::step(&format!("rustup target add {target}"), why, || {
+        shell::run_quietly(
+            shell::program("rustup").args(["target", "add", target]),
+            Duration::from_secs(600),
+        )
+    })
 }
 
 /// What `lint` calls.
 pub(crate) fn lint() -> Result<()> {
-    if shell::output("cargo", ["deny", "--version"]).is_some() {
+    cargo_program(
+        "deny",
+        CARGO_DENY,
+        "checks licences and sources of dependencies; a few minutes",
+    )
+}
+
+/// `cargo NAME`, of this version if there is none.
+fn cargo_program(name: &str, version: &str, why: &str) -> Result<()> {
+    if shell::output("cargo", [name, "--version"]).is_some() {
         return Ok(());
     }
-    shell::step(
-        &format!("cargo install cargo-deny {CARGO_DENY}"),
-        "checks licences and sources of dependencies; a few minutes",
-        || {
-            shell::run_quietly(
-                shell::program("cargo").args([
-                    "install",
-                    "cargo-deny",
-                    "--version",
-                    CARGO_DENY,
-                    "--locked",
-                ]),
-                Duration::from_secs(1800),
-            )
-        },
-    )
+    let package = format!("cargo-{name}");
+    shell::step(&format!("cargo install {package} {version}"), why, || {
+        shell::run_quietly(
+            shell::program("cargo").args(["install", &package, "--version", version, "--locked"]),
+            Duration::from_secs(1800),
+        )
+    })
 }

@@ -39,6 +39,9 @@ pub enum Command {
     Record(Record),
     /// Say what this kernel and user allow, and what to do
     Doctor(Doctor),
+    /// Write man pages and shell completions; for those who make packages
+    #[command(hide = true)]
+    Generate(Generate),
 }
 
 /// Options of `run`.
@@ -162,6 +165,14 @@ pub struct LiveArguments {
     /// Keep all privileges and system calls after the start, to find out whether a fault comes of giving them up
     #[arg(long, env = "CACHE_OBSERVER_UNCONFINED")]
     pub unconfined: bool,
+}
+
+/// Options of `generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// A folder that is there
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
 }
 
 /// Ports.

@@ -2,6 +2,7 @@
 //!
 //! [`cli`] and [`file`] hold what can be written, [`load`] parses it, and [`Config`] is what may be run: every combination
 //! possible. [`effective`] tells it with each value's origin, [`reload`] reads the file again.
+//! [`manual`] describes it.
 
 pub mod cli;
 pub mod effective;
@@ -10,6 +11,7 @@ pub mod file;
 pub mod histograms;
 pub mod limits;
 pub mod load;
+pub mod manual;
 pub mod pools;
 pub mod redaction;
 pub mod reload;

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::sockets::Sockets;
-use super::{Exporting, Failure, Pipeline, Watched, watched};
+use super::{Exporting, Failure, Pipeline, Watched, manager, watched};
 use crate::config::cli::{BackendArgument, RoleArgument};
 use crate::config::export::SpanPolicy;
 use crate::config::reload::Reloader;
@@ -82,8 +83,10 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
     let reload = Reload {
         reloader,
         ports: config.ports(),
+        watched: watched(config),
         changes,
     };
+    manager::ready(&reload.watched);
     runtime.block_on(until_stopped(
         signals,
         reload,
@@ -92,6 +95,7 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
         || observer.is_finished(),
     ));
     health.enter(Phase::Stopping);
+    manager::stopping();
     stop.store(true, Ordering::Relaxed);
     let (pipeline, result) = observer
         .join()
@@ -259,6 +263,8 @@ struct Change {
     before: Vec<u16>,
     /// Keys, for people.
     applied: String,
+    /// Told, or dropped, when it is in effect.
+    done: oneshot::Sender<()>,
 }
 
 impl Change {
@@ -267,6 +273,7 @@ impl Change {
             config,
             before,
             applied,
+            done,
         } = self;
         // Stages before kernel programs: no event comes of a port that they do not know.
         pipeline.reconfigure(Watched::new(&config), config.rules(), monotonic());
@@ -279,6 +286,8 @@ impl Change {
                 warn!(%error, applied, "configuration reloaded, but the ports are still the old ones")
             }
         }
+        // Nobody waits for it at the end.
+        let _ = done.send(());
     }
 }
 
@@ -287,20 +296,29 @@ struct Reload {
     reloader: Option<Reloader>,
     /// The ports that are watched.
     ports: Vec<u16>,
+    /// The same, for people.
+    watched: String,
     changes: Sender<Change>,
 }
 
 impl Reload {
+    /// Reads the file again, and waits until that is in effect.
+    async fn run(&mut self) {
+        manager::reloading();
+        if let Some(applied) = self.read() {
+            // An error: the observer thread is gone, and so is the program soon.
+            let _ = applied.await;
+        }
+        manager::ready(&self.watched);
+    }
+
     /// Reads the file again. One that cannot be used changes nothing.
-    fn run(&mut self) {
-        let Some(reloader) = &mut self.reloader else {
-            return;
-        };
-        let reloaded = match reloader.reload() {
+    fn read(&mut self) -> Option<oneshot::Receiver<()>> {
+        let reloaded = match self.reloader.as_mut()?.reload() {
             Ok(reloaded) => reloaded,
             Err(error) => {
                 warn!("configuration not reloaded, all stays as it was: {error}");
-                return;
+                return None;
             }
         };
         if !reloaded.restart.is_empty() {
@@ -312,15 +330,18 @@ impl Reload {
         }
         if reloaded.applied.is_empty() {
             info!("configuration reloaded: nothing changed that can be applied");
-            return;
+            return None;
         }
         let before = std::mem::replace(&mut self.ports, reloaded.config.ports());
-        // When the observer thread is gone, so is the program soon.
-        let _ = self.changes.send(Change {
+        self.watched = watched(&reloaded.config);
+        let (done, applied) = oneshot::channel();
+        let change = Change {
             before,
             config: reloaded.config,
             applied: reloaded.applied.join(", "),
-        });
+            done,
+        };
+        self.changes.send(change).ok().map(|()| applied)
     }
 }
 
@@ -375,7 +396,7 @@ async fn until_stopped(
             return std::future::pending().await;
         };
         while hangup.recv().await.is_some() {
-            reload.run();
+            reload.run().await;
         }
     };
     tokio::select! {
@@ -384,5 +405,6 @@ async fn until_stopped(
         () = over => {}
         () = gone => {}
         () = reloads => {}
+        () = manager::watchdog(&exporting.telemetry) => {}
     }
 }

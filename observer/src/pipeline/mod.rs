@@ -9,6 +9,7 @@
 mod doctor;
 mod engine;
 mod live;
+mod manager;
 mod recording;
 mod sockets;
 

@@ -30,7 +30,7 @@ const PROCESS_OPTIONS: [i32; 5] = [
     PR_SET_NO_NEW_PRIVS,
 ];
 /// Types characters into a terminal, `asm-generic/ioctls.h`.
-const TERMINAL_INPUT: [u64; 2] = [TIOCSTI, TIOCLINUX as _];
+const TERMINAL_INPUT: [u64; 2] = [TIOCSTI as _, TIOCLINUX as _];
 /// What name look-ups and exporters connect with.
 const SOCKETS: [i32; 4] = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK];
 /// Namespaces of their own.

@@ -17,7 +17,7 @@ pub enum Phase {
     Stopping,
 }
 
-/// Written by the pipeline thread, read by health checks.
+/// Written by the pipeline thread, read by health checks and the watchdog.
 #[derive(Debug)]
 pub struct Health {
     since: Instant,
@@ -43,6 +43,12 @@ impl Health {
         self.ticked.store(now, Ordering::Relaxed);
     }
 
+    /// When the pipeline thread was last at work, in milliseconds since the start.
+    #[must_use]
+    pub fn ticked(&self) -> u64 {
+        self.ticked.load(Ordering::Relaxed)
+    }
+
     /// The next phase has begun.
     pub fn enter(&self, phase: Phase) {
         self.tick();
@@ -63,7 +69,7 @@ impl Health {
     /// exports have limits of their own.
     #[must_use]
     pub fn stuck(&self) -> Option<Duration> {
-        let ticked = Duration::from_millis(self.ticked.load(Ordering::Relaxed));
+        let ticked = Duration::from_millis(self.ticked());
         let silent = self.since.elapsed().saturating_sub(ticked);
         (self.phase() == Phase::Observing && silent > SILENCE).then_some(silent)
     }
