@@ -305,22 +305,39 @@ mod tests {
     }
 
     #[test]
-    fn every_component_of_the_collector_is_defined_and_used() -> Result<()> {
-        let text = fs::read_to_string(deploy().join("collector.yaml"))?;
+    fn every_component_of_the_collectors_is_defined_and_used() -> Result<()> {
+        for file in [
+            "collector.yaml",
+            "kubernetes/collector/gateway.yaml",
+            "kubernetes/collector/enrich.yaml",
+        ] {
+            components(file).context(file)?;
+        }
+        Ok(())
+    }
+
+    fn components(file: &str) -> Result<()> {
+        let text = fs::read_to_string(deploy().join(file))?;
         let documents = YamlLoader::load_from_str(&text)?;
         let collector = documents.first().context("empty")?;
-        let pipelines = collector["service"]["pipelines"]
-            .as_hash()
-            .context("no pipelines")?;
+        let names = |list: &Yaml| -> BTreeSet<String> {
+            let names = list.as_vec().into_iter().flatten();
+            names.filter_map(Yaml::as_str).map(str::to_owned).collect()
+        };
+        let defined = |kind: &str| -> BTreeSet<String> {
+            let defined = collector[kind].as_hash().into_iter().flatten();
+            let names = defined.filter_map(|(name, _)| name.as_str());
+            names.map(str::to_owned).collect()
+        };
+        let service = &collector["service"];
+        let pipelines = service["pipelines"].as_hash().context("no pipelines")?;
         for kind in ["receivers", "processors", "exporters"] {
-            let defined = collector[kind].as_hash().context(kind)?;
-            let defined: BTreeSet<_> = defined.keys().filter_map(Yaml::as_str).collect();
             let named = pipelines
                 .values()
-                .flat_map(|pipeline| pipeline[kind].as_vec().into_iter().flatten())
-                .filter_map(Yaml::as_str);
-            assert_eq!(defined, named.collect(), "{kind}");
+                .flat_map(|pipeline| names(&pipeline[kind]));
+            assert_eq!(defined(kind), named.collect(), "{file}: {kind}");
         }
+        assert_eq!(defined("extensions"), names(&service["extensions"]));
         for pipeline in pipelines.values() {
             assert_eq!(pipeline["processors"][0].as_str(), Some("memory_limiter"));
         }

@@ -6,6 +6,7 @@
 mod bpf;
 mod go;
 mod kernels;
+mod kubernetes;
 mod node;
 mod packages;
 mod python;
@@ -95,6 +96,7 @@ pub(crate) fn tests() -> Result<()> {
     )?;
     python::environment()?;
     node::environment()?;
+    kubernetes::programs()?;
     go::programs()
 }
 

