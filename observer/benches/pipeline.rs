@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use observer::aggregation::{Metrics, Options};
 use observer::config::rules::Rules;
+use observer::enrichment::Places;
 use observer::pipeline::{Parts, Pipeline, Watched};
 use observer::protocol::{Protocol, ReplyDecoder, RequestDecoder, outcome};
 use observer::sinks::{SinkOptions, Sinks};
@@ -186,6 +187,7 @@ fn pipeline() -> Pipeline {
         metrics,
         sinks: Arc::new(sinks),
         spans_per_second: 0,
+        places: Places::default(),
     })
 }
 

@@ -39,6 +39,7 @@ struct Key {
     service: u32,
     cache: String,
     server: Address,
+    name: Option<Arc<str>>,
     end: End,
     protocol: Protocol,
 }
@@ -103,6 +104,7 @@ impl Aggregator {
             service: service.id,
             cache: endpoint.cache.clone(),
             server: endpoint.server,
+            name: endpoint.name.clone(),
             end: endpoint.end,
             protocol,
         };

@@ -68,6 +68,9 @@ pub struct Run {
     /// Where /healthz and /readyz are served; may be the same address [default: nowhere]
     #[arg(long, env = "CACHE_OBSERVER_HEALTH_LISTEN", value_parser = address, value_name = "ADDR")]
     pub health_listen: Option<SocketAddr>,
+    /// The node.
+    #[command(flatten)]
+    pub node: NodeArguments,
     /// Print the configuration in effect as a file, with each value's origin, and stop
     #[arg(long)]
     pub print_config: bool,
@@ -129,6 +132,9 @@ pub struct Record {
     /// Keep all privileges and system calls after the start, to find out whether a fault comes of giving them up
     #[arg(long, env = "CACHE_OBSERVER_UNCONFINED")]
     pub unconfined: bool,
+    /// The node.
+    #[command(flatten)]
+    pub node: NodeArguments,
     /// Read this capture instead of the kernel: a copy of it without values and credentials
     #[arg(long, value_name = "CAPTURE")]
     pub from: Option<PathBuf>,
@@ -173,6 +179,14 @@ pub struct PortArguments {
     #[arg(long, env = "CACHE_OBSERVER_MEMCACHED_PORT", value_delimiter = ',', default_value = "11211",
         value_parser = clap::value_parser!(u16).range(1..), value_name = "P[,P…]")]
     pub memcached_port: Vec<u16>,
+}
+
+/// What is observed.
+#[derive(Debug, Clone, Args)]
+pub struct NodeArguments {
+    /// Name of the Kubernetes node, for `k8s.node.name` [default: none]
+    #[arg(long, env = "K8S_NODE_NAME", value_parser = node_name, value_name = "NAME")]
+    pub node_name: Option<String>,
 }
 
 /// Unix sockets.
@@ -285,6 +299,15 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     found
         .next()
         .ok_or_else(|| "the host has no address".to_owned())
+}
+
+/// A DNS subdomain, as Kubernetes has it.
+fn node_name(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    match !text.is_empty() && text.len() <= 253 && text.bytes().all(allowed) {
+        true => Ok(text.to_owned()),
+        false => Err("not 1 to 253 letters, digits, - and .".to_owned()),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -154,6 +154,7 @@ pub(super) fn of_tables(
         values.push(("key-patterns".to_owned(), patterns));
     }
     values.extend(config.spans());
+    values.extend(flat("servers", Value::try_from(&tables.servers).ok()));
     values.extend(flat("caches", Value::try_from(&tables.caches).ok()));
     values.extend(flat("redaction", Value::try_from(&tables.redaction).ok()));
     values.extend(flat("limits", Value::try_from(&tables.limits).ok()));

@@ -25,8 +25,9 @@ use super::templates::{MAX_TEMPLATES, Templates};
 
 /// Longest file, bytes.
 const MAX_BYTES: u64 = 1 << 20;
-/// The table whose keys are addresses.
+/// The tables whose keys are addresses.
 const CACHES: &str = "caches";
+const SERVERS: &str = "servers";
 
 /// What the file holds beyond options of the command line.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -34,6 +35,8 @@ const CACHES: &str = "caches";
 pub struct Tables {
     /// Templates of keys, tried in this order before patterns are looked for.
     pub key_patterns: Vec<String>,
+    /// Names of servers, by address.
+    pub servers: BTreeMap<String, String>,
     /// Names of caches, by server address and port.
     pub caches: BTreeMap<String, String>,
     /// Which spans are exported, as far as the command line has no option for it.
@@ -242,6 +245,8 @@ impl Tables {
         self.pools
             .check()
             .map_err(|(key, reason)| (format!("pools.{key}"), reason))?;
+        rules::check_servers(&self.servers)
+            .map_err(|(key, reason)| (format!("{SERVERS}.{key}"), reason))?;
         rules::check_caches(&self.caches)
             .map_err(|(key, reason)| (format!("{CACHES}.{key}"), reason))?;
         rules::check(&self.rules).map_err(|(index, reason)| (format!("rules[{index}]"), reason))?;
@@ -349,7 +354,9 @@ fn hyphenated<'a>(table: DeTable<'a>) -> Result<DeTable<'a>, Fault> {
         let name = key.get_ref().replace('_', "-");
         let span = value.span();
         let value = match value.into_inner() {
-            DeValue::Table(inner) if name != CACHES => DeValue::Table(hyphenated(inner)?),
+            DeValue::Table(inner) if ![CACHES, SERVERS].contains(&name.as_str()) => {
+                DeValue::Table(hyphenated(inner)?)
+            }
             DeValue::Array(list) => {
                 let mut all = toml::de::DeArray::new();
                 for one in list {

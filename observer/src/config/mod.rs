@@ -86,6 +86,8 @@ pub struct LiveConfig {
     pub prometheus: Option<SocketAddr>,
     /// Where `/healthz` and `/readyz` are served.
     pub health: Option<SocketAddr>,
+    /// `k8s.node.name`.
+    pub node: Option<String>,
 }
 
 /// Where `/metrics` is served unless said otherwise: the port that the specification gives to Prometheus exporters.
@@ -102,6 +104,7 @@ impl LiveConfig {
             unconfined: run.unconfined,
             prometheus: scraped.then(|| run.prometheus_listen.unwrap_or(config.prometheus)),
             health: run.health_listen,
+            node: run.node.node_name.clone(),
         }
     }
 }
@@ -342,7 +345,7 @@ impl Config {
     /// What holds for each connection.
     #[must_use]
     pub fn rules(&self) -> Rules {
-        Rules::new(&self.tables.caches, &self.tables.rules, self.export.clone())
+        Rules::new(&self.tables, self.export.clone())
     }
 }
 

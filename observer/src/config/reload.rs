@@ -78,6 +78,7 @@ fn is_reloadable(path: &str) -> bool {
             | "keys"
             | "naming"
             | "key-patterns"
+            | "servers"
             | "caches"
             | "spans"
             | "redaction"

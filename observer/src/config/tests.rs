@@ -238,8 +238,15 @@ mod files {
             .into_iter()
             .map(|entry| entry.path);
         let further = [
+            "servers",
             "caches",
             "rules",
+            "executable",
+            "container",
+            "unit",
+            "namespace",
+            "pod",
+            "service-name",
             "cache-name",
             "ignore",
             "server",
@@ -410,6 +417,18 @@ mod files {
                 "histograms.latency: each bound must be above",
             ),
             (
+                "[servers]\n'10.0.0.7:6379' = 'x'",
+                2,
+                "`10.0.0.7:6379` is no IP address",
+            ),
+            ("[servers]\n'10.0.0.7' = ''", 2, "no name"),
+            ("node-name = 'a b'", 1, "letters, digits, - and ."),
+            (
+                "[[rules]]\nport = 1\nservice-name = 'x'",
+                1,
+                "rules[0]: a rule with service-name cannot have port",
+            ),
+            (
                 "[caches]\n'redis' = 'x'",
                 2,
                 "`redis` is no address and port",
@@ -423,7 +442,7 @@ mod files {
             (
                 "[[rules]]\nignore = true",
                 1,
-                "rules[0]: a rule needs port, server or service",
+                "rules[0]: a rule needs port, server, service, executable",
             ),
             (
                 "[[rules]]\nport = 1\n[[rules]]\nport = 2\nignore = true",

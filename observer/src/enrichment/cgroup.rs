@@ -19,7 +19,8 @@ pub(super) struct Workload {
 pub(super) struct PodId {
     /// As in the pod's metadata; of a static pod the digest of its file, which the API server does not know as its uid.
     pub(super) uid: String,
-    pub(super) qos: Qos,
+    /// `None`: an observer in a cgroup namespace of its own is not told which slice the pod is in, where it is in the same.
+    pub(super) qos: Option<Qos>,
 }
 
 /// Quality of service, by the slice that a pod is in.
@@ -68,6 +69,11 @@ impl Workload {
         })
     }
 
+    /// The path in the hierarchy of version 2, which is the one that the kernel's numbers are of.
+    pub(super) fn path_of_process(text: &str) -> Option<&str> {
+        text.lines().find_map(|line| line.strip_prefix("0::"))
+    }
+
     /// Reads a path within a hierarchy.
     pub(super) fn of_path(path: &str) -> Self {
         let mut told = Self::default();
@@ -75,7 +81,7 @@ impl Workload {
         for part in path.split('/') {
             qos = kubelet_slice(part).or(qos);
             if let Some(uid) = pod_uid(part) {
-                let qos = pod_slice(part).or(qos).unwrap_or(Qos::Guaranteed);
+                let qos = pod_slice(part).or(qos);
                 // A nested node's pods are below the container that is the node.
                 (told.pod, told.container) = (Some(PodId { uid, qos }), None);
             }
@@ -83,6 +89,9 @@ impl Workload {
                 told.container = Some(id);
             } else if part.ends_with(".service") {
                 told.unit = Some(part.to_owned());
+            } else if part.ends_with(".scope") {
+                // What somebody starts from a terminal, below the service that is the user's whole session.
+                told.unit = None;
             }
         }
         if told.container.is_some() || told.pod.is_some() {
@@ -238,7 +247,7 @@ mod tests {
                 UID,
                 Qos::Guaranteed,
             ),
-            ("/../../pod<uid>/<id>", UID, Qos::Guaranteed),
+            ("/../../../besteffort/pod<uid>/<id>", UID, Qos::BestEffort),
             // Nodes that are containers: kind, k3d, minikube.
             (
                 "/system.slice/docker-<outer>.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod<slice>.slice/cri-containerd-<id>.scope",
@@ -260,7 +269,7 @@ mod tests {
                 container: Some(ID.to_owned()),
                 pod: Some(PodId {
                     uid: uid.to_owned(),
-                    qos,
+                    qos: Some(qos),
                 }),
                 unit: None,
             };
@@ -269,6 +278,9 @@ mod tests {
         // The pod's own cgroup, and the runtime's pause process where it has none of its own.
         let pod = path("/kubepods.slice/kubepods-pod<slice>.slice");
         assert_eq!((pod.pod.unwrap().uid.as_str(), pod.container), (UID, None));
+        // The observer's own slice, which it is not told.
+        let pod = path("/../../pod<uid>/<id>").pod.unwrap();
+        assert_eq!((pod.uid.as_str(), pod.qos), (UID, None));
     }
 
     #[test]
@@ -318,6 +330,14 @@ mod tests {
                 Some("web.service"),
             ),
             ("/user.slice/user-1000.slice/session-3.scope", None),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/app.slice/app-terminal.slice/vte-spawn-1.scope",
+                None,
+            ),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/init.scope",
+                None,
+            ),
             ("/init.scope", None),
             ("/", None),
             ("/..", None),
@@ -362,6 +382,11 @@ mod tests {
             "9:devices:/system.slice/ssh.service\n1:name=systemd:/system.slice/ssh.service\n0::/",
         );
         assert_eq!(unit.unit.as_deref(), Some("ssh.service"));
+        assert_eq!(
+            Workload::path_of_process("1:name=systemd:/a\n0::/b\n"),
+            Some("/b")
+        );
+        assert_eq!(Workload::path_of_process("1:name=systemd:/a\n"), None);
         assert_eq!(Workload::of_process(""), Workload::default());
         assert_eq!(Workload::of_process("nonsense\n::\n"), Workload::default());
     }

@@ -4,6 +4,8 @@
 //! (`cgroup_id`, `kernel/cgroup`), and is not given again.
 
 use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Cgroups {
     root: PathBuf,
+    /// Version 1 is in use beside version 2. A process that systemd leaves to a container runtime then is in that one's service here,
+    /// and in its container there alone: so a unit found by number may be wrong, a container is not.
+    hybrid: bool,
     known: HashMap<u64, Workload>,
     walked: Option<Instant>,
 }
@@ -28,29 +33,33 @@ pub(super) struct Cgroups {
 impl Cgroups {
     /// `mount`: where cgroups are mounted, of version 2 alone or with version 1.
     pub(super) fn new(mount: &Path) -> Self {
-        let hybrid = mount.join("unified");
+        let unified = mount.join("unified");
+        let hybrid = unified.is_dir();
         Self {
-            root: if hybrid.is_dir() {
-                hybrid
-            } else {
-                mount.to_owned()
-            },
+            root: if hybrid { unified } else { mount.to_owned() },
+            hybrid,
             known: HashMap::new(),
             walked: None,
         }
     }
 
-    /// A process in this cgroup told what it is.
-    pub(super) fn learn(&mut self, id: u64, workload: &Workload) {
-        // The root's number, and none, tell nothing: there version 1 may be in use.
-        if id > 1 && *workload != Workload::default() {
-            self.insert(id, workload.clone());
+    /// A process that made a call in this cgroup is, some time later, at this path of version 2. It may have moved meanwhile.
+    pub(super) fn learn(&mut self, id: u64, path: &str) {
+        if id <= 1 || self.known.contains_key(&id) {
+            return;
         }
+        let there = fs::metadata(self.root.join(path.trim_start_matches('/')));
+        // From a namespace of its own an observer does not find the path of others: then it is believed.
+        if there.is_ok_and(|there| there.ino() != id) {
+            return;
+        }
+        self.insert(id, path);
     }
 
     /// What a cgroup tells. Measured: 25 ms for a walk over 1,000 directories.
     pub(super) fn of(&mut self, id: u64, now: Instant) -> Option<Workload> {
         let fresh = |walked: Instant| now.duration_since(walked) < PAUSE;
+        // The root's number, and none, tell nothing: there version 1 may be in use.
         if id > 1 && !self.known.contains_key(&id) && !self.walked.is_some_and(fresh) {
             self.walked = Some(now);
             self.walk();
@@ -58,9 +67,14 @@ impl Cgroups {
         self.known.get(&id).cloned()
     }
 
-    fn insert(&mut self, id: u64, workload: Workload) {
+    /// What tells nothing is kept, too: it need not be looked for again.
+    fn insert(&mut self, id: u64, path: &str) {
         if self.known.len() >= MAX_KNOWN && !self.known.contains_key(&id) {
             self.known.clear();
+        }
+        let mut workload = Workload::of_path(path);
+        if self.hybrid {
+            workload.unit = None;
         }
         self.known.insert(id, workload);
     }
@@ -72,12 +86,8 @@ impl Cgroups {
             .filter_entry(|entry| entry.file_type().is_dir());
         // Some may be gone already.
         for entry in directories.take(MAX_WALK).flatten() {
-            let Ok(path) = entry.path().strip_prefix(&self.root) else {
-                continue;
-            };
-            let workload = Workload::of_path(&path.to_string_lossy());
-            if workload != Workload::default() {
-                self.insert(entry.ino(), workload);
+            if let Ok(path) = entry.path().strip_prefix(&self.root) {
+                self.insert(entry.ino(), &path.to_string_lossy());
             }
         }
     }
@@ -85,18 +95,18 @@ impl Cgroups {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     const ID: &str = "3f9f6e6ad1e1e43c4a0b9d0c8e7f6a5b4c3d2e1f0a9b8c7d6e5f4a3b2c1d0e9f";
 
+    fn root(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("cgroups-{name}-{}", std::process::id()))
+    }
+
     #[test]
     fn finds_cgroups_by_number() {
         for unified in ["", "unified"] {
-            let root =
-                std::env::temp_dir().join(format!("cgroups{unified}-{}", std::process::id()));
+            let root = root(&format!("find{unified}"));
             let scope = root
                 .join(unified)
                 .join(format!("system.slice/docker-{ID}.scope"));
@@ -112,7 +122,8 @@ mod tests {
             let number = fs::metadata(&service).unwrap().ino();
             assert_eq!(cgroups.of(number, start), None, "not walked all the time");
             let found = cgroups.of(number, start + PAUSE).unwrap();
-            assert_eq!(found.unit.as_deref(), Some("web.service"));
+            let sure = unified.is_empty().then_some("web.service");
+            assert_eq!(found.unit.as_deref(), sure);
             fs::remove_dir_all(&root).unwrap();
             assert!(cgroups.of(number, start + 3 * PAUSE).is_some());
         }
@@ -120,17 +131,26 @@ mod tests {
 
     #[test]
     fn learns_from_processes() {
-        let mut cgroups = Cgroups::new(Path::new("/nonexistent"));
-        let workload = Workload {
-            unit: Some("web.service".to_owned()),
-            ..Workload::default()
-        };
-        for id in [0, 1, 77] {
-            cgroups.learn(id, &workload);
+        let root = root("learn");
+        fs::create_dir_all(root.join("a.service")).unwrap();
+        fs::create_dir_all(root.join("b.service")).unwrap();
+        let number = |name: &str| fs::metadata(root.join(name)).unwrap().ino();
+        let (a, b) = (number("a.service"), number("b.service"));
+        let mut cgroups = Cgroups::new(&root);
+        // No walk finds more than is learned.
+        cgroups.walked = Some(Instant::now() + PAUSE);
+        // None, the root, and a process that has moved from b to a.
+        for id in [0, 1, b] {
+            cgroups.learn(id, "/a.service");
         }
-        cgroups.learn(78, &Workload::default());
+        cgroups.learn(a, "/a.service");
+        // Seen from another namespace.
+        cgroups.learn(u64::MAX, "/../c.service");
         let now = Instant::now();
-        let known = [0, 1, 77, 78].map(|id| cgroups.of(id, now).is_some());
-        assert_eq!(known, [false, false, true, false]);
+        let mut unit = |id| cgroups.of(id, now).and_then(|found| found.unit);
+        assert_eq!([0, 1, b].map(&mut unit), [None, None, None]);
+        assert_eq!(unit(a).as_deref(), Some("a.service"));
+        assert_eq!(unit(u64::MAX).as_deref(), Some("c.service"));
+        fs::remove_dir_all(&root).unwrap();
     }
 }

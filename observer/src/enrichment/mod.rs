@@ -2,6 +2,8 @@
 
 mod cgroup;
 mod cgroups;
+mod environment;
+mod hosts;
 mod pods;
 mod process;
 
@@ -9,11 +11,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::config::export::Export;
+use crate::config::rules::Who;
 use crate::source::event::{Address, Clock, End};
 use crate::transaction::Exchange;
 
 pub use cgroup::Qos;
-pub(crate) use process::percent_decoded;
+pub(crate) use environment::percent_decoded;
 pub use process::{Enricher, Places, host_name};
 
 /// The observed process, as an OpenTelemetry resource.
@@ -39,12 +42,28 @@ pub struct Service {
     pub host: Option<String>,
 }
 
+impl Service {
+    /// What rules look at.
+    #[must_use]
+    pub fn who(&self) -> Who<'_> {
+        let pod = self.pod.as_ref();
+        Who {
+            service: Some(&self.name),
+            executable: self.executable.as_deref(),
+            container: self.container.as_deref(),
+            unit: self.unit.as_deref(),
+            namespace: pod.and_then(|pod| pod.namespace.as_deref()),
+            pod: pod.and_then(|pod| pod.name.as_deref()),
+        }
+    }
+}
+
 /// A pod, as its node knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
     /// `k8s.pod.uid`.
     pub uid: String,
-    /// Its class of service; `None` where a recording does not tell.
+    /// Its class of service; `None` where the path of its cgroup, or a recording, does not tell.
     pub qos: Option<Qos>,
     /// `k8s.namespace.name`, where the node's folder of pod logs tells.
     pub namespace: Option<String>,
@@ -85,6 +104,8 @@ pub struct Endpoint {
     pub server: Address,
     /// The client's address.
     pub client: Address,
+    /// `server.address`, where it is a name.
+    pub name: Option<Arc<str>>,
     /// `cache.name`.
     pub cache: String,
     /// `network.transport`.
@@ -103,6 +124,7 @@ impl Endpoint {
             end,
             server,
             client,
+            name: None,
             cache: join(server),
             transport,
         }
@@ -117,12 +139,33 @@ impl Endpoint {
         }
     }
 
-    /// `server.address`: an IP address, or a socket's name.
+    /// The same with other names. Without one of its own the cache is called as its server is, with its port.
+    #[must_use]
+    pub fn named(&self, name: Option<Arc<str>>, cache: Option<String>) -> Self {
+        let mut named = Self {
+            name,
+            ..self.clone()
+        };
+        named.cache = cache.unwrap_or_else(|| named.authority());
+        named
+    }
+
+    /// `server.address`: a name, an IP address, or a socket's name.
     #[must_use]
     pub fn server_address(&self) -> String {
-        match self.server {
-            Address::Inet(server) => server.ip().to_string(),
-            Address::Unix { .. } => self.server.to_string(),
+        match (&self.name, self.server) {
+            (Some(name), _) => (**name).to_owned(),
+            (None, Address::Inet(server)) => server.ip().to_string(),
+            (None, Address::Unix { .. }) => self.server.to_string(),
+        }
+    }
+
+    /// `server.address` and `server.port`, as spans and caches are called.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        match (&self.name, self.server) {
+            (Some(name), Address::Inet(server)) => format!("{name}:{}", server.port()),
+            _ => join(self.server),
         }
     }
 
@@ -179,8 +222,20 @@ mod tests {
             let endpoint = Endpoint::new(End::Server, server, client);
             assert_eq!(endpoint.cache, name);
             assert_eq!(endpoint.peer(), client.inet());
+            let port = server.port().unwrap();
+            let named = endpoint.named(Some("redis-1".into()), None);
+            assert_eq!(named.cache, format!("redis-1:{port}"));
+            assert_eq!(named.server_address(), "redis-1");
+            assert_eq!(named.server, server);
+            let both = named.named(Some("redis-1".into()), Some("sessions".to_owned()));
+            assert_eq!(
+                (both.cache.as_str(), both.authority()),
+                ("sessions", named.cache)
+            );
+            assert_eq!(both.named(None, None), endpoint);
         }
     }
+
     #[test]
     fn connections_of_a_unix_socket_have_one_server() {
         let name = SocketName::new("/run/a.sock").ok();

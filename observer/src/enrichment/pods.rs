@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// Most pods remembered. A node runs 110 unless told otherwise, and folders of pods that are gone stay for a while.
 const MAX_PODS: usize = 4_096;
-/// The folder is read again for a pod that is not in it at most this often.
+/// The folder is read again for a pod that was not in it at most this often.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Most bytes of a name: that of a DNS subdomain.
 const MAX_NAME: usize = 253;
@@ -26,7 +26,8 @@ pub(super) struct PodName {
 pub(super) struct PodNames {
     folder: PathBuf,
     names: HashMap<String, PodName>,
-    read: Option<Instant>,
+    /// When the folder was read in vain for a pod.
+    sought: HashMap<String, Instant>,
 }
 
 impl PodNames {
@@ -34,18 +35,28 @@ impl PodNames {
         Self {
             folder,
             names: HashMap::new(),
-            read: None,
+            sought: HashMap::new(),
         }
     }
 
     /// The pod's name; `None` where the folder does not tell, or not yet.
     pub(super) fn of(&mut self, uid: &str, now: Instant) -> Option<PodName> {
-        let fresh = |read: Instant| now.duration_since(read) < PAUSE;
-        if !self.names.contains_key(uid) && !self.read.is_some_and(fresh) {
-            self.read = Some(now);
-            self.look();
+        if let Some(name) = self.names.get(uid) {
+            return Some(name.clone());
         }
-        self.names.get(uid).cloned()
+        let sought = self.sought.get(uid);
+        if sought.is_some_and(|sought| now.duration_since(*sought) < PAUSE) {
+            return None;
+        }
+        self.look();
+        let name = self.names.get(uid).cloned();
+        if name.is_none() {
+            if self.sought.len() >= MAX_PODS {
+                self.sought.clear();
+            }
+            self.sought.insert(uid.to_owned(), now);
+        }
+        name
     }
 
     fn look(&mut self) {
@@ -130,10 +141,12 @@ mod tests {
         assert_eq!(name("11", 0).as_deref(), Some("one"));
         assert_eq!(name("22", 0), None);
         fs::create_dir_all(folder.join("a_two_22")).unwrap();
+        fs::create_dir_all(folder.join("a_three_33")).unwrap();
         assert_eq!(name("22", 0), None, "the folder is not read all the time");
+        assert_eq!(name("33", 0).as_deref(), Some("three"), "but for each pod");
         assert_eq!(name("22", 1).as_deref(), Some("two"));
         fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(name("33", 2), None);
+        assert_eq!(name("44", 2), None);
         assert_eq!(
             name("22", 2).as_deref(),
             Some("two"),

@@ -13,12 +13,12 @@ use tracing::info;
 use self::ends::{ConnectionId, Ends, Extent, Fate};
 use crate::aggregation::{Aggregator, Connection, Pool, SeriesId, fault_name};
 use crate::config::export::Export;
-use crate::config::rules::Rules;
-use crate::enrichment::{Endpoint, Enricher, Service, join};
+use crate::config::rules::{Rules, Who};
+use crate::enrichment::{Endpoint, Enricher, Service};
 use crate::protocol::Protocol;
 use crate::sinks::{BudgetId, Policy, Sinks};
 use crate::source::event::{Address, Clock, End, Nanos, SocketId, SocketName, Task};
-use crate::source::recording::Process;
+use crate::source::recording::{Process, ServerName};
 use crate::stream::flows::{Close, Flow, Handler, Verdict};
 use crate::stream::{Content, Ports, Segment};
 use crate::telemetry::names::value;
@@ -92,13 +92,11 @@ struct Bound {
 }
 
 impl Caller {
-    /// Sets `cache.name`.
-    fn rename(&mut self, cache: String) {
-        if self.endpoint.cache != cache {
-            self.endpoint = Arc::new(Endpoint {
-                cache,
-                ..Endpoint::clone(&self.endpoint)
-            });
+    /// Sets the names of the server and the cache.
+    fn rename(&mut self, server: Option<Arc<str>>, cache: Option<String>) {
+        let named = self.endpoint.named(server, cache);
+        if *self.endpoint != named {
+            self.endpoint = Arc::new(named);
         }
     }
 }
@@ -126,6 +124,7 @@ impl Engine {
     /// Other ports and rules hold from now on.
     pub(super) fn reconfigure(&mut self, memcached: Ports, rules: Rules, now: Nanos) {
         self.memcached = memcached;
+        self.reporter.enricher.rename(rules.service_names());
         self.reporter.rules = rules;
         // Of earlier rules; connections move to new series with their next command. What their pools have not handed on yet is
         // handed on first.
@@ -156,11 +155,18 @@ impl Engine {
     /// Another one finds out about processes from now on.
     pub(super) fn set_enricher(&mut self, enricher: Enricher) {
         self.reporter.enricher = enricher;
+        let names = self.reporter.rules.service_names();
+        self.reporter.enricher.rename(names);
     }
 
     /// A process is known without being looked up.
     pub(super) fn told(&mut self, process: Process) {
         self.reporter.enricher.told(process);
+    }
+
+    /// So is what it calls a server.
+    pub(super) fn told_server(&mut self, server: ServerName) {
+        self.reporter.enricher.told_server(server);
     }
 
     /// Time has passed on the source's clock.
@@ -286,7 +292,7 @@ impl Reporter {
     ) -> Caller {
         Caller {
             protocol,
-            ignored: self.rules.resolve(endpoint.server, None).ignore,
+            ignored: self.rules.resolve(endpoint.server, &Who::default()).ignore,
             endpoint: Arc::new(endpoint),
             bound: None,
             connection,
@@ -309,8 +315,14 @@ impl Reporter {
         self.release(caller.bound.take());
         let service = self.enricher.service(task);
         let server = caller.endpoint.server;
-        let resolved = self.rules.resolve(server, Some(&service.name));
-        caller.rename(resolved.cache.unwrap_or_else(|| join(server)));
+        let resolved = self.rules.resolve(server, &service.who());
+        // What a server calls itself is no name by which others know it.
+        let asked = caller.endpoint.end == End::Client;
+        let name = resolved.server.or_else(|| {
+            let name = asked.then(|| self.enricher.server_name(task, server));
+            name.flatten()
+        });
+        caller.rename(name, resolved.cache);
         caller.ignored = resolved.ignore;
         let accounts = (!resolved.ignore).then(|| {
             let series = self
@@ -454,7 +466,8 @@ impl Handler for Engine {
         let mut caller = self.reporter.caller(protocol, endpoint, None);
         caller.connection = match early {
             Some(early) => {
-                caller.rename(early.endpoint.cache.clone());
+                let Endpoint { name, cache, .. } = &*early.endpoint;
+                caller.rename(name.clone(), Some(cache.clone()));
                 caller.ignored = early.ignored;
                 caller.bound = early.bound;
                 early.connection

@@ -17,6 +17,7 @@ use crate::config::cli::{BackendArgument, RoleArgument};
 use crate::config::export::SpanPolicy;
 use crate::config::reload::Reloader;
 use crate::config::{Config, LiveConfig};
+use crate::enrichment::Places;
 use crate::sinks::Overflow;
 use crate::source::confine::{self, Identity};
 use crate::source::live::{BackendChoice, Live, Options, StartError, monotonic};
@@ -49,8 +50,13 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
     if !live.unconfined {
         confine(&source);
     }
+    let places = Places {
+        node: live.node.clone(),
+        ..Places::default()
+    };
+    let clock = source.clock();
     let mut pipeline =
-        exporting.pipeline(config, Limits::LIVE, source.clock(), SpanPolicy::PER_SECOND);
+        exporting.pipeline(config, Limits::LIVE, clock, SpanPolicy::PER_SECOND, places);
     // Before it is said that all is observed: connections that are made from then on are seen whole.
     let sockets = Sockets::start(config, &mut source, &mut |name, protocol| {
         pipeline.watch_socket(name, protocol);

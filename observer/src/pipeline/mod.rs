@@ -34,7 +34,7 @@ use crate::source::event::{
     Address, Clock, Direction, Event, EventKind, Nanos, SocketId, SocketName, Task,
 };
 use crate::source::live::StartError;
-use crate::source::recording::Process;
+use crate::source::recording::{Process, ServerName};
 use crate::source::replay::{self, ReplayError, Totals};
 use crate::stream::datagram::{self, Datagrams};
 use crate::stream::flows::{Close, Flows, Options, Ports, Role};
@@ -153,6 +153,8 @@ pub struct Parts {
     pub sinks: Arc<Sinks>,
     /// Most spans a second and service where `rules` name no limit; 0: none.
     pub spans_per_second: u32,
+    /// Where it is found out whose traffic it is.
+    pub places: Places,
 }
 
 impl Pipeline {
@@ -160,8 +162,10 @@ impl Pipeline {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Watched { all, memcached } = parts.watched;
+        let mut enricher = Enricher::new(parts.places);
+        enricher.rename(parts.rules.service_names());
         let reporter = Reporter {
-            enricher: Enricher::new(Places::default()),
+            enricher,
             aggregator: Aggregator::new(parts.metrics),
             sinks: parts.sinks,
             rules: parts.rules,
@@ -218,6 +222,11 @@ impl Pipeline {
     /// A process is known without being looked up.
     fn told(&mut self, process: Process) {
         self.engine.told(process);
+    }
+
+    /// So is what it calls a server.
+    fn told_server(&mut self, server: ServerName) {
+        self.engine.told_server(server);
     }
 
     /// Takes in one event.
@@ -318,7 +327,13 @@ pub fn replay(config: &Config, files: &[PathBuf]) -> Result<(), Failure> {
         ));
     }
     let exporting = Exporting::start(config, Overflow::Wait, None)?;
-    let mut pipeline = exporting.pipeline(config, Limits::CAPTURE, Clock::default(), 0);
+    let mut pipeline = exporting.pipeline(
+        config,
+        Limits::CAPTURE,
+        Clock::default(),
+        0,
+        Places::nowhere(),
+    );
     let mut failure = None;
     for file in files {
         let telemetry = &exporting.telemetry;
@@ -353,7 +368,7 @@ fn capture(
         watched,
         config.rules(),
         Limits::CAPTURE,
-        Enricher::new(Places::default()),
+        Enricher::new(Places::nowhere()),
     );
     let mut totals = Totals::default();
     let result = replay::replay(
@@ -417,7 +432,7 @@ impl Exporting {
                 histograms: config.tables.histograms.clone(),
                 pools: config.tables.pools,
                 duplicate_names: config.export.naming == Naming::Dup,
-                host: host_name("/proc".as_ref()),
+                host: host_name("/proc".as_ref(), live.and_then(|live| live.node.as_deref())),
                 said: said_of_observer(|name| std::env::var(name).ok()),
                 ..crate::aggregation::Options::within(limits)
             },
@@ -437,6 +452,7 @@ impl Exporting {
         limits: Limits,
         clock: Clock,
         spans_per_second: u32,
+        places: Places,
     ) -> Pipeline {
         Pipeline::new(Parts {
             role: role(config.role),
@@ -451,6 +467,7 @@ impl Exporting {
             metrics: Arc::clone(&self.metrics),
             sinks: Arc::clone(&self.sinks),
             spans_per_second,
+            places,
         })
     }
 

@@ -185,7 +185,7 @@ fn peers(observation: &Observation, out: &mut String) {
         };
         // The server has the first claim to the room, the client to what is left.
         let room = ADDRESS.max(ROOM.saturating_sub(from.chars().count()));
-        let to = cut(&join(endpoint.server), room).into_owned();
+        let to = cut(&endpoint.authority(), room).into_owned();
         let room = ROOM - to.chars().count();
         let from = if known {
             who(service, room)

@@ -20,7 +20,7 @@ use super::options::SpanLimits;
 use super::policy::Sample;
 use crate::aggregation::{SpanReference, failure, value_size};
 use crate::config::export::{Export, Keys, Naming, SpansPipeline};
-use crate::enrichment::{Observation, Service, join};
+use crate::enrichment::{Observation, Service};
 use crate::protocol::{HitRule, Operation, Request};
 use crate::source::event::{End, Nanos};
 use crate::telemetry::names::attribute;
@@ -219,7 +219,7 @@ impl Span {
         let start = observation.clock.unix_nanos(times.0);
         Self {
             ids,
-            name: format!("{operation} {}", join(endpoint.server)),
+            name: format!("{operation} {}", endpoint.authority()),
             kind: match endpoint.end {
                 End::Client => SpanKind::Client,
                 End::Server => SpanKind::Server,

@@ -18,6 +18,7 @@ use super::super::{Failure, Watched, watched};
 use super::{Recorder, Source};
 use crate::config::Config;
 use crate::config::cli::Record;
+use crate::enrichment::Places;
 use crate::source::event::Clock;
 use crate::source::live::{Live, monotonic};
 use crate::source::recording::{Ended, Origin};
@@ -59,7 +60,11 @@ pub fn record(config: &Config, options: &Record) -> Result<(), Failure> {
     if !options.unconfined {
         confine(&source);
     }
-    let mut recorder = Recorder::new(config, origin, output, Arc::clone(&telemetry))
+    let places = Places {
+        node: options.node.node_name.clone(),
+        ..Places::default()
+    };
+    let mut recorder = Recorder::new(config, origin, places, output, Arc::clone(&telemetry))
         .map_err(|error| unwritable(path, &error))?;
     recorder.clock(source.clock(), monotonic());
     let sockets = Sockets::start(config, &mut source, &mut |name, protocol| {
@@ -157,7 +162,8 @@ fn convert(
         backend: None,
         records: None,
     };
-    let mut recorder = Recorder::new(config, origin, create(path)?, telemetry)
+    let places = Places::nowhere();
+    let mut recorder = Recorder::new(config, origin, places, create(path)?, telemetry)
         .map_err(|error| unwritable(path, &error))?;
     recorder.clock(Clock::default(), 0);
     let mut totals = Totals::default();

@@ -15,6 +15,7 @@ mod names;
 mod replay;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -25,10 +26,10 @@ use crate::enrichment::{Enricher, Places};
 use crate::protocol::Protocol;
 use crate::protocol::mask::SharedNames;
 use crate::source::event::{
-    Clock, Direction, End, Event, EventKind, Nanos, SocketId, SocketName, Task,
+    Address, Clock, Direction, End, Event, EventKind, Nanos, SocketId, SocketName, Task,
 };
 use crate::source::recording::{
-    About, Ended, Frame, Losses, MAX_OLDER, Origin, Process, Writer, head,
+    About, Ended, Frame, Losses, MAX_OLDER, Origin, Process, ServerName, Writer, head,
 };
 use crate::stream::flows::{Close, Flow, Flows, Handler, Options, Role};
 use crate::stream::reassembly::Limits;
@@ -50,6 +51,9 @@ use super::{TICK, Watched};
 /// proven, is hidden.
 const WAIT: Nanos = 5_000_000_000;
 
+/// Most names of servers of which it is known that they were written.
+const MAX_SERVERS: usize = 65_536;
+
 /// After so many events it is looked for what will never be decided.
 const PRUNE: u64 = 1 << 16;
 
@@ -61,6 +65,10 @@ pub(super) struct Recorder {
     enricher: Enricher,
     /// Service of each process that was written.
     processes: FxHashMap<u32, u32>,
+    /// Names of servers that were written, by process.
+    servers: FxHashMap<(u32, IpAddr), Arc<str>>,
+    /// All ports.
+    ports: Ports,
     telemetry: Arc<Telemetry>,
     writer: Writer<Box<dyn io::Write + Send>>,
     clock: Option<Clock>,
@@ -99,6 +107,7 @@ impl Recorder {
     pub(super) fn new(
         config: &Config,
         source: Source,
+        places: Places,
         output: Box<dyn io::Write + Send>,
         telemetry: Arc<Telemetry>,
     ) -> io::Result<Self> {
@@ -116,6 +125,9 @@ impl Recorder {
         };
         let names: SharedNames = Arc::new(shown);
         let Watched { all, memcached } = Watched::new(config);
+        let mut enricher = Enricher::new(places);
+        enricher.rename(config.rules().service_names());
+        let ports = all.clone();
         let (limits, wait) = match source.origin {
             Origin::Live => (Limits::LIVE, WAIT),
             // Its clock may stand still or leap.
@@ -137,8 +149,10 @@ impl Recorder {
                 names,
                 telemetry: Arc::clone(&telemetry),
             },
-            enricher: Enricher::new(Places::default()),
+            enricher,
             processes: FxHashMap::default(),
+            servers: FxHashMap::default(),
+            ports,
             telemetry,
             writer: Writer::new(output, &about)?,
             clock: None,
@@ -152,7 +166,7 @@ impl Recorder {
     /// Takes in one event.
     pub(super) fn event(&mut self, event: &Event<'_>) {
         self.pass(event.time);
-        self.process(event.task.as_ref(), event.time);
+        self.process(event.task.as_ref(), &event.socket, event.time);
         self.events += 1;
         if self.events.is_multiple_of(PRUNE) {
             self.book.held.prune();
@@ -224,8 +238,8 @@ impl Recorder {
 
     /// Connections from before the recording.
     pub(super) fn older(&mut self, found: &[(SocketId, Task)], now: Nanos) {
-        for (_, task) in found {
-            self.process(Some(task), now);
+        for (socket, task) in found {
+            self.process(Some(task), socket, now);
         }
         let mut chunks: Vec<_> = found.chunks(MAX_OLDER).collect();
         if chunks.is_empty() {
@@ -282,7 +296,7 @@ impl Recorder {
         passed
     }
 
-    fn process(&mut self, task: Option<&Task>, now: Nanos) {
+    fn process(&mut self, task: Option<&Task>, socket: &SocketId, now: Nanos) {
         let Some(task) = task.filter(|task| task.pid != 0) else {
             return;
         };
@@ -292,6 +306,7 @@ impl Recorder {
             let process = Process {
                 pid: task.pid,
                 service: service.name.clone(),
+                named: self.enricher.names_itself(task),
                 executable: service.executable.clone(),
                 container: service.container.clone(),
                 host: service.host.clone(),
@@ -303,6 +318,35 @@ impl Recorder {
                 unit: service.unit.clone(),
             };
             self.frame(now, &Frame::Process(process));
+        }
+        self.server(task, service.id, socket.remote, now);
+    }
+
+    /// Tells what the process calls the server that it talks to.
+    fn server(&mut self, task: &Task, service: u32, server: Address, now: Nanos) {
+        // The other end of a server's connections is no server.
+        let is_server = server.port().is_some_and(|port| self.ports.contains(port));
+        let Some(address) = server.inet().map(|server| server.ip()) else {
+            return;
+        };
+        if !is_server {
+            return;
+        }
+        let Some(name) = self.enricher.server_name(Some(task), server) else {
+            return;
+        };
+        if self.servers.len() >= MAX_SERVERS {
+            self.servers.clear();
+        }
+        let key = (service, address);
+        if self.servers.get(&key).is_none_or(|told| *told != name) {
+            self.servers.insert(key, Arc::clone(&name));
+            let server = ServerName {
+                pid: task.pid,
+                address,
+                name: name.to_string(),
+            };
+            self.frame(now, &Frame::Server(server));
         }
     }
 

@@ -80,6 +80,7 @@ pub(in super::super) fn replay(
             }
             Frame::Clock(offset) => pipeline.set_clock(Clock { offset }),
             Frame::Process(process) => pipeline.told(process),
+            Frame::Server(server) => pipeline.told_server(server),
             Frame::Socket(name, memcached) => {
                 let protocol = match memcached {
                     true => Protocol::Memcached,

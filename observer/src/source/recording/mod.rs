@@ -11,6 +11,7 @@ mod write;
 mod tests;
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,9 @@ pub struct Process {
     pub pid: u32,
     /// `service.name`.
     pub service: String,
+    /// Whether it has given itself that name: no rule of the replay's gives it another.
+    #[serde(default)]
+    pub named: bool,
     /// `process.executable.name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executable: Option<String>,
@@ -100,6 +104,17 @@ pub struct Process {
     /// `systemd.unit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
+}
+
+/// What a process calls a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerName {
+    /// The process's number.
+    pub pid: u32,
+    /// Where the server is.
+    pub address: IpAddr,
+    /// `server.address`.
+    pub name: String,
 }
 
 /// What did not reach the recorder, since its start.
@@ -135,6 +150,8 @@ pub enum Frame<'a> {
     Clock(i64),
     /// A process whose events follow.
     Process(Process),
+    /// What it calls a server that it connects to.
+    Server(ServerName),
     /// Connections from before the recording: clients' sockets, and who holds them.
     Older(Vec<(SocketId, Task)>),
     /// A unix socket that is watched from now on, and whether it is Memcached's.

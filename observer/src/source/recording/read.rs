@@ -162,6 +162,11 @@ fn decode<'a>(body: &[u8], payload: &'a mut Vec<u8>) -> Result<Frame<'a>, Fault>
             let process = serde_json::from_slice(json).map_err(|_| Fault::Field("a process"))?;
             Frame::Process(process)
         }
+        kind::SERVER => {
+            let json = std::mem::take(&mut fields.0);
+            let server = serde_json::from_slice(json).map_err(|_| Fault::Field("a server"))?;
+            Frame::Server(server)
+        }
         kind::OLDER => {
             let count = fields.u32("a number of sockets")? as usize;
             if count > MAX_OLDER {

@@ -53,6 +53,11 @@ fn frames() -> Vec<Frame<'static>> {
             pod_uid: Some("8d8f1f23-5b1e-4d1c-9c5e-2f9b8a7c6d5e".to_owned()),
             ..Process::default()
         }),
+        Frame::Server(ServerName {
+            pid: 1,
+            address: "10.0.0.7".parse().unwrap(),
+            name: "redis-1".to_owned(),
+        }),
         Frame::Older(vec![(socket(), task)]),
         Frame::Tick(4),
         event(EventKind::Connecting),
@@ -177,7 +182,7 @@ fn what_is_not_shown_is_zero() {
     payload.push(4, b"c");
     payload.push(8, b"d");
     assert_eq!(payload.runs.len(), 2);
-    let Frame::Event(event) = &frames()[6] else {
+    let Frame::Event(event) = &frames()[7] else {
         panic!("an event");
     };
     let EventKind::Data(data) = event.kind else {

@@ -23,6 +23,7 @@ pub(super) mod kind {
     pub(in super::super) const LOSSES: u8 = 10;
     pub(in super::super) const END: u8 = 11;
     pub(in super::super) const SOCKET: u8 = 12;
+    pub(in super::super) const SERVER: u8 = 13;
 }
 
 /// Numbers of address families.
@@ -138,6 +139,10 @@ pub fn head(frame: &Frame<'_>, out: &mut Vec<u8>) {
             out.push(kind::PROCESS);
             // Strings and numbers only: it cannot fail.
             let _ = serde_json::to_writer(out, process);
+        }
+        Frame::Server(server) => {
+            out.push(kind::SERVER);
+            let _ = serde_json::to_writer(out, server);
         }
         Frame::Older(sockets) => {
             out.push(kind::OLDER);
