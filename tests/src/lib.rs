@@ -8,6 +8,7 @@ pub mod capture;
 pub mod client;
 pub mod collector;
 pub mod commands;
+pub mod container;
 pub mod coverage;
 pub mod load;
 pub mod memcached;

@@ -91,9 +91,13 @@ pub(crate) fn tests() -> Result<()> {
             ("saslpasswd2", "sasl2-bin"),
             ("prometheus", "prometheus"),
             ("promtool", "prometheus"),
+            ("podman", "podman"),
+            // Not crun, which podman prefers: it refuses a host with both versions of cgroups.
+            ("runc", "runc"),
         ],
         "the tests use it",
     )?;
+    image()?;
     python::environment()?;
     node::environment()?;
     kubernetes::programs()?;
@@ -107,6 +111,11 @@ pub(crate) fn musl(target: &str) -> Result<()> {
         "the C parts of the static binary",
     )?;
     standard_library(target, "the static binary")
+}
+
+/// What builds the image.
+pub(crate) fn image() -> Result<()> {
+    packages::programs(&[("buildah", "buildah")], "it builds the image")
 }
 
 /// The target of the check for 64-bit Arm.

@@ -2,7 +2,7 @@
 //! that depend on the kernel once more in guests.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 use std::{fs, io};
@@ -10,7 +10,7 @@ use std::{fs, io};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{build, setup, shell, vm};
+use crate::{build, image, setup, shell, vm};
 
 /// Which tests to run.
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,8 @@ pub(crate) fn task(options: &Options) -> Result<()> {
     if !options.unit {
         setup::tests()?;
         let binary = build::task()?;
-        live(options, binary)?;
+        let image = image::task()?;
+        live(options, &binary, &image)?;
     }
     // A name belongs to tests of this host.
     if !options.unit && !options.live && options.arguments.is_empty() {
@@ -70,7 +71,7 @@ fn unit(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn live(options: &Options, binary: PathBuf) -> Result<()> {
+fn live(options: &Options, binary: &Path, image: &Path) -> Result<()> {
     let mut failed = Vec::new();
     let coverage = shell::target().join("coverage");
     // Written by root, in a folder that is ours.
@@ -85,6 +86,7 @@ fn live(options: &Options, binary: PathBuf) -> Result<()> {
         let mut command = shell::as_root("env")?;
         command
             .arg(format!("CACHE_OBSERVER_BIN={}", binary.display()))
+            .arg(format!("CACHE_OBSERVER_IMAGE={}", image.display()))
             .arg(format!(
                 "CACHE_OBSERVER_TOOLS={}",
                 setup::python_folder().display()

@@ -19,6 +19,7 @@ use super::{Pod, Qos, Service};
 use crate::config::rules::ServiceNames;
 use crate::source::event::{Address, Task};
 use crate::source::recording::{self, ServerName};
+use crate::source::surroundings;
 use crate::telemetry::names::value;
 
 /// Processes remembered; beyond it the eighth that was used longest ago is forgotten.
@@ -51,9 +52,13 @@ pub struct Places {
 }
 
 impl Default for Places {
+    /// Those of this host. In a container that does not see the host's processes, no process: others have their numbers.
     fn default() -> Self {
         Self {
-            proc: "/proc".into(),
+            proc: match surroundings::processes() {
+                Ok(()) => "/proc".into(),
+                Err(_) => "/dev/null".into(),
+            },
             cgroups: "/sys/fs/cgroup".into(),
             pods: "/var/log/pods".into(),
             node: None,

@@ -5,7 +5,9 @@ use std::io::Write;
 
 use super::Failure;
 use crate::config::cli::PortArguments;
+use crate::source::backend::FORBIDDEN;
 use crate::source::preflight::{self, Report};
+use crate::source::surroundings;
 
 /// Prints what was found, for people.
 ///
@@ -54,6 +56,19 @@ fn text(report: &Report, ports: &PortArguments, listening: &BTreeSet<u16>) -> St
             },
         );
     }
+    for (name, seen) in [
+        (
+            "processes",
+            surroundings::processes().map_err(str::to_owned),
+        ),
+        ("host name", surroundings::name().map_err(str::to_owned)),
+        ("cgroups", surroundings::cgroups().map(drop)),
+    ] {
+        line(
+            name,
+            seen.map_or_else(|problem| problem, |()| "this host's".to_owned()),
+        );
+    }
     for (name, list) in [
         ("redis", &ports.redis_port),
         ("memcached", &ports.memcached_port),
@@ -83,6 +98,7 @@ fn advice(report: &Report) -> String {
     match report.chosen() {
         Some(backend) if backend.has_start_times() => "nothing: cache-observer run".to_owned(),
         Some(_) => "nothing: cache-observer run; latencies are a few microseconds low with this backend, since the start of a send is not seen".to_owned(),
+        None if report.is_forbidden() => FORBIDDEN.to_owned(),
         None => "no backend can be used: boot Linux 6.3 or later, or 5.17 or later with BPF trampolines or kprobes".to_owned(),
     }
 }

@@ -22,6 +22,7 @@ use crate::sinks::Overflow;
 use crate::source::confine::{self, Identity};
 use crate::source::live::{BackendChoice, Live, Options, StartError, monotonic};
 use crate::source::sockets::{self, Found};
+use crate::source::surroundings;
 use crate::stream::reassembly::Limits;
 use crate::telemetry::{Phase, Telemetry};
 
@@ -47,6 +48,9 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
     let exporting = Exporting::start(config, Overflow::Drop, Some(live))?;
     let ports = config.ports();
     let mut source = attach(config, live.backend, &exporting.telemetry)?;
+    if let Err(problem) = surroundings::processes() {
+        warn!("the host's processes are {problem}");
+    }
     if !live.unconfined {
         confine(&source);
     }

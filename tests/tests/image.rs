@@ -1,0 +1,208 @@
+//! The image: what is in it, and a Redis and its client in two more containers, seen and named from inside one.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use std::{fs, process};
+
+use anyhow::{Context, Result, ensure};
+use tests::container::{Engine, archive};
+use tests::namespace::Pair;
+use tests::observer::{FOLDER, Options, Report};
+use tests::process::{eventually, output};
+use tests::server::free_port;
+
+/// What the guide gives to a container, beside what only names it.
+fn options_of_the_guide() -> Result<Vec<String>> {
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/container.md");
+    let guide = fs::read_to_string(guide)?;
+    let (_, rest) = guide
+        .split_once("podman run --detach")
+        .context("how to run it")?;
+    let (command, _) = rest.split_once("```").context("its end")?;
+    let words = command
+        .split_whitespace()
+        .filter(|word| word.starts_with("--"));
+    let options: Vec<_> = words
+        .filter(|word| !word.starts_with("--name="))
+        .map(str::to_owned)
+        .collect();
+    ensure!(options.len() > 10, "{options:?}");
+    Ok(options)
+}
+
+/// A Redis in one container, its client in a second, each with a network namespace of its own, and the observer in a third.
+/// Gives the ids of client and server, too.
+fn observed(options: &[&str]) -> Result<(Report, String, String)> {
+    let pair = Pair::new()?;
+    let engine = Engine::new()?;
+    let redis = engine.redis()?;
+    let observer = engine.observer()?;
+    let port = free_port()?;
+    let number = port.to_string();
+    let network = |end| format!("--network=ns:{}", pair.path(end));
+    let command = [
+        "redis-server",
+        "--bind",
+        "0.0.0.0",
+        "--protected-mode",
+        "no",
+    ];
+    let command = [&command[..], &["--save", "", "--port", &number]].concat();
+    let server = engine.start(&[&network(1)], &redis, &command)?;
+    eventually(Duration::from_secs(10), "the server answers", || {
+        let mut cli = pair.inside(0, "redis-cli");
+        cli.args(["-h", Pair::ADDRESSES[1], "-p", &number, "ping"]);
+        Ok(cli.output()?.status.success())
+    })?;
+    let command = ["redis-cli", "-h", Pair::ADDRESSES[1], "-p", &number];
+    let (client, mut cli) = engine.attend(&[&network(0)], &redis, &command)?;
+
+    let volume = format!("--volume={FOLDER}:{FOLDER}");
+    let words = engine.run(&[&["--rm", &volume], options].concat(), &observer);
+    let observing = Options::new().redis(port).with("--role", "both").by(&words);
+    let observing = observing.start()?;
+    for (command, reply) in [
+        ("SET key value", "OK"),
+        ("GET key", "value"),
+        ("GET no", ""),
+    ] {
+        cli.say(command)?;
+        let said = cli.line()?;
+        ensure!(said == reply, "{command}: {said}");
+    }
+    Ok((observing.stop()?, client.id, server.id))
+}
+
+/// Each command, at both ends, in the right container; what else it says of the processes.
+fn named(options: &[&str]) -> Result<()> {
+    let (report, client, server) = observed(options)?;
+    ensure!(
+        report.spans.len() == 6,
+        "{}\n{}",
+        report.summary.0,
+        report.log
+    );
+    let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
+    for span in &report.spans {
+        let resource = &span["resource"];
+        let (id, program) = match span["kind"].as_str() {
+            Some("CLIENT") => (&client, "redis-cli"),
+            _ => (&server, "redis-server"),
+        };
+        ensure!(resource["container.id"] == **id, "{span}");
+        let name = resource["process.executable.name"].as_str();
+        // Debian's server is named after the file that it is a link to.
+        ensure!(
+            name.is_some_and(|name| name.starts_with("redis-")),
+            "{span}"
+        );
+        ensure!(program != "redis-cli" || name == Some(program), "{span}");
+        ensure!(resource["host.name"] == host.trim(), "{span}");
+    }
+    ensure!(!report.log.contains("WARN"), "{}", report.log);
+    Ok(())
+}
+
+#[test]
+fn privileged_with_the_hosts_namespaces() -> Result<()> {
+    named(&[
+        "--privileged",
+        "--pid=host",
+        "--uts=host",
+        "--network=host",
+        "--volume=/sys/fs/cgroup:/sys/fs/cgroup:ro",
+    ])
+}
+
+#[test]
+fn as_the_guide_says() -> Result<()> {
+    let options = options_of_the_guide()?;
+    named(&options.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Numbers of processes mean others there: nothing is looked up by them.
+#[test]
+fn a_container_without_the_hosts_processes_names_none_of_its_own() -> Result<()> {
+    let options = options_of_the_guide()?;
+    let shared = |option: &&String| !["--pid=host", "--uts=host"].contains(&option.as_str());
+    let options: Vec<_> = options.iter().filter(shared).map(String::as_str).collect();
+    let (report, client, server) = observed(&options)?;
+    ensure!(
+        report.spans.len() == 6,
+        "{}\n{}",
+        report.summary.0,
+        report.log
+    );
+    for span in &report.spans {
+        let resource = &span["resource"];
+        // By the number of the cgroup, which the host's tree tells.
+        let container = resource["container.id"].as_str().context("a container")?;
+        ensure!(
+            [&client, &server].contains(&&container.to_owned()),
+            "{span}"
+        );
+        let thread = resource["process.executable.name"].as_str();
+        ensure!(
+            thread.is_some_and(|name| name.starts_with("redis-")),
+            "{span}"
+        );
+        ensure!(resource["host.name"].is_null(), "{span}");
+    }
+    ensure!(report.log.contains("--pid host"), "{}", report.log);
+    Ok(())
+}
+
+#[test]
+fn a_filter_that_forbids_bpf_is_named() -> Result<()> {
+    let options = options_of_the_guide()?;
+    let mut options: Vec<_> = options.iter().map(String::as_str).collect();
+    options.retain(|option| !option.contains("seccomp"));
+    // The runtime's own filter may let it pass: one that does not.
+    let filter = std::env::temp_dir().join(format!("seccomp-{}.json", process::id()));
+    let rule = r#"{"names":["bpf"],"action":"SCMP_ACT_ERRNO","errnoRet":1}"#;
+    let text = format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{rule}]}}"#);
+    fs::write(&filter, text)?;
+    let security = format!("--security-opt=seccomp={}", filter.display());
+    options.push(&security);
+    let engine = Engine::new()?;
+    let image = engine.observer()?;
+    for command in ["run", "doctor"] {
+        let mut words = engine.run(&options, &image);
+        words.push(command.to_owned());
+        let output = Command::new(&words[0]).args(&words[1..]).output()?;
+        let said = String::from_utf8(output.stderr)?;
+        ensure!(output.status.code() == Some(3), "{said}");
+        let lines: Vec<_> = said.lines().filter(|line| !line.contains("INFO")).collect();
+        ensure!(lines.len() == 1 && said.contains("seccomp"), "{said}");
+    }
+    fs::remove_file(&filter)?;
+    Ok(())
+}
+
+#[test]
+fn it_holds_one_file() -> Result<()> {
+    let folder = tests::process::Folder::new()?;
+    let unpacked = folder.path().to_str().context("a printable path")?;
+    let archive = archive();
+    let archive = archive.to_str().context("a printable path")?;
+    output(
+        "tar",
+        ["--extract", "--file", archive, "--directory", unpacked],
+    )?;
+    let manifest = fs::read_to_string(folder.path().join("manifest.json"))?;
+    let manifest: serde_json::Value = serde_json::from_str(&manifest)?;
+    let layers = manifest[0]["Layers"].as_array().context("layers")?;
+    ensure!(layers.len() == 1, "{manifest}");
+    let layer = folder.path().join(layers[0].as_str().context("a file")?);
+    let files = output(
+        "tar",
+        [
+            "--list",
+            "--file",
+            layer.to_str().context("a printable path")?,
+        ],
+    )?;
+    ensure!(files.trim() == "cache-observer", "{files}");
+    Ok(())
+}
