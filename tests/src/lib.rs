@@ -5,6 +5,7 @@
 //! privilege that is missing is an error, which names the command that provides it.
 
 pub mod capture;
+pub mod cgroup;
 pub mod client;
 pub mod collector;
 pub mod commands;

@@ -11,7 +11,7 @@ use crate::pool::Client;
 use crate::process::{Running, eventually, output};
 
 /// Sends the words of each line as a command to Redis, and prints the first line of the reply, or its value.
-const CLIENT: &str = "
+pub const CLIENT: &str = "
 import socket, sys
 stream = socket.create_connection((sys.argv[1], int(sys.argv[2])))
 reader = stream.makefile('rb')
