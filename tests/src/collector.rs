@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::namespace::Pair;
 use crate::process::{Folder, Running, eventually, tools};
 use crate::server::free_port;
 
@@ -37,8 +38,32 @@ impl Collector {
     ///
     /// When it is not installed or does not start.
     pub fn start_on(grpc: u16, http: u16) -> Result<Self> {
+        let up = |port: u16| Ok(TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self::run(Command::new(agent()?), "127.0.0.1", [grpc, http], up)
+    }
+
+    /// Starts one at an end of a pair of network namespaces, on the usual ports.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed or does not start.
+    pub fn start_in(pair: &Pair, end: usize) -> Result<Self> {
+        let agent = agent()?;
+        let command = pair.inside(end, agent.to_str().context("a printable path")?);
+        let up = |port: u16| {
+            let listening = pair.shell(end, &format!("ss -Hltn sport = :{port}"))?;
+            Ok(!listening.is_empty())
+        };
+        Self::run(command, Pair::ADDRESSES[end], [4317, 4318], up)
+    }
+
+    fn run(
+        mut command: Command,
+        address: &str,
+        [grpc, http]: [u16; 2],
+        up: impl Fn(u16) -> Result<bool>,
+    ) -> Result<Self> {
         let folder = Folder::new()?;
-        let mut command = Command::new(agent()?);
         command.args(["start", "--exporter", "blackhole"]);
         command.args([
             "--debug-log",
@@ -48,8 +73,8 @@ impl Collector {
             "--debug-log-verbosity",
             "detailed",
         ]);
-        command.args(["--otlp-grpc-endpoint", &format!("127.0.0.1:{grpc}")]);
-        command.args(["--otlp-http-endpoint", &format!("127.0.0.1:{http}")]);
+        command.args(["--otlp-grpc-endpoint", &format!("{address}:{grpc}")]);
+        command.args(["--otlp-http-endpoint", &format!("{address}:{http}")]);
         let log = File::create(folder.path().join("log"))?;
         command
             .current_dir(folder.path())
@@ -60,10 +85,7 @@ impl Collector {
         eventually(
             Duration::from_secs(10),
             "the collector accepts connections",
-            || {
-                let up = |port: u16| TcpStream::connect(("127.0.0.1", port)).is_ok();
-                Ok(up(grpc) && up(http))
-            },
+            || Ok(up(grpc)? && up(http)?),
         )?;
         Ok(Self {
             grpc,

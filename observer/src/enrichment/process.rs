@@ -408,21 +408,17 @@ fn default_name(service: &Service) -> String {
 /// the first process's file system says.
 #[must_use]
 pub fn host_name(proc_root: &Path, node: Option<&str>) -> Option<String> {
-    let space = |process: &str| fs::read_link(proc_root.join(process).join("ns/uts")).ok();
-    let name = |path: &Path| {
-        let text = read(path, MAX_FILE)?;
+    let name = |path: &str| {
+        let text = read(&proc_root.join(path), MAX_FILE)?;
         let name = clean(String::from_utf8_lossy(&text).trim());
         Some(name).filter(|name| !name.is_empty())
     };
-    let is_own = space("1").is_some_and(|first| space("self").is_some_and(|own| own != first));
-    let of_host = || {
-        node.map(str::to_owned)
-            .or_else(|| name(&proc_root.join("1/root/etc/hostname")))
-    };
-    is_own
-        .then(of_host)
-        .flatten()
-        .or_else(|| name(&proc_root.join("sys/kernel/hostname")))
+    match surroundings::name(proc_root) {
+        Ok(()) => name("sys/kernel/hostname"),
+        Err(_) => node
+            .map(str::to_owned)
+            .or_else(|| name("1/root/etc/hostname")),
+    }
 }
 
 fn next_id() -> u32 {

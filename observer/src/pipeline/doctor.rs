@@ -61,7 +61,10 @@ fn text(report: &Report, ports: &PortArguments, listening: &BTreeSet<u16>) -> St
             "processes",
             surroundings::processes().map_err(str::to_owned),
         ),
-        ("host name", surroundings::name().map_err(str::to_owned)),
+        (
+            "host name",
+            surroundings::name("/proc".as_ref()).map_err(str::to_owned),
+        ),
         ("cgroups", surroundings::cgroups().map(drop)),
     ] {
         line(

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Inodes of the namespaces that the kernel starts with, `linux/proc_ns.h`.
 const FIRST_PID: u64 = 0xEFFF_FFFC;
-const FIRST_UTS: u64 = 0xEFFF_FFFE;
+const FIRST_UTS: &str = "uts:[4026531838]";
 /// Inode of the directory that is the root of a cgroup hierarchy.
 const ROOT: u64 = 1;
 
@@ -25,17 +25,17 @@ pub fn processes() -> Result<(), &'static str> {
     }
 }
 
-/// Whether the kernel tells the host's name, not a container's.
+/// Whether the kernel tells the host's name below `proc`, not a container's.
 ///
 /// # Errors
 ///
 /// What is told instead, when it does not.
-pub fn name() -> Result<(), &'static str> {
-    match is("/proc/self/ns/uts", FIRST_UTS) {
-        true => Ok(()),
-        false => Err(
+pub fn name(proc: &Path) -> Result<(), &'static str> {
+    match fs::read_link(proc.join("self/ns/uts")) {
+        Ok(space) if space != Path::new(FIRST_UTS) => Err(
             "of this container; the host's is that of the node (--node-name), else that in the host's /etc/hostname, or run it with --uts host",
         ),
+        _ => Ok(()),
     }
 }
 
