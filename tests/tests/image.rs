@@ -125,8 +125,9 @@ fn as_the_guide_says() -> Result<()> {
 #[test]
 fn a_container_without_the_hosts_processes_names_none_of_its_own() -> Result<()> {
     let options = options_of_the_guide()?;
-    let shared = |option: &&String| !["--pid=host", "--uts=host"].contains(&option.as_str());
-    let options: Vec<_> = options.iter().filter(shared).map(String::as_str).collect();
+    let mut options: Vec<_> = options.iter().map(String::as_str).collect();
+    options.retain(|option| !option.ends_with("=host"));
+    options.push("--network=none");
     let (report, client, server) = observed(&options)?;
     ensure!(
         report.spans.len() == 6,
@@ -150,6 +151,54 @@ fn a_container_without_the_hosts_processes_names_none_of_its_own() -> Result<()>
         ensure!(resource["host.name"].is_null(), "{span}");
     }
     ensure!(report.log.contains("--pid host"), "{}", report.log);
+    Ok(())
+}
+
+/// What the guide says that is told where an option is missing.
+#[test]
+fn what_is_missing_is_said() -> Result<()> {
+    let all = options_of_the_guide()?;
+    let engine = Engine::new()?;
+    let image = engine.observer()?;
+    for (missing, said_by_run, said_by_doctor) in [
+        ("--cap-add=BPF", "CAP_BPF", "missing: needed"),
+        ("--cap-add=PERFMON", "CAP_PERFMON", "missing: needed"),
+        (
+            "--cap-add=NET_ADMIN",
+            "who sends datagrams",
+            "CAP_NET_ADMIN          missing",
+        ),
+        ("--cap-add=SYS_PTRACE", "", "CAP_SYS_PTRACE         missing"),
+        (
+            "--cap-add=SETUID",
+            "the root identity stays",
+            "root, and stays it",
+        ),
+        ("--volume=", "who sends datagrams", "cgroup hierarchy"),
+        ("--uts=host", "", "of this container"),
+    ] {
+        let left = all.iter().filter(|option| !option.starts_with(missing));
+        let left: Vec<_> = left.map(String::as_str).collect();
+        ensure!(left.len() + 1 == all.len(), "{missing}");
+        for (command, expected) in [
+            (&["run", "--duration=1ms"][..], said_by_run),
+            (&["doctor"], said_by_doctor),
+        ] {
+            let words = engine.run(&left, &image);
+            let output = Command::new(&words[0])
+                .args(&words[1..])
+                .args(command)
+                .output()?;
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8(said)?;
+            ensure!(
+                said.contains(expected),
+                "{missing}: no {expected} in {said}"
+            );
+            // It observes all the same, or says why it cannot.
+            ensure!(matches!(output.status.code(), Some(0 | 3)), "{said}");
+        }
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::io::Write;
 use super::Failure;
 use crate::config::cli::PortArguments;
 use crate::source::backend::FORBIDDEN;
+use crate::source::capability;
 use crate::source::preflight::{self, Report};
 use crate::source::surroundings;
 
@@ -44,6 +45,17 @@ fn text(report: &Report, ports: &PortArguments, listening: &BTreeSet<u16>) -> St
             format!("{held}: {}", capability.purpose),
         );
     }
+    line(
+        "identity",
+        match capability::root() {
+            None => "not root's",
+            Some(true) => "root, until it observes; then nobody",
+            Some(false) => {
+                "root, and stays it: CAP_SETUID and CAP_SETGID, to become nobody, are missing"
+            }
+        }
+        .to_owned(),
+    );
     for backend in &report.backends {
         line(
             &format!("backend {}", backend.backend),
