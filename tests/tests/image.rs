@@ -230,6 +230,25 @@ fn a_filter_that_forbids_bpf_is_named() -> Result<()> {
 }
 
 #[test]
+fn certificates_that_the_image_lacks_are_asked_for() -> Result<()> {
+    let options = options_of_the_guide()?;
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let engine = Engine::new()?;
+    let image = engine.observer()?;
+    for protocol in ["grpc", "http/protobuf"] {
+        let protocol = format!("--env=OTEL_EXPORTER_OTLP_PROTOCOL={protocol}");
+        let endpoint = "--env=OTEL_EXPORTER_OTLP_ENDPOINT=https://localhost:4317";
+        let words = engine.run(&[&options[..], &[endpoint, &protocol]].concat(), &image);
+        let mut command = Command::new(&words[0]);
+        let output = command.args(&words[1..]).arg("run").output()?;
+        let said = String::from_utf8(output.stderr)?;
+        ensure!(output.status.code() == Some(2), "{said}");
+        ensure!(said.contains("OTEL_EXPORTER_OTLP_CERTIFICATE"), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
 fn it_holds_one_file() -> Result<()> {
     let folder = tests::process::Folder::new()?;
     let unpacked = folder.path().to_str().context("a printable path")?;
