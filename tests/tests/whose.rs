@@ -199,8 +199,8 @@ const RULES: &str = "memcached-port = []\nredis-socket = []\nmemcached-socket = 
     [[rules]]\nnamespace = 'shop'\npod = 'batch-*'\nservice-name = 'batch jobs'\n\
     [[rules]]\nunit = 'jobs@*.service'\nservice-name = 'jobs'\n";
 
-/// Starts each client, has it say something, and compares its resource.
-fn compare(observer: Options, recorded: bool) -> Result<()> {
+/// Starts each client, has it say something, and compares its resource; all are on this host.
+fn compare(observer: Options, host: &str, recorded: bool) -> Result<()> {
     let server = Server::redis()?;
     let port = server.port.to_string();
     let folder = Folder::new()?;
@@ -233,6 +233,7 @@ fn compare(observer: Options, recorded: bool) -> Result<()> {
         let text = case.resource.to_string().replace("EXE", executable);
         let mut resource: Value = serde_json::from_str(&text)?;
         resource["process.pid"] = id.into();
+        resource["host.name"] = host.into();
         resource["process.executable.name"] = executable.into();
         wanted.push((key, resource));
         // What has ended cannot be asked how it calls itself.
@@ -264,18 +265,21 @@ fn compare(observer: Options, recorded: bool) -> Result<()> {
 
 #[test]
 fn processes_are_named() -> Result<()> {
-    compare(Options::new(), true)
+    let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
+    compare(Options::new(), host.trim(), true)
 }
 
-/// So it is in a container: paths of others are relative to its own control group.
+/// So it is in a container: paths of others are relative to its own control group, and the kernel tells another host's name.
 #[test]
 fn processes_are_named_from_a_namespace() -> Result<()> {
     let own = Cgroup::new("/kubepods/pod/observer")?;
     let procs = own.path().join("cgroup.procs");
-    let script = "echo $$ > \"$0\" && exec unshare --cgroup \"$@\"";
+    let script = "echo $$ > \"$0\" && exec unshare --cgroup --uts \
+        sh -c 'echo observer-x2x5p > /proc/sys/kernel/hostname && exec \"$@\"' sh \"$@\"";
     let [procs, binary] = [procs, binary()].map(|path| path.to_string_lossy().into_owned());
     compare(
         Options::new().by(&["sh", "-c", script, &procs, &binary]),
+        "worker-3",
         false,
     )
 }

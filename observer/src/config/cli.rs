@@ -132,12 +132,12 @@ pub struct Record {
     /// Keep all privileges and system calls after the start, to find out whether a fault comes of giving them up
     #[arg(long, env = "CACHE_OBSERVER_UNCONFINED")]
     pub unconfined: bool,
-    /// The node.
-    #[command(flatten)]
-    pub node: NodeArguments,
     /// Read this capture instead of the kernel: a copy of it without values and credentials
     #[arg(long, value_name = "CAPTURE")]
     pub from: Option<PathBuf>,
+    /// The node.
+    #[command(flatten)]
+    pub node: NodeArguments,
 }
 
 impl Record {

@@ -447,7 +447,7 @@ mod files {
             (
                 "[[rules]]\nport = 1\n[[rules]]\nport = 2\nignore = true",
                 1,
-                "rules[0]: a rule needs cache-name",
+                "rules[0]: a rule needs service-name, cache-name",
             ),
             (
                 "[[rules]]\nserver = 'redis'\nignore = true",

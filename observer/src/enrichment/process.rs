@@ -99,13 +99,29 @@ struct Process {
     service: Arc<Service>,
     /// What it is called where no rule names it; `None`: it has named itself.
     otherwise: Option<String>,
-    /// Start time in clock ticks since boot, `/proc/PID/stat` field 22. `None` when the process was gone.
-    started: Option<u64>,
+    started: Started,
     signs: Signs,
     /// Names of servers, and when they were looked at; `None`: not yet.
     hosts: Option<(Arc<Hosts>, Instant)>,
     checked: Instant,
     used: Instant,
+}
+
+/// When a process has started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Started {
+    /// In clock ticks since boot, `/proc/PID/stat` field 22.
+    At(u64),
+    /// It was gone before it was looked up.
+    Gone,
+    /// It is of a recording, and is not looked up.
+    Told,
+}
+
+impl Started {
+    fn of(directory: &Path) -> Self {
+        start_time(directory).map_or(Self::Gone, Self::At)
+    }
 }
 
 /// What tells processes of one number apart when there is no start time any more to ask for.
@@ -205,8 +221,9 @@ impl Enricher {
         self.process(task, Instant::now()).otherwise.is_none()
     }
 
-    /// What the process that `task` belongs to calls this server, as its file of hosts says; no other is asked. It is meant for the begin
-    /// of a connection: measured, 15 µs for a file that was not read before, 5 µs where another process sees the same.
+    /// What the process that `task` belongs to calls this server, as its file of hosts says; no other is asked.
+    ///
+    /// It is meant for the begin of a connection: measured, 10 µs at the first one of a process, 90 ns later.
     pub fn server_name(&mut self, task: Option<&Task>, server: Address) -> Option<Arc<str>> {
         let address = server.inet()?.ip();
         let task = task.filter(|task| task.pid != 0 && is_named(address))?;
@@ -241,7 +258,7 @@ impl Enricher {
     fn look_up(&mut self, task: &Task, now: Instant) -> Process {
         let directory = &self.proc_root.join(task.pid.to_string());
         // Before all else: should another process get the number meanwhile, it is seen to be another.
-        let started = start_time(directory);
+        let started = Started::of(directory);
         let executable = executable(directory).or_else(|| comm(task));
         let workload = match read(&directory.join("cgroup"), MAX_FILE) {
             Some(bytes) => {
@@ -298,6 +315,26 @@ impl Enricher {
         }
     }
 
+    /// Whether the process of a service has ended (one small read).
+    #[must_use]
+    pub fn has_ended(&self, service: &Service) -> bool {
+        let Some((pid, process)) = service
+            .pid
+            .and_then(|pid| self.processes.get_key_value(&pid))
+        else {
+            return false;
+        };
+        // Its number may have been given to another.
+        process.service.id != service.id
+            || match process.started {
+                Started::At(_) => {
+                    Started::of(&self.proc_root.join(pid.to_string())) != process.started
+                }
+                Started::Gone => true,
+                Started::Told => false,
+            }
+    }
+
     /// What a recording says of a process. It is looked up no more.
     pub fn told(&mut self, process: recording::Process) {
         self.forget_some();
@@ -329,7 +366,7 @@ impl Enricher {
             Process {
                 service: Arc::new(service),
                 otherwise,
-                started: None,
+                started: Started::Told,
                 signs: Signs::default(),
                 hosts: None,
                 checked: now,
@@ -377,11 +414,10 @@ impl Process {
             return true;
         }
         self.checked = now;
-        let started = start_time(&proc_root.join(task.pid.to_string()));
-        let is_it = match started {
+        let is_it = match Started::of(&proc_root.join(task.pid.to_string())) {
             // It is gone and its last bytes are still on their way, or another has come and gone.
-            None => !self.signs.refute(task),
-            Some(_) => started == self.started,
+            Started::Gone => !self.signs.refute(task),
+            started => started == self.started,
         };
         if is_it {
             self.signs.renew(task);

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// Inodes of the namespaces that the kernel starts with, `linux/proc_ns.h`.
+/// The namespaces that the kernel starts with, by their inodes, `linux/proc_ns.h`.
 const FIRST_PID: u64 = 0xEFFF_FFFC;
 const FIRST_UTS: &str = "uts:[4026531838]";
 /// Inode of the directory that is the root of a cgroup hierarchy.

@@ -242,26 +242,21 @@ fn names_servers() {
 }
 
 #[test]
-fn the_host_is_that_of_the_first_process() {
+fn a_container_is_not_the_host() {
     let fake = Fake::new("host");
-    let space = |process: &str, number: u32| {
-        let folder = fake.0.join(process).join("ns");
+    let space = |number: u32| {
+        let folder = fake.0.join("self/ns");
         fs::create_dir_all(&folder).unwrap();
         let _ = fs::remove_file(folder.join("uts"));
         std::os::unix::fs::symlink(format!("uts:[{number}]"), folder.join("uts")).unwrap();
     };
     let name = |node| host_name(&fake.0, node);
-    space("1", 1);
-    space("self", 1);
+    space(4_026_531_838);
     assert_eq!(name(Some("worker-3")).as_deref(), Some("node-1"));
     // The observer's container has another name.
-    space("self", 2);
+    space(4_026_532_201);
     assert_eq!(name(Some("worker-3")).as_deref(), Some("worker-3"));
-    assert_eq!(
-        name(None).as_deref(),
-        Some("node-1"),
-        "nothing else is known"
-    );
+    assert_eq!(name(None), None, "that of the container is not the host's");
     fs::create_dir_all(fake.0.join("1/root/etc")).unwrap();
     fs::write(fake.0.join("1/root/etc/hostname"), "worker-4\n").unwrap();
     assert_eq!(name(None).as_deref(), Some("worker-4"));
@@ -273,18 +268,19 @@ fn notices_a_reused_pid() {
     fake.process(7, 100, "OTEL_SERVICE_NAME=old\0");
     let mut enricher = Enricher::new(fake.places());
     let start = Instant::now();
-    let mut at = |now| Arc::clone(&enricher.process(&task(7), now).service);
-    let old = at(start);
+    let at = |enricher: &mut Enricher, now| Arc::clone(&enricher.process(&task(7), now).service);
+    let old = at(&mut enricher, start);
 
     fake.process(7, 200, "OTEL_SERVICE_NAME=new\0");
-    let cached = at(start + TRUSTED / 2);
+    let cached = at(&mut enricher, start + TRUSTED / 2);
     assert!(Arc::ptr_eq(&old, &cached));
-    let new = at(start + TRUSTED);
+    let new = at(&mut enricher, start + TRUSTED);
     assert_eq!(new.name, "new");
     assert_ne!(new.id, old.id);
+    assert!(enricher.has_ended(&old) && !enricher.has_ended(&new));
 
     fs::remove_dir_all(fake.0.join("7")).unwrap();
-    let gone = at(start + 3 * TRUSTED);
+    let gone = at(&mut enricher, start + 3 * TRUSTED);
     assert!(
         Arc::ptr_eq(&new, &gone),
         "a process that is gone keeps its service"
