@@ -49,10 +49,10 @@ const SERVER: Workload = Workload {
     class: "BestEffort",
 };
 
-/// What is printed of the resource and of the first span of each group of spans.
+/// What is printed of the resource and of the kind of the first span of each group of spans.
 fn groups(printed: &str) -> Vec<&str> {
     let groups = printed.split("ResourceSpans #").skip(1);
-    let groups = groups.filter_map(|group| group.split("Span #1").next());
+    let groups = groups.filter_map(|group| group.split("\nAttributes:").next());
     groups.collect()
 }
 
