@@ -6,11 +6,12 @@ use std::time::Duration;
 use std::{fs, process};
 
 use anyhow::{Context, Result, ensure};
+use tests::client::Redis;
 use tests::container::{Engine, archive};
 use tests::namespace::Pair;
 use tests::observer::{FOLDER, Options, Report};
-use tests::process::{eventually, output};
-use tests::server::free_port;
+use tests::process::{Folder, eventually, output};
+use tests::server::{Server, free_port};
 
 /// What the guide gives to a container, beside what only names it.
 fn options_of_the_guide() -> Result<Vec<String>> {
@@ -113,6 +114,32 @@ fn privileged_with_the_hosts_namespaces() -> Result<()> {
 fn as_the_guide_says() -> Result<()> {
     let options = options_of_the_guide()?;
     named(&options.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Of a server that the observer's container shares no files with.
+#[test]
+fn unix_sockets_are_found() -> Result<()> {
+    let folder = Folder::new()?;
+    let socket = folder.path().join("socket");
+    let name = socket.to_str().context("a printable path")?;
+    let _server = Server::redis_on(free_port()?, &["--unixsocket", name])?;
+    let options = options_of_the_guide()?;
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let engine = Engine::new()?;
+    let volume = format!("--volume={FOLDER}:{FOLDER}");
+    let words = engine.run(
+        &[&["--rm", &volume], &options[..]].concat(),
+        &engine.observer()?,
+    );
+    let observing = Options::new().with("--redis-socket", "auto").by(&words);
+    let observing = observing.start()?;
+    Redis::connect_unix(&socket)?.command(&["GET", "unix"])?;
+    let report = observing.stop()?;
+    let mut ours = report.spans.iter();
+    let ours = ours.find(|span| span["attributes"]["server.address"] == name);
+    let ours = ours.with_context(|| report.log.clone())?;
+    ensure!(ours["attributes"]["network.transport"] == "unix", "{ours}");
+    Ok(())
 }
 
 /// Numbers of processes mean others there: nothing is looked up by them.
@@ -244,7 +271,7 @@ fn certificates_that_the_image_lacks_are_asked_for() -> Result<()> {
 
 #[test]
 fn it_holds_one_file() -> Result<()> {
-    let folder = tests::process::Folder::new()?;
+    let folder = Folder::new()?;
     let unpacked = folder.path().to_str().context("a printable path")?;
     let archive = archive();
     let archive = archive.to_str().context("a printable path")?;
