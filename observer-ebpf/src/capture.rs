@@ -258,15 +258,19 @@ fn lost(lane: u32, length: u32) {
     count_two(lane, counter::RING_FULL, 1, u64::from(length));
 }
 
-/// Sends a change of state, whose header `write` writes.
+/// Sends a change of state, whose header `write` writes. `urgent`: the reader is woken for it.
 #[inline(always)]
-pub(crate) fn bare(lane: u32, write: impl FnOnce(&mut Header)) {
+pub(crate) fn bare(lane: u32, urgent: bool, write: impl FnOnce(&mut Header)) {
     count(lane, counter::STATES, 1);
     match EVENTS.reserve::<Header>(0) {
         Some(mut entry) => {
             // SAFETY: any bytes are a header, and `write` replaces them.
             write(unsafe { &mut *entry.as_mut_ptr() });
-            entry.submit(wakeup());
+            entry.submit(if urgent {
+                BPF_RB_FORCE_WAKEUP.into()
+            } else {
+                wakeup()
+            });
         }
         None => {
             lost(lane, 0);

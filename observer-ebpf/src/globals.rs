@@ -71,6 +71,27 @@ pub(crate) struct Asked {
 #[map]
 pub(crate) static CALLS: HashMap<u64, Asked> = HashMap::with_max_entries(1, 0);
 
+/// When the reader was last woken because somebody connects, nanoseconds.
+#[map]
+static WOKEN: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Whether to wake the reader at `now` because somebody connects: at most once a millisecond.
+#[inline(always)]
+pub(crate) fn may_wake(now: u64) -> bool {
+    const PAUSE: u64 = 1_000_000;
+    let Some(woken) = WOKEN.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: it points to an aligned number of the map. CPUs that write at the same time only wake once more.
+    unsafe {
+        let may = now.wrapping_sub(woken.read_volatile()) > PAUSE;
+        if may {
+            woken.write_volatile(now);
+        }
+        may
+    }
+}
+
 /// One scratch for each lane: a send may interrupt a receive on the same CPU.
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(lane::COUNT, 0);

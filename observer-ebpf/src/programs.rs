@@ -8,7 +8,7 @@ use observer_ebpf::{config, counter, direction, flag, kind, lane};
 
 use crate::buffer::Buffer;
 use crate::capture::{self, Call};
-use crate::globals::{DATAGRAMS, OTHERS, STARTS, count, offset};
+use crate::globals::{DATAGRAMS, OTHERS, STARTS, count, may_wake, offset};
 use crate::socket::{
     Common, endpoints, filter, filter_state, first, identify, inode, is_tcp, judge, left_out, net,
     positions, read, unread,
@@ -233,7 +233,9 @@ fn state(ctx: &RawTracePointContext) -> Option<()> {
     }
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
-    capture::bare(lane::STATE, |header| {
+    // Whoever connects may end within milliseconds, and is looked up by its number.
+    let urgent = kind == kind::CONNECTING && may_wake(time);
+    capture::bare(lane::STATE, urgent, |header| {
         capture::head(header, kind, time);
         identify(sk, &common, &ports, header);
         (header.position, header.opposite) = (position, opposite);

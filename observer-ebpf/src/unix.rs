@@ -273,7 +273,7 @@ pub(crate) fn ended(sk: u64) -> Option<()> {
 fn closed(streams: &Streams) {
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
-    capture::bare(lane::RELEASE_UNIX, |header| {
+    capture::bare(lane::RELEASE_UNIX, false, |header| {
         capture::head(header, kind::CLOSED, time);
         header.family = UNIX;
         (header.local_port, header.remote_port) = (0, 0);

@@ -322,6 +322,70 @@ fn processes_that_are_gone_are_named() -> Result<()> {
     Ok(())
 }
 
+/// They live for a few milliseconds. How many of them were looked up in time is no matter of right or wrong: it is printed.
+#[test]
+fn short_lived_clients_are_named_or_not() -> Result<()> {
+    let server = Server::redis()?;
+    let observer = Options::new().redis(server.port).start()?;
+    let (rounds, port) = (load(60)?.max(3), server.port.to_string());
+    for _ in 0..rounds {
+        let mut cli = Command::new("redis-cli");
+        cli.args(["-p", &port, "set", "key", "x"]);
+        let done = cli.env("OTEL_SERVICE_NAME", "shop").output()?;
+        ensure!(done.status.success(), "redis-cli");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let report = observer.stop()?;
+    let spans = report.of("SET");
+    ensure!(spans.len() as u64 == rounds, "{}", report.summary.0);
+    let mut own = 0;
+    for span in spans {
+        let resource = &span["resource"];
+        let named = resource["service.name"] == "shop";
+        own += u32::from(named);
+        ensure!(
+            named || resource["service.name"] == "unknown_service:redis-cli",
+            "{resource}"
+        );
+        ensure!(
+            resource["process.executable.name"] == "redis-cli",
+            "{resource}"
+        );
+    }
+    println!("{own} of {rounds} by the name that they gave themselves");
+    Ok(())
+}
+
+/// Numbers of processes are the host's: in a namespace of its own the observer would find others under them.
+#[test]
+fn processes_of_another_namespace_are_not_confused() -> Result<()> {
+    let server = Server::redis()?;
+    let id = Ids::new().container();
+    let cgroup = Cgroup::new(&format!("/docker/{id}"))?;
+    let binary = binary().to_string_lossy().into_owned();
+    let observer = Options::new()
+        .by(&["unshare", "--pid", "--fork", "--mount-proc", &binary])
+        .redis(server.port)
+        .start()?;
+    let mut command = cgroup.inside("python3");
+    command.args(["-c", CLIENT, "127.0.0.1", &server.port.to_string()]);
+    let mut client = Client::start(command.env("OTEL_SERVICE_NAME", "out of sight"))?;
+    client.say("SET key x")?;
+    ensure!(client.line()? == "OK", "SET");
+    eventually(Duration::from_secs(10), "it is told", || {
+        Ok(!observer.spans()?.is_empty())
+    })?;
+    // The first process of a namespace gets no signal that it does not wait for, and its parent passes none on.
+    let id_of = observer.process.id();
+    let children = fs::read_to_string(format!("/proc/{id_of}/task/{id_of}/children"))?;
+    output("kill", ["-INT", children.trim()])?;
+    let report = observer.finish(Duration::from_secs(5))?;
+    ensure!(report.log.contains("--pid host"), "{}", report.log);
+    let found = resources(&report.spans);
+    let wanted = json!({"service.name": "unknown_service:python3", "container.id": id, "process.pid": client.process.id()});
+    assert_holds("key", found.get("key").context("no span")?, &wanted)
+}
+
 /// Each with a connection and a name of its own.
 const THREADS: &str = "
 import socket, sys, threading

@@ -52,13 +52,9 @@ pub struct Places {
 }
 
 impl Default for Places {
-    /// Those of this host. In a container that does not see the host's processes, no process: others have their numbers.
     fn default() -> Self {
         Self {
-            proc: match surroundings::processes() {
-                Ok(()) => "/proc".into(),
-                Err(_) => "/dev/null".into(),
-            },
+            proc: "/proc".into(),
             cgroups: "/sys/fs/cgroup".into(),
             pods: "/var/log/pods".into(),
             node: None,
@@ -173,7 +169,11 @@ impl Enricher {
             pods: PodNames::new(places.pods),
             hosts: HostsFiles::default(),
             names: ServiceNames::default(),
-            proc_root: places.proc,
+            proc_root: match surroundings::processes(&places.proc).is_ok() {
+                true => places.proc,
+                // Of these numbers others are there.
+                false => Places::nowhere().proc,
+            },
             processes: HashMap::new(),
             unknown: Arc::new(Service {
                 id: next_id(),

@@ -71,7 +71,7 @@ fn text(report: &Report, ports: &PortArguments, listening: &BTreeSet<u16>) -> St
     for (name, seen) in [
         (
             "processes",
-            surroundings::processes().map_err(str::to_owned),
+            surroundings::processes("/proc".as_ref()).map_err(str::to_owned),
         ),
         (
             "host name",

@@ -48,16 +48,10 @@ pub fn run(config: &Config, live: &LiveConfig, reloader: Option<Reloader>) -> Re
     let exporting = Exporting::start(config, Overflow::Drop, Some(live))?;
     let ports = config.ports();
     let mut source = attach(config, live.backend, &exporting.telemetry)?;
-    if let Err(problem) = surroundings::processes() {
-        warn!("the host's processes are {problem}");
-    }
     if !live.unconfined {
         confine(&source);
     }
-    let places = Places {
-        node: live.node.clone(),
-        ..Places::default()
-    };
+    let places = places(live.node.clone());
     let clock = source.clock();
     let mut pipeline =
         exporting.pipeline(config, Limits::LIVE, clock, SpanPolicy::PER_SECOND, places);
@@ -127,6 +121,18 @@ pub(super) fn attach(
         unix: !(config.redis_sockets.is_none() && config.memcached_sockets.is_none()),
     };
     Live::start(&options, telemetry)
+}
+
+/// Where it is found out whose traffic it is.
+pub(super) fn places(node: Option<String>) -> Places {
+    let places = Places {
+        node,
+        ..Places::default()
+    };
+    if let Err(problem) = surroundings::processes(&places.proc) {
+        warn!("processes are {problem}");
+    }
+    places
 }
 
 /// Gives up what is needed no more. What cannot be given up is said, and no reason to end.

@@ -4,23 +4,22 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// The namespaces that the kernel starts with, by their inodes, `linux/proc_ns.h`.
-const FIRST_PID: u64 = 0xEFFF_FFFC;
-const FIRST_UTS: &str = "uts:[4026531838]";
+/// The namespaces of all processes and of the host's own name, `PROC_PID_INIT_INO` and `PROC_UTS_INIT_INO` in `linux/proc_ns.h`.
+const PROCESSES: &str = "pid:[4026531836]";
+const NAME: &str = "uts:[4026531838]";
 /// Inode of the directory that is the root of a cgroup hierarchy.
 const ROOT: u64 = 1;
 
-/// Whether `/proc` shows the host's processes, by the numbers that events have. In a container's own namespace others have
-/// these numbers.
+/// Whether processes have the numbers below `proc` that the kernel gives with events: those of the host.
 ///
 /// # Errors
 ///
-/// What to do, when it does not.
-pub fn processes() -> Result<(), &'static str> {
-    match is("/proc/self/ns/pid", FIRST_PID) {
-        true => Ok(()),
-        false => Err(
-            "not seen from this container, so that services have no names: run it with the host's (--pid host, hostPID: true)",
+/// What that means, when they have others.
+pub fn processes(proc: &Path) -> Result<(), &'static str> {
+    match is_elsewhere(proc, "pid", PROCESSES) {
+        false => Ok(()),
+        true => Err(
+            "named by their threads and control groups only: this is not the host's process namespace (--pid host, hostPID: true)",
         ),
     }
 }
@@ -31,12 +30,18 @@ pub fn processes() -> Result<(), &'static str> {
 ///
 /// What is told instead, when it does not.
 pub fn name(proc: &Path) -> Result<(), &'static str> {
-    match fs::read_link(proc.join("self/ns/uts")) {
-        Ok(space) if space != Path::new(FIRST_UTS) => Err(
+    match is_elsewhere(proc, "uts", NAME) {
+        false => Ok(()),
+        true => Err(
             "of this container; the host's is that of the node (--node-name), else that in the host's /etc/hostname, or run it with --uts host",
         ),
-        _ => Ok(()),
     }
+}
+
+/// Whether this process is in a namespace of its own.
+fn is_elsewhere(proc: &Path, kind: &str, host: &str) -> bool {
+    let own = fs::read_link(proc.join("self/ns").join(kind));
+    own.is_ok_and(|own| own.as_os_str() != host)
 }
 
 /// Where the whole cgroup hierarchy of version 2 is mounted.
@@ -54,7 +59,7 @@ pub fn cgroups() -> Result<PathBuf, String> {
         });
     let mut part = None;
     for path in paths {
-        if is(path, ROOT) {
+        if fs::metadata(path).is_ok_and(|metadata| metadata.ino() == ROOT) {
             return Ok(path.into());
         }
         part = Some(path);
@@ -67,9 +72,4 @@ pub fn cgroups() -> Result<PathBuf, String> {
             )
         }
     })
-}
-
-/// Whether a file has this inode.
-fn is(path: &str, inode: u64) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.ino() == inode)
 }

@@ -241,15 +241,34 @@ fn names_servers() {
     assert_eq!(gone, name, "a process that is gone keeps its names");
 }
 
+/// Processes below it have the numbers of this namespace.
+fn in_namespace(fake: &Fake, kind: &str, number: u32) {
+    let folder = fake.0.join("self/ns");
+    fs::create_dir_all(&folder).unwrap();
+    let _ = fs::remove_file(folder.join(kind));
+    let link = format!("{kind}:[{number}]");
+    std::os::unix::fs::symlink(link, folder.join(kind)).unwrap();
+}
+
+#[test]
+fn numbers_of_another_namespace_are_not_looked_up() {
+    let fake = Fake::new("pids");
+    fake.process(7, 100, "OTEL_SERVICE_NAME=another\0");
+    for (namespace, name) in [
+        (4_026_531_836, "another"),
+        (4_026_532_201, "unknown_service:worker"),
+    ] {
+        in_namespace(&fake, "pid", namespace);
+        let service = Enricher::new(fake.places()).service(Some(&task(7)));
+        assert_eq!(service.name, name);
+        assert_eq!(service.host.as_deref(), Some("node-1"));
+    }
+}
+
 #[test]
 fn a_container_is_not_the_host() {
     let fake = Fake::new("host");
-    let space = |number: u32| {
-        let folder = fake.0.join("self/ns");
-        fs::create_dir_all(&folder).unwrap();
-        let _ = fs::remove_file(folder.join("uts"));
-        std::os::unix::fs::symlink(format!("uts:[{number}]"), folder.join("uts")).unwrap();
-    };
+    let space = |number| in_namespace(&fake, "uts", number);
     let name = |node| host_name(&fake.0, node);
     space(4_026_531_838);
     assert_eq!(name(Some("worker-3")).as_deref(), Some("node-1"));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::super::live::{LOSSES, POLL, Signals, attach, confine};
+use super::super::live::{LOSSES, POLL, Signals, attach, confine, places};
 use super::super::sockets::Sockets;
 use super::super::{Failure, Watched, watched};
 use super::{Recorder, Source};
@@ -60,10 +60,7 @@ pub fn record(config: &Config, options: &Record) -> Result<(), Failure> {
     if !options.unconfined {
         confine(&source);
     }
-    let places = Places {
-        node: options.node.node_name.clone(),
-        ..Places::default()
-    };
+    let places = places(options.node.node_name.clone());
     let mut recorder = Recorder::new(config, origin, places, output, Arc::clone(&telemetry))
         .map_err(|error| unwritable(path, &error))?;
     recorder.clock(source.clock(), monotonic());
