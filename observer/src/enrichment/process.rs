@@ -449,11 +449,14 @@ pub fn host_name(proc_root: &Path, node: Option<&str>) -> Option<String> {
         let name = clean(String::from_utf8_lossy(&text).trim());
         Some(name).filter(|name| !name.is_empty())
     };
+    // In a container's own process namespace the first process is the container's.
+    let of_first = || {
+        surroundings::processes(proc_root).ok()?;
+        name("1/root/etc/hostname")
+    };
     match surroundings::name(proc_root) {
         Ok(()) => name("sys/kernel/hostname"),
-        Err(_) => node
-            .map(str::to_owned)
-            .or_else(|| name("1/root/etc/hostname")),
+        Err(_) => node.map(str::to_owned).or_else(of_first),
     }
 }
 
