@@ -7,8 +7,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::namespace::Pair;
 use crate::process::{Folder, Running, eventually, tools};
 use crate::server::free_port;
+
+/// Has it print all that arrives.
+const PRINTING: [&str; 6] = [
+    "--debug-log",
+    "traces",
+    "--debug-log",
+    "metrics",
+    "--debug-log-verbosity",
+    "detailed",
+];
 
 /// A collector that is ready.
 #[derive(Debug)]
@@ -37,15 +48,9 @@ impl Collector {
     ///
     /// When it is not installed or does not start.
     pub fn start_on(grpc: u16, http: u16) -> Result<Self> {
-        let printing = [
-            "--debug-log",
-            "traces",
-            "--debug-log",
-            "metrics",
-            "--debug-log-verbosity",
-            "detailed",
-        ];
-        Self::start_with(grpc, http, &printing)
+        let up = |port: u16| Ok(TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let command = Command::new(agent()?);
+        Self::run(command, "127.0.0.1", [grpc, http], &PRINTING, up)
     }
 
     /// Starts one on free ports that prints nothing.
@@ -54,16 +59,38 @@ impl Collector {
     ///
     /// When it is not installed or does not start.
     pub fn start_quiet() -> Result<Self> {
-        Self::start_with(free_port()?, free_port()?, &[])
+        let up = |port: u16| Ok(TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let ports = [free_port()?, free_port()?];
+        Self::run(Command::new(agent()?), "127.0.0.1", ports, &[], up)
     }
 
-    fn start_with(grpc: u16, http: u16, options: &[&str]) -> Result<Self> {
+    /// Starts one at an end of a pair of network namespaces, on the usual ports.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed or does not start.
+    pub fn start_in(pair: &Pair, end: usize) -> Result<Self> {
+        let agent = agent()?;
+        let command = pair.inside(end, agent.to_str().context("a printable path")?);
+        let up = |port: u16| {
+            let listening = pair.shell(end, &format!("ss -Hltn sport = :{port}"))?;
+            Ok(!listening.is_empty())
+        };
+        Self::run(command, Pair::ADDRESSES[end], [4317, 4318], &PRINTING, up)
+    }
+
+    fn run(
+        mut command: Command,
+        address: &str,
+        [grpc, http]: [u16; 2],
+        options: &[&str],
+        up: impl Fn(u16) -> Result<bool>,
+    ) -> Result<Self> {
         let folder = Folder::new()?;
-        let mut command = Command::new(agent()?);
         command.args(["start", "--exporter", "blackhole"]);
         command.args(options);
-        command.args(["--otlp-grpc-endpoint", &format!("127.0.0.1:{grpc}")]);
-        command.args(["--otlp-http-endpoint", &format!("127.0.0.1:{http}")]);
+        command.args(["--otlp-grpc-endpoint", &format!("{address}:{grpc}")]);
+        command.args(["--otlp-http-endpoint", &format!("{address}:{http}")]);
         let log = File::create(folder.path().join("log"))?;
         command
             .current_dir(folder.path())
@@ -74,10 +101,7 @@ impl Collector {
         eventually(
             Duration::from_secs(10),
             "the collector accepts connections",
-            || {
-                let up = |port: u16| TcpStream::connect(("127.0.0.1", port)).is_ok();
-                Ok(up(grpc) && up(http))
-            },
+            || Ok(up(grpc)? && up(http)?),
         )?;
         Ok(Self {
             grpc,

@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod client;
 pub mod collector;
 pub mod commands;
+pub mod container;
 pub mod coverage;
 pub mod load;
 pub mod machine;

@@ -69,6 +69,12 @@ impl Pair {
         Ok(pair)
     }
 
+    /// Where one of them, 0 or 1, is to be found.
+    #[must_use]
+    pub fn path(&self, end: usize) -> String {
+        format!("/run/netns/{}", self.names[end])
+    }
+
     /// Runs a shell script inside one of them, 0 or 1.
     ///
     /// # Errors

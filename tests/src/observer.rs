@@ -22,6 +22,9 @@ pub fn binary() -> PathBuf {
     }
 }
 
+/// See [`Options::by`].
+pub const FOLDER: &str = "{folder}";
+
 /// How `run` is started.
 #[derive(Debug, Default, Clone)]
 pub struct Options {
@@ -65,9 +68,10 @@ impl Options {
     }
 
     /// Started by this program with these first arguments, which end with the observer's binary. It may be another user's.
+    /// [`FOLDER`] in them stands for the folder that it writes to.
     #[must_use]
-    pub fn by(mut self, words: &[&str]) -> Self {
-        self.launcher = words.iter().map(|word| (*word).to_owned()).collect();
+    pub fn by<T: AsRef<str>>(mut self, words: &[T]) -> Self {
+        self.launcher = words.iter().map(|word| word.as_ref().to_owned()).collect();
         self
     }
 
@@ -123,7 +127,13 @@ impl Observer {
             command.arg(binary());
         } else {
             fs::set_permissions(folder.path(), Permissions::from_mode(0o777))?;
-            command.args(&options.launcher);
+            let path = folder.path().to_str().context("a printable path")?;
+            command.args(
+                options
+                    .launcher
+                    .iter()
+                    .map(|word| word.replace(FOLDER, path)),
+            );
         }
         command.arg("run").arg("--summary").args(&options.arguments);
         command.args([

@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod demo;
 mod dist;
+mod image;
 mod lint;
 mod picture;
 mod run;
@@ -29,6 +30,8 @@ enum Task {
     Build,
     /// Build what is installed elsewhere: a Debian package and a tarball of the static binary and what belongs to it.
     Dist,
+    /// Build the container image: target/image/cache-observer.tar.
+    Image,
     /// Build, become root, observe this host.
     Run(run::Options),
     /// Run all tests; those with real servers as root, and those of `vm`.
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Setup(options) => setup::task(&options),
         Task::Build => build::task().map(drop),
         Task::Dist => dist::task().map(drop),
+        Task::Image => image::task().map(drop),
         Task::Run(options) => return exit(run::task(&options)),
         Task::Test(options) => test::task(&options),
         Task::Vm(options) => vm::task(&options),

@@ -92,11 +92,15 @@ pub(crate) fn tests() -> Result<()> {
             ("prometheus", "prometheus"),
             ("promtool", "prometheus"),
             ("systemd-analyze", "systemd"),
+            ("podman", "podman"),
+            // Not crun, which podman prefers: it refuses a host with both versions of cgroups.
+            ("runc", "runc"),
         ],
         "the tests use it",
     )?;
     musl()?;
     packager()?;
+    image()?;
     python::environment()?;
     node::environment()?;
     kubernetes::programs()?;
@@ -125,6 +129,11 @@ pub(crate) fn musl() -> Result<()> {
         "the C parts of the static binary",
     )?;
     standard_library(STATIC, "the static binary")
+}
+
+/// What builds the image.
+pub(crate) fn image() -> Result<()> {
+    packages::programs(&[("buildah", "buildah")], "it builds the image")
 }
 
 /// The target of the check for 64-bit Arm.

@@ -2,7 +2,7 @@
 //! that depend on the kernel once more in guests.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Instant;
 use std::{fs, io};
@@ -10,7 +10,7 @@ use std::{fs, io};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{build, dist, setup, shell, vm};
+use crate::{build, dist, image, setup, shell, vm};
 
 /// Which tests to run.
 #[derive(Debug, clap::Args)]
@@ -26,6 +26,15 @@ pub(crate) struct Options {
     arguments: Vec<String>,
 }
 
+/// What the tests run.
+struct Built {
+    binary: PathBuf,
+    /// The folder of the packages.
+    packages: PathBuf,
+    /// The image's archive.
+    image: PathBuf,
+}
+
 pub(crate) fn task(options: &Options) -> Result<()> {
     let begun = Instant::now();
     setup::toolchain()?;
@@ -34,9 +43,12 @@ pub(crate) fn task(options: &Options) -> Result<()> {
     }
     if !options.unit {
         setup::tests()?;
-        let binary = build::task()?;
-        let packages = dist::task()?;
-        live(options, &binary, &packages)?;
+        let built = Built {
+            binary: build::task()?,
+            packages: dist::task()?,
+            image: image::task()?,
+        };
+        live(options, &built)?;
     }
     // A name belongs to tests of this host.
     if !options.unit && !options.live && options.arguments.is_empty() {
@@ -71,7 +83,7 @@ fn unit(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn live(options: &Options, binary: &Path, packages: &Path) -> Result<()> {
+fn live(options: &Options, built: &Built) -> Result<()> {
     let mut failed = Vec::new();
     let coverage = shell::target().join("coverage");
     // Written by root, in a folder that is ours.
@@ -85,8 +97,9 @@ fn live(options: &Options, binary: &Path, packages: &Path) -> Result<()> {
         eprintln!("test: {name}, as root");
         let mut command = shell::as_root("env")?;
         command
-            .arg(format!("CACHE_OBSERVER_BIN={}", binary.display()))
-            .arg(format!("CACHE_OBSERVER_DIST={}", packages.display()))
+            .arg(format!("CACHE_OBSERVER_BIN={}", built.binary.display()))
+            .arg(format!("CACHE_OBSERVER_DIST={}", built.packages.display()))
+            .arg(format!("CACHE_OBSERVER_IMAGE={}", built.image.display()))
             .arg(format!(
                 "CACHE_OBSERVER_TOOLS={}",
                 setup::python_folder().display()

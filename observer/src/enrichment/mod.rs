@@ -17,7 +17,7 @@ use crate::transaction::Exchange;
 
 pub use cgroup::Qos;
 pub(crate) use environment::percent_decoded;
-pub use process::{Enricher, Places, host_name, sees_processes};
+pub use process::{Enricher, Places, host_name};
 
 /// The observed process, as an OpenTelemetry resource.
 #[derive(Debug, Clone, PartialEq, Default)]

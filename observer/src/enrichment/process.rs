@@ -19,6 +19,7 @@ use super::{Pod, Qos, Service};
 use crate::config::rules::ServiceNames;
 use crate::source::event::{Address, Task};
 use crate::source::recording::{self, ServerName};
+use crate::source::surroundings;
 use crate::telemetry::names::value;
 
 /// Processes remembered; beyond it the eighth that was used longest ago is forgotten.
@@ -31,10 +32,6 @@ const HOSTS_TRUSTED: Duration = Duration::from_secs(10);
 const MAX_ENVIRONMENT: u64 = 256 * 1024;
 /// Most bytes read of any other file.
 const MAX_FILE: u64 = 16 * 1024;
-/// The namespaces of the host's own name and of all its processes; others have other numbers (`PROC_UTS_INIT_INO`,
-/// `PROC_PID_INIT_INO`, `linux/proc_ns.h`).
-const HOST_NAMES: &str = "uts:[4026531838]";
-const HOST_PROCESSES: &str = "pid:[4026531836]";
 /// Most characters kept of a name.
 const MAX_NAME: usize = 200;
 
@@ -172,7 +169,7 @@ impl Enricher {
             pods: PodNames::new(places.pods),
             hosts: HostsFiles::default(),
             names: ServiceNames::default(),
-            proc_root: match sees_processes(&places.proc) {
+            proc_root: match surroundings::processes(&places.proc).is_ok() {
                 true => places.proc,
                 // Of these numbers others are there.
                 false => Places::nowhere().proc,
@@ -447,32 +444,20 @@ fn default_name(service: &Service) -> String {
 /// the first process's file system says.
 #[must_use]
 pub fn host_name(proc_root: &Path, node: Option<&str>) -> Option<String> {
-    let name = |path: &Path| {
-        let text = read(path, MAX_FILE)?;
+    let name = |path: &str| {
+        let text = read(&proc_root.join(path), MAX_FILE)?;
         let name = clean(String::from_utf8_lossy(&text).trim());
         Some(name).filter(|name| !name.is_empty())
     };
-    let is_own = is_elsewhere(proc_root, "uts", HOST_NAMES);
-    let of_host = || {
-        node.map(str::to_owned)
-            .or_else(|| name(&proc_root.join("1/root/etc/hostname")))
+    // In a container's own process namespace the first process is the container's.
+    let of_first = || {
+        surroundings::processes(proc_root).ok()?;
+        name("1/root/etc/hostname")
     };
-    is_own
-        .then(of_host)
-        .flatten()
-        .or_else(|| name(&proc_root.join("sys/kernel/hostname")))
-}
-
-/// Whether processes have the numbers below `proc_root` that the kernel gives with events: those of the host.
-#[must_use]
-pub fn sees_processes(proc_root: &Path) -> bool {
-    !is_elsewhere(proc_root, "pid", HOST_PROCESSES)
-}
-
-/// Whether this process is in a namespace of its own.
-fn is_elsewhere(proc_root: &Path, kind: &str, host: &str) -> bool {
-    let own = fs::read_link(proc_root.join("self/ns").join(kind));
-    own.is_ok_and(|own| own.as_os_str() != host)
+    match surroundings::name(proc_root) {
+        Ok(()) => name("sys/kernel/hostname"),
+        Err(_) => node.map(str::to_owned).or_else(of_first),
+    }
 }
 
 fn next_id() -> u32 {

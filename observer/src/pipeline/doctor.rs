@@ -5,7 +5,10 @@ use std::io::Write;
 
 use super::Failure;
 use crate::config::cli::PortArguments;
+use crate::source::backend::FORBIDDEN;
+use crate::source::capability;
 use crate::source::preflight::{self, Report};
+use crate::source::surroundings;
 
 /// Prints what was found, for people.
 ///
@@ -42,6 +45,17 @@ fn text(report: &Report, ports: &PortArguments, listening: &BTreeSet<u16>) -> St
             format!("{held}: {}", capability.purpose),
         );
     }
+    line(
+        "identity",
+        match capability::root() {
+            None => "not root's",
+            Some(true) => "root, until it observes; then nobody",
+            Some(false) => {
+                "root, and stays it: CAP_SETUID and CAP_SETGID, to become nobody, are missing"
+            }
+        }
+        .to_owned(),
+    );
     for backend in &report.backends {
         line(
             &format!("backend {}", backend.backend),
@@ -52,6 +66,22 @@ fn text(report: &Report, ports: &PortArguments, listening: &BTreeSet<u16>) -> St
                 Ok(()) => "works".to_owned(),
                 Err(error) => format!("refused: {error}"),
             },
+        );
+    }
+    for (name, seen) in [
+        (
+            "processes",
+            surroundings::processes("/proc".as_ref()).map_err(str::to_owned),
+        ),
+        (
+            "host name",
+            surroundings::name("/proc".as_ref()).map_err(str::to_owned),
+        ),
+        ("cgroups", surroundings::cgroups().map(drop)),
+    ] {
+        line(
+            name,
+            seen.map_or_else(|problem| problem, |()| "this host's".to_owned()),
         );
     }
     for (name, list) in [
@@ -83,6 +113,7 @@ fn advice(report: &Report) -> String {
     match report.chosen() {
         Some(backend) if backend.has_start_times() => "nothing: cache-observer run".to_owned(),
         Some(_) => "nothing: cache-observer run; latencies are a few microseconds low with this backend, since the start of a send is not seen".to_owned(),
+        None if report.is_forbidden() => FORBIDDEN.to_owned(),
         None => "no backend can be used: boot Linux 6.3 or later, or 5.17 or later with BPF trampolines or kprobes".to_owned(),
     }
 }

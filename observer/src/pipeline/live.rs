@@ -18,11 +18,12 @@ use crate::config::cli::{BackendArgument, RoleArgument};
 use crate::config::export::SpanPolicy;
 use crate::config::reload::Reloader;
 use crate::config::{Config, LiveConfig};
-use crate::enrichment::{Places, sees_processes};
+use crate::enrichment::Places;
 use crate::sinks::Overflow;
 use crate::source::confine::{self, Identity};
 use crate::source::live::{BackendChoice, Live, Options, StartError, monotonic};
 use crate::source::sockets::{self, Found};
+use crate::source::surroundings;
 use crate::stream::reassembly::Limits;
 use crate::telemetry::{Phase, Telemetry};
 
@@ -132,10 +133,8 @@ pub(super) fn places(node: Option<String>) -> Places {
         node,
         ..Places::default()
     };
-    if !sees_processes(&places.proc) {
-        warn!(
-            "processes are named by their threads and control groups only: this is not the host's process namespace (hostPID, --pid host)"
-        );
+    if let Err(problem) = surroundings::processes(&places.proc) {
+        warn!("processes are {problem}");
     }
     places
 }

@@ -235,7 +235,9 @@ fn channel(signal: &OtlpSignal) -> Result<Channel, String> {
         if let Some(own) = own_certificate(&signal.tls)? {
             tls = tls.identity(Identity::from_pem(own.certificate, own.key));
         }
-        endpoint = endpoint.tls_config(tls).map_err(|error| causes(&error))?;
+        endpoint = endpoint
+            .tls_config(tls)
+            .map_err(|error| without_roots(signal, &error))?;
     }
     Ok(endpoint.connect_lazy())
 }
@@ -259,9 +261,22 @@ fn client(signal: &OtlpSignal) -> Result<HttpClient, String> {
         client = client.tls_certs_only([]);
     }
     Ok(HttpClient {
-        client: client.build().map_err(|error| causes(&error))?,
+        client: client
+            .build()
+            .map_err(|error| without_roots(signal, &error))?,
         trouble: Arc::default(),
     })
+}
+
+/// Why there is no TLS. Mostly because an image has no certificates.
+fn without_roots(signal: &OtlpSignal, error: &(dyn std::error::Error + 'static)) -> String {
+    let advice = match &signal.tls.certificate {
+        None if secure(signal) => {
+            "; where the system has no root certificates, OTEL_EXPORTER_OTLP_CERTIFICATE names a file with some"
+        }
+        _ => "",
+    };
+    causes(error) + advice
 }
 
 fn secure(signal: &OtlpSignal) -> bool {

@@ -2,8 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::fs::{self, File};
-use std::path::PathBuf;
+use std::fs::File;
 
 use aya::maps::{Array, MapError, ProgramArray};
 use aya::programs::{
@@ -17,6 +16,7 @@ use super::btf::{Btf, BtfError};
 use super::hooks_unix as unix;
 use super::kprobe::{self, Returns};
 use super::layout::Config;
+use super::surroundings;
 use super::wait::page_size;
 
 /// The kernel programs. Aligned, because the loader reads it in place.
@@ -118,6 +118,27 @@ pub enum AttachError {
         #[source]
         source: Box<MapError>,
     },
+}
+
+/// Why not even a map can be made by who holds the capabilities, and what to do.
+pub const FORBIDDEN: &str = "bpf(2) is refused in spite of the capabilities: by this container's seccomp profile or another guard; let it pass (--security-opt seccomp=unconfined), the observer puts on a narrower filter itself";
+
+impl AttachError {
+    /// Whether the kernel would not make a map: not for want of a feature.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        let Self::Object(error) = self else {
+            return false;
+        };
+        let mut next: Option<&(dyn Error + 'static)> = Some(&**error);
+        while let Some(cause) = next {
+            if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+                return error.kind() == std::io::ErrorKind::PermissionDenied;
+            }
+            next = cause.source();
+        }
+        false
+    }
 }
 
 /// What the programs are attached with.
@@ -339,14 +360,7 @@ pub(crate) fn hand_on(
 
 /// Attaches the programs that note who sent a datagram, to the root of the cgroup hierarchy.
 fn senders(ebpf: &mut Ebpf) -> anyhow::Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let root = mounts
-        .lines()
-        .find_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
-            [_, path, "cgroup2", ..] => Some(PathBuf::from(path)),
-            _ => None,
-        })
-        .ok_or_else(|| anyhow::anyhow!("no cgroup hierarchy of version 2 is mounted"))?;
+    let root = surroundings::cgroups().map_err(anyhow::Error::msg)?;
     let root = File::open(root)?;
     for name in [name::SENDER_4, name::SENDER_6] {
         let program: &mut CgroupSockAddr = program(ebpf, name)?;

@@ -2,6 +2,7 @@
 
 use std::{fs, io};
 
+use rustix::process::geteuid;
 use rustix::thread::{CapabilitySet, capabilities};
 
 /// A capability.
@@ -82,6 +83,14 @@ impl Capability {
             Self::DacReadSearch => CapabilitySet::DAC_READ_SEARCH,
         }
     }
+}
+
+/// Whether this thread is root, and then whether it may become somebody else.
+#[must_use]
+pub fn root() -> Option<bool> {
+    let change = CapabilitySet::SETUID | CapabilitySet::SETGID;
+    let may = || capabilities(None).is_ok_and(|held| held.effective.contains(change));
+    geteuid().is_root().then(may)
 }
 
 /// Whether CAP_PERFMON is enough to open perf events. Debian's and Ubuntu's kernels ask for CAP_SYS_ADMIN above 2.

@@ -115,7 +115,9 @@ impl Returns {
             |(.., events)| !matches!(events, Err(error) if error.kind() == io::ErrorKind::NotFound),
         );
         let Some((root, path, events)) = there else {
-            return Err(io::Error::other("no tracefs is mounted"));
+            return Err(io::Error::other(
+                "no tracefs is mounted (in a container: mount the host's /sys/kernel/tracing)",
+            ));
         };
         let events = events.map_err(|error| {
             let who = match error.kind() {

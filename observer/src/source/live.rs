@@ -110,6 +110,9 @@ pub enum StartError {
     /// The kernel does not describe its types, or lacks a field that every backend needs.
     #[error("{}; {}", .0, .0.advice())]
     Btf(#[from] BtfError),
+    /// Something keeps this process from bpf(2), whatever it holds.
+    #[error("{}", backend::FORBIDDEN)]
+    Forbidden,
     /// The kernel refuses each backend that was tried.
     #[error("no backend could be attached{}", listed(reasons))]
     NoBackend {
@@ -222,7 +225,12 @@ impl Live {
                 Err(reason) => reasons.push((backend, reason)),
             }
         }
-        Err(StartError::NoBackend { reasons })
+        Err(
+            match reasons.iter().all(|(_, reason)| reason.is_forbidden()) {
+                true => StartError::Forbidden,
+                false => StartError::NoBackend { reasons },
+            },
+        )
     }
 
     fn attach(

@@ -5,7 +5,7 @@
 //! - [`sockets`]: connections from before the start; [`unix`]: the same of unix sockets, and which ones servers listen on.
 //! - [`record`]: what they send; [`layout`], [`btf`]: what they must know of this kernel.
 //! - [`backend`], [`kprobe`], [`hooks_unix`]: how they are attached; [`preflight`], [`capability`]: whether they may be.
-//! - [`confine`]: what is given up once they are.
+//! - [`confine`]: what is given up once they are; [`surroundings`]: what of the host is seen from a container.
 
 pub mod address;
 pub mod backend;
@@ -25,5 +25,6 @@ pub mod record;
 pub mod recording;
 pub mod replay;
 pub mod sockets;
+pub mod surroundings;
 pub mod unix;
 mod wait;

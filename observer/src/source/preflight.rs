@@ -52,6 +52,14 @@ impl Report {
             .find(|report| report.result.is_ok())
             .map(|report| report.backend)
     }
+
+    /// Whether something keeps this process from bpf(2), whatever capabilities it holds.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        let forbidden =
+            |report: &BackendReport| matches!(&report.result, Err(error) if error.is_forbidden());
+        !self.backends.is_empty() && self.backends.iter().all(forbidden)
+    }
 }
 
 /// Tries everything. Nothing stays attached, and no port is watched meanwhile.
