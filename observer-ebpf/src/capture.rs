@@ -266,11 +266,8 @@ pub(crate) fn bare(lane: u32, urgent: bool, write: impl FnOnce(&mut Header)) {
         Some(mut entry) => {
             // SAFETY: any bytes are a header, and `write` replaces them.
             write(unsafe { &mut *entry.as_mut_ptr() });
-            entry.submit(if urgent {
-                BPF_RB_FORCE_WAKEUP.into()
-            } else {
-                wakeup()
-            });
+            let at_once = urgent.then_some(BPF_RB_FORCE_WAKEUP.into());
+            entry.submit(at_once.unwrap_or_else(wakeup));
         }
         None => {
             lost(lane, 0);
