@@ -349,7 +349,12 @@ fn installed_started_reloaded_upgraded_removed() -> Result<()> {
     let log = machine.run(&["journalctl", "--no-pager", "--output=cat", "--unit", UNIT])?;
     let observing = log.lines().find(|line| line.contains("observing"));
     eprintln!("{}", observing.context(log.clone())?);
-    ensure!(!log.contains("WARN"), "{log}");
+    // The machine is itself in namespaces, of which the observer says what cannot be told from within.
+    let of_namespaces = |line: &str| {
+        line.contains("container's part of the cgroups") || line.contains("process namespace")
+    };
+    let mut warnings = log.lines().filter(|line| line.contains("WARN"));
+    ensure!(warnings.all(|line| of_namespaces(line)), "{log}");
 
     // An edit, without and with a restart.
     let edit = "s/^redis-port = .*/redis-port = [6379, 6380]/";

@@ -263,6 +263,7 @@ fn bad_values_are_refused() -> Result<()> {
         ("redisPorts=6379", "/redisPorts"),
         ("otlp.endpoint=collector:4317", "/otlp/endpoint"),
         ("otlp.protocol=http", "/otlp/protocol"),
+        ("otlp.spansPerSecond=-1", "/otlp/spansPerSecond"),
         ("listen.port=80", "/listen/port"),
         ("prometheus.enabled=maybe", "/prometheus/enabled"),
         ("tolerations=all", "/tolerations"),
@@ -346,6 +347,7 @@ fn the_observer_takes_what_the_chart_writes() -> Result<()> {
             &[
                 "metrics-exporter = [\"otlp\"] # ",
                 "traces-exporter = [\"otlp\"] # ",
+                "per-second = 20 # ",
             ],
         ),
         (

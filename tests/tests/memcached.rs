@@ -1,6 +1,6 @@
 //! A real memcached: what the observer counts is what the server counts.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tests::client::Memcached;
 use tests::coverage::{self, Kind};
@@ -257,7 +257,8 @@ fn every_command_of_the_text_protocol() -> Result<()> {
         ("bget absent", "END"),
         ("stats reset2", "ERROR"),
     ] {
-        assert_eq!(memcached.line(request)?, answer, "{request}");
+        let said = memcached.line(request).with_context(|| request.to_owned());
+        assert_eq!(said?, answer, "{request}");
     }
     for request in [
         "stats",
@@ -268,12 +269,15 @@ fn every_command_of_the_text_protocol() -> Result<()> {
         "stats conns",
     ] {
         memcached.send(format!("{request}\r\n").as_bytes())?;
-        memcached.until("END")?;
+        memcached.until("END").context(request)?;
     }
     memcached.send(b"gat 100 a absent\r\n")?;
     memcached.until("END")?;
-    memcached.send(b"lru_crawler metadump all\r\n")?;
-    memcached.until("END")?;
+    // The crawl from above may still go on.
+    let first = memcached.line("lru_crawler metadump all")?;
+    if !first.starts_with("BUSY") && first != "END" {
+        memcached.until("END").context("a dump of all keys")?;
+    }
     // Refused before it is read.
     memcached.store("set", "huge", &vec![b'x'; 2_000_000], 0)?;
     memcached.store("set", "after", b"x", 0)?;

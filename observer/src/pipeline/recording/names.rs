@@ -69,6 +69,13 @@ impl Shown {
         (found == wanted).then_some(alike)
     }
 
+    /// A permutation of the graphic texts of one length. It brings no quotes where there were none: typed commands are split at them.
+    fn drawn(&self, text: &[u8]) -> Vec<u8> {
+        let placed: Vec<u8> = text.iter().copied().map(quotes_last).collect();
+        let drawn = self.permuted(&placed, graphic);
+        drawn.into_iter().map(quotes_last).collect()
+    }
+
     /// A permutation of the texts of one length: a Feistel network, with a hash keyed by the secret. `letters` says of a byte
     /// among which it moves: the first of them, and how many there are.
     fn permuted(&self, text: &[u8], letters: fn(u8) -> (u8, u16)) -> Vec<u8> {
@@ -97,9 +104,23 @@ impl Shown {
     }
 }
 
-/// Every graphic letter.
-fn graphic(_: u8) -> (u8, u16) {
-    (b'!', 94)
+/// Every graphic letter of which quotes have the last two places.
+fn graphic(byte: u8) -> (u8, u16) {
+    match byte {
+        b'}' | b'~' => (b'}', 2),
+        _ => (b'!', 92),
+    }
+}
+
+/// Gives quotes the places of the last two letters, or takes them back.
+fn quotes_last(byte: u8) -> u8 {
+    match byte {
+        b'"' => b'}',
+        b'}' => b'"',
+        b'\'' => b'~',
+        b'~' => b'\'',
+        other => other,
+    }
 }
 
 /// Any byte.
@@ -144,15 +165,15 @@ impl Names for Shown {
             // Spans show patterns beside hashes.
             Keys::Hash => self
                 .alike(key, |key| self.permuted(key, kind))
-                .unwrap_or_else(|| self.permuted(key, graphic)),
+                .unwrap_or_else(|| self.drawn(key)),
             // Some of Memcached's replies are paired by the key that they repeat.
-            Keys::None => self.permuted(key, graphic),
+            Keys::None => self.drawn(key),
         }
     }
 
     fn opaque(&self, opaque: &[u8], text: bool) -> Vec<u8> {
         match text {
-            true => self.permuted(opaque, graphic),
+            true => self.drawn(opaque),
             false => self.permuted(opaque, any),
         }
     }
@@ -238,5 +259,18 @@ mod tests {
         let same = alias.iter().zip(key).filter(|(one, other)| one == other);
         assert!(same.count() < key.len() / 3);
         assert_eq!(shown.key(b"").len(), 0);
+    }
+
+    #[test]
+    fn quotes_come_of_quotes_only() {
+        let shown = shown(Keys::None);
+        for number in 0..10_000 {
+            let alias = shown.key(format!("{number:04}:}}~").as_bytes());
+            assert!(!alias.contains(&b'"') && !alias.contains(&b'\''));
+        }
+        for quote in [b"\"", b"'"] {
+            let alias = shown.key(quote);
+            assert!(alias == b"\"" || alias == b"'");
+        }
     }
 }
