@@ -279,6 +279,20 @@ impl Memcached {
         Ok(())
     }
 
+    /// Reads lines up to one that begins like one of these.
+    ///
+    /// # Errors
+    ///
+    /// When the connection ends.
+    pub fn until_one_of(&mut self, beginnings: &[&str]) -> Result<()> {
+        loop {
+            let line = self.0.bare_line()?;
+            if beginnings.iter().any(|last| line.starts_with(last)) {
+                return Ok(());
+            }
+        }
+    }
+
     /// A number of the server's `stats`.
     ///
     /// # Errors
