@@ -354,7 +354,7 @@ fn installed_started_reloaded_upgraded_removed() -> Result<()> {
         line.contains("container's part of the cgroups") || line.contains("process namespace")
     };
     let mut warnings = log.lines().filter(|line| line.contains("WARN"));
-    ensure!(warnings.all(|line| of_namespaces(line)), "{log}");
+    ensure!(warnings.all(of_namespaces), "{log}");
 
     // An edit, without and with a restart.
     let edit = "s/^redis-port = .*/redis-port = [6379, 6380]/";
