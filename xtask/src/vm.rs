@@ -22,12 +22,11 @@ const KERNELS: [&str; 3] = [host::NAME, "6.1", "6.12"];
 /// send the same records, which `backends` compares.
 ///
 /// With it: whether one runs with each backend, or with the kernel's first only, as an emulated machine has no time for all.
-const PROGRAMS: [(&str, bool); 9] = [
+const PROGRAMS: [(&str, bool); 8] = [
     ("backends", true),
     ("clock", false),
     ("confine", false),
     ("lifecycle", true),
-    ("namespaces", false),
     ("privileges", false),
     ("sockets", false),
     ("udp", false),
