@@ -10,6 +10,9 @@ use anyhow::{Context, Result};
 
 use crate::{setup, shell};
 
+/// Cargo's profile for the static binary.
+const PROFILE: &str = "packaged";
+
 /// Builds all, says how large it is, and tells in which folder package and tarball are.
 pub(crate) fn task() -> Result<PathBuf> {
     let binary = static_binary()?;
@@ -30,7 +33,7 @@ pub(crate) fn static_binary() -> Result<PathBuf> {
     shell::run(shell::program("cargo").args([
         "build",
         "--profile",
-        "dist",
+        PROFILE,
         "--package",
         "observer",
         "--target",
@@ -41,7 +44,7 @@ pub(crate) fn static_binary() -> Result<PathBuf> {
 
 /// Where cargo puts it.
 fn built() -> PathBuf {
-    shell::target().join(setup::STATIC).join("dist")
+    shell::target().join(setup::STATIC).join(PROFILE)
 }
 
 /// Where package and tarball are.
@@ -63,7 +66,7 @@ fn package() -> Result<PathBuf> {
     empty(&folder)?;
     let mut cargo = shell::program("cargo");
     cargo.args(["deb", "--quiet", "--no-build", "--package", "observer"]);
-    cargo.args(["--target", setup::STATIC, "--profile", "dist", "--output"]);
+    cargo.args(["--target", setup::STATIC, "--profile", PROFILE, "--output"]);
     // Its only output is the name of the package, which is looked up below.
     shell::run(cargo.arg(&folder).stdout(Stdio::null()))?;
     let mut files = fs::read_dir(&folder)?;
