@@ -11,7 +11,8 @@ use anyhow::{Context, Result, ensure};
 /// A control group; gone when dropped, as soon as nothing runs in it.
 #[derive(Debug)]
 pub struct Cgroup {
-    mount: PathBuf,
+    /// The highest one that was made.
+    own: PathBuf,
     path: PathBuf,
 }
 
@@ -22,17 +23,11 @@ impl Cgroup {
     ///
     /// When this process may not, or version 2 is not mounted.
     pub fn new(path: &str) -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(PathBuf::from);
-        let has_version_2 = |mount: &PathBuf| mount.join("cgroup.controllers").exists();
-        let mount = mounts.into_iter().find(has_version_2);
-        let mount = mount.context("control groups of version 2 are not mounted")?;
-        let own = format!("cache-observer-{}-{number}", std::process::id());
-        let path = mount.join(own).join(path.trim_start_matches('/'));
+        let own = own()?;
+        let path = own.join(path.trim_start_matches('/'));
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         ensure!(path.join("cgroup.procs").exists(), "{}", path.display());
-        Ok(Self { mount, path })
+        Ok(Self { own, path })
     }
 
     /// A program that runs in it.
@@ -53,11 +48,24 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let mut path = self.path.as_path();
+        let made = self.path.ancestors();
+        let mut made = made.take_while(|path| path.starts_with(&self.own));
         // One in which something runs stays, and so do those around it.
-        while path != self.mount && fs::remove_dir(path).is_ok() {
-            let Some(parent) = path.parent() else { return };
-            path = parent;
-        }
+        let _ = made.try_for_each(fs::remove_dir);
     }
+}
+
+/// Where a control group of version 2 may be made that nobody else has.
+pub(crate) fn own() -> Result<PathBuf> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let mut lines = mounts.lines().map(|line| line.split(' '));
+    let mount = lines.find_map(|mut words| {
+        let place = words.nth(1)?;
+        (words.next()? == "cgroup2").then_some(place)
+    });
+    let mount = mount.context("control groups of version 2 are not mounted")?;
+    let name = format!("cache-observer-{}-{number}", std::process::id());
+    Ok(Path::new(mount).join(name))
 }

@@ -12,6 +12,17 @@ use crate::process::{Folder, output};
 /// The words that a command of podman ends with and a program of the container begins with.
 const LIMITS: [&str; 2] = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"];
 
+/// The command of a redis-server that other containers reach, on port 6379 unless `--port` follows.
+pub const REDIS_SERVER: [&str; 7] = [
+    "redis-server",
+    "--bind",
+    "0.0.0.0",
+    "--protected-mode",
+    "no",
+    "--save",
+    "",
+];
+
 /// The archive with the image under test.
 #[must_use]
 pub fn archive() -> PathBuf {

@@ -6,11 +6,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::cgroup;
 use crate::process::{Folder, Running, eventually, patience};
 
 /// `$0`: an empty folder; `$1`: a folder of this host that the machine finds as `/mnt`; `$2`: a cgroup.
@@ -72,10 +72,7 @@ impl Machine {
     ///
     /// When it is not up within 60 s.
     pub fn boot(shared: &Path) -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("cache-observer-{}-{number}", std::process::id());
-        let cgroup = cgroups()?.join(name);
+        let cgroup = cgroup::own()?;
         fs::create_dir(&cgroup).with_context(|| cgroup.display().to_string())?;
         let folder = Folder::new()?;
         let mut command = Command::new("env");
@@ -189,15 +186,4 @@ fn remove(cgroup: &Path) {
     }
     // Not empty yet.
     let _ = fs::remove_dir(cgroup);
-}
-
-/// Where the unified hierarchy is mounted.
-fn cgroups() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let mut lines = mounts.lines().map(|line| line.split(' '));
-    let found = lines.find_map(|mut words| {
-        let place = words.nth(1)?;
-        (words.next()? == "cgroup2").then(|| PathBuf::from(place))
-    });
-    found.context("no cgroup2 is mounted")
 }

@@ -1,33 +1,27 @@
 //! The image: what is in it, and a Redis and its client in two more containers, seen and named from inside one.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use std::{fs, process};
 
 use anyhow::{Context, Result, ensure};
 use tests::client::Redis;
-use tests::container::{Engine, archive};
+use tests::container::{Engine, REDIS_SERVER, archive};
 use tests::namespace::Pair;
 use tests::observer::{FOLDER, Options, Report};
 use tests::process::{Folder, eventually, output};
 use tests::server::{Server, free_port};
 
 /// What the guide gives to a container, beside what only names it.
-fn options_of_the_guide() -> Result<Vec<String>> {
-    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/container.md");
-    let guide = fs::read_to_string(guide)?;
-    let (_, rest) = guide
+fn options_of_the_guide() -> Result<Vec<&'static str>> {
+    let (_, rest) = include_str!("../../deploy/container.md")
         .split_once("podman run --detach")
         .context("how to run it")?;
     let (command, _) = rest.split_once("```").context("its end")?;
     let words = command
         .split_whitespace()
         .filter(|word| word.starts_with("--"));
-    let options: Vec<_> = words
-        .filter(|word| !word.starts_with("--name="))
-        .map(str::to_owned)
-        .collect();
+    let options: Vec<_> = words.filter(|word| !word.starts_with("--name=")).collect();
     ensure!(options.len() > 10, "{options:?}");
     Ok(options)
 }
@@ -42,14 +36,7 @@ fn observed(options: &[&str]) -> Result<(Report, String, String)> {
     let port = free_port()?;
     let number = port.to_string();
     let network = |end| format!("--network=ns:{}", pair.path(end));
-    let command = [
-        "redis-server",
-        "--bind",
-        "0.0.0.0",
-        "--protected-mode",
-        "no",
-    ];
-    let command = [&command[..], &["--save", "", "--port", &number]].concat();
+    let command = [&REDIS_SERVER[..], &["--port", &number]].concat();
     let server = engine.start(&[&network(1)], &redis, &command)?;
     eventually(Duration::from_secs(10), "the server answers", || {
         let mut cli = pair.inside(0, "redis-cli");
@@ -112,8 +99,7 @@ fn privileged_with_the_hosts_namespaces() -> Result<()> {
 
 #[test]
 fn as_the_guide_says() -> Result<()> {
-    let options = options_of_the_guide()?;
-    named(&options.iter().map(String::as_str).collect::<Vec<_>>())
+    named(&options_of_the_guide()?)
 }
 
 /// Of a server that the observer's container shares no files with.
@@ -124,7 +110,6 @@ fn unix_sockets_are_found() -> Result<()> {
     let name = socket.to_str().context("a printable path")?;
     let _server = Server::redis_on(free_port()?, &["--unixsocket", name])?;
     let options = options_of_the_guide()?;
-    let options: Vec<_> = options.iter().map(String::as_str).collect();
     let engine = Engine::new()?;
     let volume = format!("--volume={FOLDER}:{FOLDER}");
     let words = engine.run(
@@ -145,8 +130,7 @@ fn unix_sockets_are_found() -> Result<()> {
 /// Numbers of processes mean others there: nothing is looked up by them.
 #[test]
 fn a_container_without_the_hosts_processes_names_none_of_its_own() -> Result<()> {
-    let options = options_of_the_guide()?;
-    let mut options: Vec<_> = options.iter().map(String::as_str).collect();
+    let mut options = options_of_the_guide()?;
     options.retain(|option| !option.ends_with("=host"));
     options.push("--network=none");
     let (report, client, server) = observed(&options)?;
@@ -198,8 +182,8 @@ fn what_is_missing_is_said() -> Result<()> {
         ("--volume=", "who sends datagrams", "cgroup hierarchy"),
         ("--uts=host", "", "of this container"),
     ] {
-        let left = all.iter().filter(|option| !option.starts_with(missing));
-        let left: Vec<_> = left.map(String::as_str).collect();
+        let mut left = all.clone();
+        left.retain(|option| !option.starts_with(missing));
         ensure!(left.len() + 1 == all.len(), "{missing}");
         for (command, expected) in [
             (&["run", "--duration=1ms"][..], said_by_run),
@@ -225,8 +209,7 @@ fn what_is_missing_is_said() -> Result<()> {
 
 #[test]
 fn a_filter_that_forbids_bpf_is_named() -> Result<()> {
-    let options = options_of_the_guide()?;
-    let mut options: Vec<_> = options.iter().map(String::as_str).collect();
+    let mut options = options_of_the_guide()?;
     options.retain(|option| !option.contains("seccomp"));
     // The runtime's own filter may let it pass: one that does not.
     let filter = std::env::temp_dir().join(format!("seccomp-{}.json", process::id()));
@@ -253,7 +236,6 @@ fn a_filter_that_forbids_bpf_is_named() -> Result<()> {
 #[test]
 fn certificates_that_the_image_lacks_are_asked_for() -> Result<()> {
     let options = options_of_the_guide()?;
-    let options: Vec<_> = options.iter().map(String::as_str).collect();
     let engine = Engine::new()?;
     let image = engine.observer()?;
     for protocol in ["grpc", "http/protobuf"] {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use tests::collector::Collector;
-use tests::container::Engine;
+use tests::container::{Engine, REDIS_SERVER};
 use tests::namespace::Pair;
 use tests::process::{Folder, Running, eventually};
 
@@ -68,16 +68,7 @@ fn on_a_node(driver: Driver, cgroup_namespace: &str) -> Result<()> {
     }
 
     let network = |end| format!("--network=ns:{}", apart.path(end));
-    let command = [
-        "redis-server",
-        "--bind",
-        "0.0.0.0",
-        "--protected-mode",
-        "no",
-        "--save",
-        "",
-    ];
-    let server = engine.start(&[&network(1)], &redis, &command)?;
+    let server = engine.start(&[&network(1)], &redis, &REDIS_SERVER)?;
     cgroups.place(SERVER.qos, SERVER.uid, &server)?;
     let command = ["redis-cli", "-h", Pair::ADDRESSES[1]];
     let (client, mut cli) = engine.attend(&[&network(0)], &redis, &command)?;

@@ -56,14 +56,16 @@ fn folder() -> PathBuf {
 fn package() -> Result<PathBuf> {
     setup::packager()?;
     let manual = built().join("manual");
-    empty(&manual)?;
+    shell::clear(&manual)?;
+    fs::create_dir_all(&manual)?;
     shell::run(
         shell::program(built().join("cache-observer"))
             .arg("generate")
             .arg(&manual),
     )?;
     let folder = folder();
-    empty(&folder)?;
+    shell::clear(&folder)?;
+    fs::create_dir_all(&folder)?;
     let mut cargo = shell::program("cargo");
     cargo.args(["deb", "--quiet", "--no-build", "--package", "observer"]);
     cargo.args(["--target", setup::STATIC, "--profile", PROFILE, "--output"]);
@@ -83,12 +85,4 @@ fn tarball(package: &Path) -> Result<PathBuf> {
         .stdout(File::create(&path)?);
     shell::run(&mut pack)?;
     Ok(path)
-}
-
-/// Makes a folder, with nothing in it.
-fn empty(folder: &Path) -> Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder)?;
-    }
-    Ok(fs::create_dir_all(folder)?)
 }

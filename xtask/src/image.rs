@@ -1,8 +1,8 @@
 //! `image`: the container image.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fs, io};
 
 use anyhow::{Context, Result, ensure};
 
@@ -44,10 +44,7 @@ fn of(binary: &Path) -> Result<PathBuf> {
         LIMIT,
     )?;
     let archive = folder.join("cache-observer.tar");
-    match fs::remove_file(&archive) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
+    shell::clear(&archive)?;
     shell::run_quietly(
         buildah()?
             .args(["push", "--quiet", name])

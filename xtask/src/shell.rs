@@ -1,8 +1,8 @@
-//! Running other programs.
+//! Running other programs, and the folders that they work in.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -163,6 +163,18 @@ fn tail(path: &Path, start: u64) -> String {
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
+/// Removes a file, or a folder with what is in it. It may be that there is none.
+pub(crate) fn clear(path: &Path) -> Result<()> {
+    let removed = fs::symlink_metadata(path).and_then(|found| match found.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    });
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.with_context(|| format!("cannot remove {}", path.display())),
+    }
+}
+
 /// Whether this process is root.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -209,4 +221,26 @@ pub(crate) fn step<T>(what: &str, why: &str, action: impl FnOnce() -> Result<T>)
         Err(_) => eprintln!("setup: {what}: failed after {seconds:.1} s"),
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_there_is_cleared_and_nothing_that_it_links_to() {
+        let folder = std::env::temp_dir().join(format!("xtask-clear-{}", std::process::id()));
+        let (path, kept) = (folder.join("path"), folder.join("kept"));
+        fs::create_dir_all(&kept).unwrap();
+        clear(&path).unwrap();
+        fs::write(&path, "a file").unwrap();
+        clear(&path).unwrap();
+        fs::create_dir_all(path.join("below")).unwrap();
+        clear(&path).unwrap();
+        std::os::unix::fs::symlink(&kept, &path).unwrap();
+        clear(&path).unwrap();
+        assert!(path.symlink_metadata().is_err() && kept.exists());
+        clear(&folder).unwrap();
+        assert!(!folder.exists());
+    }
 }

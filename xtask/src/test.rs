@@ -87,9 +87,7 @@ fn live(options: &Options, built: &Built) -> Result<()> {
     let mut failed = Vec::new();
     let coverage = shell::target().join("coverage");
     // Written by root, in a folder that is ours.
-    if coverage.exists() {
-        fs::remove_file(&coverage).context("what the last run covered")?;
-    }
+    shell::clear(&coverage).context("what the last run covered")?;
     for (name, program) in programs()? {
         if vm::GUEST_ONLY.contains(&name.as_str()) {
             continue;

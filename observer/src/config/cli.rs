@@ -308,10 +308,14 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| "the host has no address".to_owned())
 }
 
-/// A DNS subdomain, as Kubernetes has it.
-fn node_name(text: &str) -> Result<String, String> {
+/// Whether this may be a DNS subdomain, which names of Kubernetes are.
+pub(crate) fn is_subdomain(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
-    match !text.is_empty() && text.len() <= 253 && text.bytes().all(allowed) {
+    (1..=253).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    match is_subdomain(text) {
         true => Ok(text.to_owned()),
         false => Err("not 1 to 253 letters, digits, - and .".to_owned()),
     }

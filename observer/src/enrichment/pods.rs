@@ -7,12 +7,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::config::cli::is_subdomain;
+
 /// Most pods remembered. A node runs 110 unless told otherwise, and folders of pods that are gone stay for a while.
 const MAX_PODS: usize = 4_096;
 /// The folder is read again for a pod that was not in it at most this often.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Most bytes of a name: that of a DNS subdomain.
-const MAX_NAME: usize = 253;
 
 /// Namespace and name of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,11 +76,7 @@ impl PodNames {
 fn parse(folder: &str) -> Option<(String, PodName)> {
     let mut parts = folder.split('_');
     let (namespace, name, uid) = (parts.next()?, parts.next()?, parts.next()?);
-    let is_name = |text: &str| {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
-        !text.is_empty() && text.len() <= MAX_NAME && text.bytes().all(allowed)
-    };
-    if parts.next().is_some() || ![namespace, name, uid].into_iter().all(is_name) {
+    if parts.next().is_some() || ![namespace, name, uid].into_iter().all(is_subdomain) {
         return None;
     }
     let pod = PodName {

