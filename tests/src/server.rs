@@ -71,6 +71,20 @@ impl Server {
         Self::redis_by(Command::new("redis-server"), port, options)
     }
 
+    /// A redis-server on a free port and at this unix socket.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed or does not start.
+    pub fn redis_at(socket: &Path) -> Result<Self> {
+        let mut command = Command::new("redis-server");
+        let port = free_port()?;
+        redis_options(&mut command, port);
+        command.arg("--unixsocket").arg(socket);
+        // It listens there last.
+        Self::start_when(command, port, || UnixStream::connect(socket).is_ok())
+    }
+
     /// A redis-server 8 with these modules, on a free port, with further options.
     ///
     /// # Errors
@@ -99,16 +113,7 @@ impl Server {
     }
 
     fn redis_by(mut command: Command, port: u16, options: &[&str]) -> Result<Self> {
-        command.args([
-            "--port",
-            &port.to_string(),
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ]);
-        // Both loopback addresses, where there are both.
-        command.args(["--bind", "127.0.0.1", "-::1", "--protected-mode", "no"]);
+        redis_options(&mut command, port);
         command.args(options);
         Self::start(command, port)
     }
@@ -194,6 +199,14 @@ impl Server {
             _folder: folder,
         })
     }
+}
+
+/// What each redis-server is told.
+fn redis_options(command: &mut Command, port: u16) {
+    let port = port.to_string();
+    command.args(["--port", &port, "--save", "", "--appendonly", "no"]);
+    // Both loopback addresses, where there are both.
+    command.args(["--bind", "127.0.0.1", "-::1", "--protected-mode", "no"]);
 }
 
 /// A program or module of the tests' Python environment.

@@ -108,7 +108,7 @@ fn unix_sockets_are_found() -> Result<()> {
     let folder = Folder::new()?;
     let socket = folder.path().join("socket");
     let name = socket.to_str().context("a printable path")?;
-    let _server = Server::redis_on(free_port()?, &["--unixsocket", name])?;
+    let _server = Server::redis_at(&socket)?;
     let options = options_of_the_guide()?;
     let engine = Engine::new()?;
     let volume = format!("--volume={FOLDER}:{FOLDER}");

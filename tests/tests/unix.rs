@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tests::client::{Memcached, Redis, Reply, encode};
 use tests::observer::{Observer, Options, Report, Summary};
 use tests::process::{Folder, eventually, load, output, python};
-use tests::server::{Server, free_port};
+use tests::server::Server;
 use tests::statistics::Statistics;
 
 /// A folder with a socket of a redis-server in it.
@@ -27,8 +27,7 @@ impl Place {
     fn redis() -> Result<Self> {
         let folder = Folder::new()?;
         let path = folder.path().join("redis.sock");
-        let name = path.to_str().context("a printable path")?;
-        let server = Server::redis_on(free_port()?, &["--unixsocket", name])?;
+        let server = Server::redis_at(&path)?;
         Ok(Self {
             server,
             path,
