@@ -10,9 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use tests::client::{Redis, Reply, encode};
 use tests::observer::{Observer, Options, Report};
-use tests::process::{Running, load, python};
+use tests::process::{Running, eventually, load, python};
 use tests::server::{Server, free_port};
 
 /// What an observer may take with the default limits: `pending-bytes` twice, for what an allocator keeps, and 96 MiB for all else.
@@ -78,16 +79,31 @@ fn observe(server: &Server, others: &[u16], memcached: &[u16]) -> Result<Observe
     options.start()
 }
 
-/// A real Redis is observed rightly.
-fn works(server: &Server) -> Result<()> {
+/// A real Redis is observed rightly. A span is dropped while batches of others fill the queue, so it is asked until a reply is
+/// told; answers how often.
+fn works(server: &Server, observer: &Observer) -> Result<u64> {
     let mut redis = Redis::connect(("127.0.0.1", server.port))?;
-    redis.command(&["SET", "fine", "value"])?;
-    let reply = redis.command(&["GET", "fine"])?;
-    ensure!(reply == Reply::Bulk(Some(b"value".to_vec())), "{reply:?}");
-    Ok(())
+    let mut asked = 0;
+    eventually(Duration::from_secs(30), "a reply is told", || {
+        redis.command(&["SET", "fine", "value"])?;
+        let reply = redis.command(&["GET", "fine"])?;
+        ensure!(reply == Reply::Bulk(Some(b"value".to_vec())), "{reply:?}");
+        asked += 1;
+        thread::sleep(Duration::from_millis(500));
+        Ok(observer.spans()?.iter().any(is_fine))
+    })?;
+    Ok(asked)
 }
 
-/// Stops it: it stayed within its budget, and has told what was asked of the real Redis.
+/// Whether a span is that of the read that [`works`] asks for, with what it answered.
+fn is_fine(span: &Value) -> bool {
+    let attributes = &span["attributes"];
+    attributes["cache.key"] == "fine"
+        && attributes["db.operation.name"] == "GET"
+        && attributes["cache.value_size"] == 5
+}
+
+/// Stops it: it stayed within its budget.
 fn finish(observer: Observer, what: &str) -> Result<Report> {
     thread::sleep(Duration::from_millis(1_500));
     let (peak, now) = (observer.peak_memory()?, observer.memory()?);
@@ -96,18 +112,6 @@ fn finish(observer: Observer, what: &str) -> Result<Report> {
     println!("{what}: {peak} bytes at most, {now} at the end; given up {exceeded} times");
     ensure!(peak < BUDGET, "{what}: {peak} bytes");
     ensure!(!report.log.contains("panicked"), "{}", report.log);
-    let fine = report
-        .of("GET")
-        .into_iter()
-        .filter(|span| span["attributes"]["cache.key"] == "fine");
-    let hits = fine
-        .filter(|span| span["attributes"]["cache.value_size"] == 5)
-        .count();
-    ensure!(
-        hits == 1,
-        "{what}: {hits} of 1 are told: {}",
-        report.summary.0
-    );
     Ok(report)
 }
 
@@ -144,7 +148,7 @@ fn a_hundred_thousand_half_finished_messages() -> Result<()> {
         }
         println!("round {round}: {} bytes of memory", observer.memory()?);
     }
-    works(&server)?;
+    works(&server, &observer)?;
     for (peer, _) in &mut peers {
         drop(peer.child().stdin.take());
         ensure!(peer.wait(Duration::from_secs(30))? == 0);
@@ -175,7 +179,7 @@ fn byte_by_byte() -> Result<()> {
         }
         thread::sleep(Duration::from_millis(50));
     }
-    works(&server)?;
+    works(&server, &observer)?;
     drop(streams);
     silent.reset();
     let report = finish(observer, "byte by byte")?;
@@ -213,7 +217,7 @@ fn pipelines_without_a_reply() -> Result<()> {
             streams.push(stream);
         }
     }
-    works(&server)?;
+    works(&server, &observer)?;
     let report = finish(observer, "no replies")?;
     drop(streams);
     ensure!(
@@ -270,7 +274,7 @@ fn requests_without_measure() -> Result<()> {
         read(stream, "$-1\r\n".len() * 30_000)?;
     }
 
-    works(&server)?;
+    let asked = works(&server, &observer)?;
     let report = finish(observer, "without measure")?;
     if report.summary.ledger(&["sent", "ring_full"])
         + report.summary.ledger(&["received", "ring_full"])
@@ -279,9 +283,9 @@ fn requests_without_measure() -> Result<()> {
         let misses = report.summary.of("redis", "MGET", "misses");
         ensure!(misses == 1_000_000, "{misses} misses of a million");
         let count = report.summary.of("redis", "SET", "count");
-        ensure!(count == 200_001, "{count} SET");
+        ensure!(count == 200_000 + asked, "{count} SET");
         let count = report.summary.of("redis", "GET", "count");
-        ensure!(count == 120_002, "{count} GET");
+        ensure!(count == 120_001 + asked, "{count} GET");
     }
     Ok(())
 }
