@@ -103,8 +103,8 @@ fn is_fine(span: &Value) -> bool {
         && attributes["cache.value_size"] == 5
 }
 
-/// Stops it: it stayed within its budget.
-fn finish(observer: Observer, what: &str) -> Result<Report> {
+/// Stops it: it stayed within its budget, and has told of what [`works`] asked this often, nothing twice.
+fn finish(observer: Observer, what: &str, asked: u64) -> Result<Report> {
     thread::sleep(Duration::from_millis(1_500));
     let (peak, now) = (observer.peak_memory()?, observer.memory()?);
     let report = observer.stop()?;
@@ -112,6 +112,13 @@ fn finish(observer: Observer, what: &str) -> Result<Report> {
     println!("{what}: {peak} bytes at most, {now} at the end; given up {exceeded} times");
     ensure!(peak < BUDGET, "{what}: {peak} bytes");
     ensure!(!report.log.contains("panicked"), "{}", report.log);
+    let told = report.of("GET").into_iter().filter(|span| is_fine(span));
+    let told = told.count() as u64;
+    ensure!(
+        (1..=asked).contains(&told),
+        "{what}: {told} of {asked} are told: {}",
+        report.summary.0
+    );
     Ok(report)
 }
 
@@ -148,12 +155,12 @@ fn a_hundred_thousand_half_finished_messages() -> Result<()> {
         }
         println!("round {round}: {} bytes of memory", observer.memory()?);
     }
-    works(&server, &observer)?;
+    let asked = works(&server, &observer)?;
     for (peer, _) in &mut peers {
         drop(peer.child().stdin.take());
         ensure!(peer.wait(Duration::from_secs(30))? == 0);
     }
-    let report = finish(observer, "half-finished messages")?;
+    let report = finish(observer, "half-finished messages", asked)?;
     let exceeded = report.metric("observer.limits.exceeded", &[("limit", "pending-bytes")]);
     let messages = PROCESSES * ROUNDS * each;
     println!("{messages} messages, {exceeded} of them given up for others");
@@ -179,10 +186,10 @@ fn byte_by_byte() -> Result<()> {
         }
         thread::sleep(Duration::from_millis(50));
     }
-    works(&server, &observer)?;
+    let asked = works(&server, &observer)?;
     drop(streams);
     silent.reset();
-    let report = finish(observer, "byte by byte")?;
+    let report = finish(observer, "byte by byte", asked)?;
     let slow = report
         .of("GET")
         .into_iter()
@@ -217,8 +224,8 @@ fn pipelines_without_a_reply() -> Result<()> {
             streams.push(stream);
         }
     }
-    works(&server, &observer)?;
-    let report = finish(observer, "no replies")?;
+    let asked = works(&server, &observer)?;
+    let report = finish(observer, "no replies", asked)?;
     drop(streams);
     ensure!(
         report.summary.total("unresolved") > 100_000,
@@ -275,7 +282,7 @@ fn requests_without_measure() -> Result<()> {
     }
 
     let asked = works(&server, &observer)?;
-    let report = finish(observer, "without measure")?;
+    let report = finish(observer, "without measure", asked)?;
     if report.summary.ledger(&["sent", "ring_full"])
         + report.summary.ledger(&["received", "ring_full"])
         == 0
